@@ -1,2 +1,28 @@
+//! What is true in the kernel and in the agent alike: the layout of every map, packet headers, and the
+//! decisions of the packet path.
+//!
+//! Nothing here knows a clock, a random source, a file or a socket: time and identity enter as arguments, and
+//! tables and packets through the traits [`tables::Tables`] and [`packet::Packet`]. So one and the same code runs
+//! in the kernel (crate `lb-ebpf`), under `cargo test`, and under a fuzzer.
 #![no_std]
-//! What is true in the kernel and in the agent alike.
+#![forbid(unsafe_code)]
+
+#[cfg(any(test, feature = "mem"))]
+extern crate std;
+
+pub mod csum;
+pub mod datapath;
+pub mod flow;
+pub mod hash;
+pub mod ip;
+pub mod maglev;
+#[cfg(any(test, feature = "mem"))]
+pub mod mem;
+pub mod packet;
+pub mod parse;
+pub mod reject;
+pub mod rewrite;
+pub mod service;
+pub mod socket;
+pub mod tables;
+pub mod verdict;

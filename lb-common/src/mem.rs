@@ -1,0 +1,272 @@
+//! The maps in memory.
+//!
+//! [`Image`] is what the agent owns: want, have and test are all of this one type, kept sorted so that two of them
+//! compare and print in a stable order. [`Native`] adds what the packet path itself writes (flows, sockets,
+//! counters), so that the decisions run on it without a kernel.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
+use std::sync::Arc;
+use std::vec::Vec;
+
+use crate::ip::{Ip, V4, V6};
+use crate::tables::{
+    Backend, Config, Filter, Flow, FlowKey, FlowTable, Frontend, FrontendKey, InsertError, Name, SocketKey, SocketPeer,
+    Tables,
+};
+use crate::verdict::Reason;
+
+/// Index of the first slot of a table in `SLOTS` → its slots. Shared, since many frontends have one set of backends.
+pub type Runs = BTreeMap<u32, Arc<[u32]>>;
+
+/// The maps of one family that the agent writes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Side<A: Ip> {
+    /// `FRONTENDS`.
+    pub frontends: BTreeMap<FrontendKey<A>, Frontend>,
+    /// `BACKENDS`, by id.
+    pub backends: BTreeMap<u32, Backend<A>>,
+}
+
+/// All that the agent writes into maps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// The node.
+    pub config: Config,
+    /// IPv4.
+    pub v4: Side<V4>,
+    /// IPv6.
+    pub v6: Side<V6>,
+    /// `SLOTS`: every Maglev table that a frontend of either family points to.
+    pub runs: Runs,
+    /// `NAMES`, by Service port id.
+    pub names: BTreeMap<u32, Name>,
+    /// The set bits of [`Filter::Frontend`]: always what [`frontend_bits`] says.
+    pub filter: BTreeSet<u32>,
+}
+
+impl Default for Image {
+    fn default() -> Self {
+        Self {
+            config: Config::EMPTY,
+            v4: Side::default(),
+            v6: Side::default(),
+            runs: Runs::default(),
+            names: BTreeMap::default(),
+            filter: BTreeSet::default(),
+        }
+    }
+}
+
+/// A family, as the key to what an [`Image`] or [`Native`] holds of it.
+pub trait Of: Ip {
+    /// This family's side of an image.
+    fn side(image: &Image) -> &Side<Self>;
+    /// The same, to be changed.
+    fn side_mut(image: &mut Image) -> &mut Side<Self>;
+    /// This family's flows.
+    fn flows(native: &Native) -> &Flows<Self>;
+    /// The same, to be changed.
+    fn flows_mut(native: &mut Native) -> &mut Flows<Self>;
+    /// The node's address in this family.
+    fn node(config: &Config) -> Self;
+}
+
+macro_rules! of {
+    ($ip:ty, $field:ident, $node:ident) => {
+        impl Of for $ip {
+            fn side(image: &Image) -> &Side<Self> {
+                &image.$field
+            }
+            fn side_mut(image: &mut Image) -> &mut Side<Self> {
+                &mut image.$field
+            }
+            fn flows(native: &Native) -> &Flows<Self> {
+                &native.$field
+            }
+            fn flows_mut(native: &mut Native) -> &mut Flows<Self> {
+                &mut native.$field
+            }
+            fn node(config: &Config) -> Self {
+                config.$node
+            }
+        }
+    };
+}
+
+of!(V4, v4, node_v4);
+of!(V6, v6, node_v6);
+
+/// What the packet path itself writes, of one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flows<A: Ip> {
+    /// `HALF_OPEN`.
+    pub half_open: BTreeMap<FlowKey<A>, Flow<A>>,
+    /// `ESTABLISHED`.
+    pub established: BTreeMap<FlowKey<A>, Flow<A>>,
+    /// `SOCKETS`.
+    pub sockets: BTreeMap<SocketKey<A>, SocketPeer<A>>,
+}
+
+impl<A: Ip> Default for Flows<A> {
+    fn default() -> Self {
+        Self { half_open: BTreeMap::new(), established: BTreeMap::new(), sockets: BTreeMap::new() }
+    }
+}
+
+impl<A: Ip> Flows<A> {
+    /// One of the two tables.
+    pub fn table(&self, table: FlowTable) -> &BTreeMap<FlowKey<A>, Flow<A>> {
+        match table {
+            FlowTable::HalfOpen => &self.half_open,
+            FlowTable::Established => &self.established,
+        }
+    }
+
+    fn table_mut(&mut self, table: FlowTable) -> &mut BTreeMap<FlowKey<A>, Flow<A>> {
+        match table {
+            FlowTable::HalfOpen => &mut self.half_open,
+            FlowTable::Established => &mut self.established,
+        }
+    }
+}
+
+/// Every map, in memory: what the decisions run on without a kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Native {
+    /// What the agent wrote.
+    pub image: Image,
+    /// Flows of IPv4.
+    pub v4: Flows<V4>,
+    /// Flows of IPv6.
+    pub v6: Flows<V6>,
+    /// The set bits of `FILTER`, both halves.
+    pub filter: BTreeSet<u32>,
+    /// `COUNTERS`.
+    pub counters: BTreeMap<Reason, u64>,
+    /// Entries that each of a family's flow tables takes. A full half-open table drops its first entry.
+    pub capacity: usize,
+}
+
+impl Native {
+    /// The maps as the agent leaves them before the first packet.
+    pub fn new(image: Image) -> Self {
+        let filter = image.filter.clone();
+        Self {
+            image,
+            v4: Flows::default(),
+            v6: Flows::default(),
+            filter,
+            counters: BTreeMap::new(),
+            capacity: usize::MAX,
+        }
+    }
+}
+
+/// The bits of [`Filter::Frontend`] that an image needs.
+pub fn frontend_bits(image: &Image) -> BTreeSet<u32> {
+    fn of<A: Of>(image: &Image) -> impl Iterator<Item = u32> {
+        A::side(image).frontends.keys().map(|key| Filter::Frontend.bit(&key.addr, crate::ip::Be16::new(0)))
+    }
+    of::<V4>(image).chain(of::<V6>(image)).collect()
+}
+
+/// A copy of a flow entry, and where it stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<A: Ip> {
+    table: FlowTable,
+    key: FlowKey<A>,
+    flow: Flow<A>,
+}
+
+impl<A: Ip> Deref for Entry<A> {
+    type Target = Flow<A>;
+
+    fn deref(&self) -> &Flow<A> {
+        &self.flow
+    }
+}
+
+impl<A: Of> Tables<A> for Native {
+    type Entry = Entry<A>;
+
+    fn node(&self) -> A {
+        A::node(&self.image.config)
+    }
+
+    fn frontend(&self, key: &FrontendKey<A>) -> Option<Frontend> {
+        A::side(&self.image).frontends.get(key).copied()
+    }
+
+    fn slot(&self, index: u32) -> Option<u32> {
+        let (first, run) = self.image.runs.range(..=index).next_back()?;
+        run.get((index - first) as usize).copied()
+    }
+
+    fn backend(&self, id: u32) -> Option<Backend<A>> {
+        A::side(&self.image).backends.get(&id).copied()
+    }
+
+    fn filtered(&self, bit: u32) -> bool {
+        self.filter.contains(&bit)
+    }
+
+    fn set_filter(&mut self, bit: u32) {
+        self.filter.insert(bit);
+    }
+
+    fn flow(&self, table: FlowTable, key: &FlowKey<A>) -> Option<Entry<A>> {
+        let flow = *A::flows(self).table(table).get(key)?;
+        Some(Entry { table, key: *key, flow })
+    }
+
+    fn insert_flow(&mut self, table: FlowTable, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), InsertError> {
+        let capacity = self.capacity;
+        let entries = A::flows_mut(self).table_mut(table);
+        if entries.contains_key(key) {
+            return Err(InsertError::Exists);
+        }
+        if entries.len() >= capacity {
+            match table {
+                FlowTable::Established => return Err(InsertError::Full),
+                FlowTable::HalfOpen => drop(entries.pop_first()),
+            }
+        }
+        entries.insert(*key, *flow);
+        Ok(())
+    }
+
+    fn remove_flow(&mut self, table: FlowTable, key: &FlowKey<A>) {
+        A::flows_mut(self).table_mut(table).remove(key);
+    }
+
+    fn touch(&mut self, entry: &mut Entry<A>, now: u32) {
+        entry.flow.seen = now;
+        if let Some(flow) = A::flows_mut(self).table_mut(entry.table).get_mut(&entry.key) {
+            flow.seen = now;
+        }
+    }
+
+    fn mark(&mut self, entry: &mut Entry<A>, bits: u32) {
+        entry.flow.state |= bits;
+        if let Some(flow) = A::flows_mut(self).table_mut(entry.table).get_mut(&entry.key) {
+            flow.state |= bits;
+        }
+    }
+
+    fn remember(&mut self, key: &SocketKey<A>, peer: &SocketPeer<A>) {
+        A::flows_mut(self).sockets.insert(*key, *peer);
+    }
+
+    fn remembered(&self, key: &SocketKey<A>) -> Option<SocketPeer<A>> {
+        A::flows(self).sockets.get(key).copied()
+    }
+
+    fn count(&mut self, reason: Reason) {
+        *self.counters.entry(reason).or_default() += 1;
+    }
+}
+
+/// A packet in a buffer of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame(pub Vec<u8>);

@@ -1,0 +1,384 @@
+//! Every map: its key, its value, its name and capacity, and the look-ups that the decisions make in them.
+//!
+//! Keys and values are `repr(C)` without padding, since the kernel compares keys byte by byte: [`Entry`] proves it
+//! when it compiles. Addresses and ports stand as in the packet, all other numbers in host byte order.
+
+use core::ops::Deref;
+
+use crate::ip::{Be16, Ip, V4, V6};
+use crate::verdict::Reason;
+
+/// Names the shape of the maps below. The agent pins maps in a folder of this name, so that agents of two layouts
+/// never share one. Raise it with every change of a key, a value or a map's kind.
+pub const LAYOUT: u32 = 1;
+
+/// A key or a value of a map: plain bytes, no padding.
+pub trait Entry: Copy + 'static {
+    /// Bytes of all fields together.
+    const FIELDS: usize;
+    /// Fails to compile where the compiler had to add padding.
+    const SOLID: () = assert!(size_of::<Self>() == Self::FIELDS, "padding in a map entry");
+}
+
+impl Entry for u32 {
+    const FIELDS: usize = 4;
+}
+
+impl Entry for u64 {
+    const FIELDS: usize = 8;
+}
+
+macro_rules! entry {
+    ($(#[$meta:meta])* pub struct $name:ident $(<$a:ident: $bound:ident>)? {
+        $($(#[$fmeta:meta])* pub $field:ident: $ty:ty,)*
+    }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(C)]
+        pub struct $name $(<$a: $bound>)? {
+            $($(#[$fmeta])* pub $field: $ty,)*
+        }
+
+        impl $(<$a: $bound>)? Entry for $name $(<$a>)? {
+            const FIELDS: usize = 0 $(+ size_of::<$ty>())*;
+        }
+    };
+}
+
+entry! {
+    /// Key of the `FRONTENDS` hash maps: one address and port that a Service owns.
+    pub struct FrontendKey<A: Ip> {
+        /// The virtual IP.
+        pub addr: A,
+        /// The port; 0, with `proto` 0, for the address as a whole (see [`FrontendKey::whole`]).
+        pub port: Be16,
+        /// IP protocol number.
+        pub proto: u8,
+        /// Always 0.
+        pub zero: u8,
+    }
+}
+
+impl<A: Ip> FrontendKey<A> {
+    /// The key of a port.
+    #[inline(always)]
+    pub const fn new(addr: A, port: Be16, proto: u8) -> Self {
+        Self { addr, port, proto, zero: 0 }
+    }
+
+    /// The key that stands for every port of `addr` which no Service port claims: such packets are refused.
+    #[inline(always)]
+    pub const fn whole(addr: A) -> Self {
+        Self::new(addr, Be16::new(0), 0)
+    }
+}
+
+entry! {
+    /// Value of the `FRONTENDS` maps: where the Maglev table of this frontend lies.
+    pub struct Frontend {
+        /// Id of the Service port, the key in `NAMES`.
+        pub service: u32,
+        /// Index in `SLOTS` of the first slot of its table.
+        pub slots: u32,
+        /// Slots in its table; 0 where no endpoint is usable, so that packets are refused.
+        pub len: u32,
+    }
+}
+
+entry! {
+    /// Value of the `BACKENDS` arrays, whose index is the backend's id. All zero: no backend has this id.
+    pub struct Backend<A: Ip> {
+        /// The address of the pod.
+        pub addr: A,
+        /// The port; never 0.
+        pub port: Be16,
+        /// Always 0.
+        pub zero: u16,
+    }
+}
+
+/// Longest name of a namespace or a Service (RFC 1123 label).
+pub const LABEL: usize = 63;
+/// Longest name of a port (Kubernetes' IANA_SVC_NAME).
+pub const PORT_NAME: usize = 15;
+
+entry! {
+    /// Value of the `NAMES` hash map, whose key is [`Frontend::service`]: what people call this Service port.
+    /// The kernel never reads it; it is pinned with the rest so that the CLI needs no agent. Padded with zeros.
+    pub struct Name {
+        /// Namespace.
+        pub namespace: [u8; LABEL],
+        /// Name of the Service.
+        pub service: [u8; LABEL],
+        /// Name of the port; empty where it has none.
+        pub port: [u8; PORT_NAME],
+    }
+}
+
+/// Where on a device a flow entry applies. Part of its key, so that a look-up on the wrong side never matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Side {
+    /// Packets that come in through the device.
+    Ingress = 0,
+    /// Packets that go out through it.
+    Egress = 1,
+}
+
+entry! {
+    /// Key of the flow maps: a packet as it comes, before translation.
+    pub struct FlowKey<A: Ip> {
+        /// Source address.
+        pub src: A,
+        /// Destination address.
+        pub dst: A,
+        /// Source port.
+        pub sport: Be16,
+        /// Destination port.
+        pub dport: Be16,
+        /// IP protocol number.
+        pub proto: u8,
+        /// A [`Side`].
+        pub side: u8,
+        /// Always 0.
+        pub zero: u16,
+    }
+}
+
+entry! {
+    /// Value of the flow maps: all that a packet of this flow needs.
+    pub struct Flow<A: Ip> {
+        /// The source address it gets.
+        pub src: A,
+        /// The destination address it gets.
+        pub dst: A,
+        /// The source port it gets.
+        pub sport: Be16,
+        /// The destination port it gets.
+        pub dport: Be16,
+        /// What the new addresses add to a checksum (RFC 1624), one's complement, as on the wire.
+        pub addrs: u16,
+        /// What the new ports add. Apart from `addrs`, since partial checksums at TC hold the addresses only.
+        pub ports: u16,
+        /// Bits of [`crate::flow::state`].
+        pub state: u32,
+        /// Second, since boot, of the newest packet.
+        pub seen: u32,
+        /// Id of the backend.
+        pub backend: u32,
+        /// Id of the Service port.
+        pub service: u32,
+    }
+}
+
+entry! {
+    /// Key of the socket map: a datagram's or a connection's real peer, as one socket sees it.
+    pub struct SocketKey<A: Ip> {
+        /// `bpf_get_socket_cookie`, low word first.
+        pub cookie: [u32; 2],
+        /// The backend's address.
+        pub addr: A,
+        /// The backend's port.
+        pub port: Be16,
+        /// Always 0.
+        pub zero: u16,
+    }
+}
+
+entry! {
+    /// Value of the socket map: the frontend that the socket believes to talk to.
+    pub struct SocketPeer<A: Ip> {
+        /// The virtual IP.
+        pub addr: A,
+        /// Its port.
+        pub port: Be16,
+        /// Always 0.
+        pub zero: u16,
+    }
+}
+
+entry! {
+    /// The one value of the `CONFIG` array: what the programs must know of the node.
+    pub struct Config {
+        /// The node's IPv6 address, all zero for none.
+        pub node_v6: V6,
+        /// The node's IPv4 address, all zero for none. Masqueraded packets come from it.
+        pub node_v4: V4,
+        /// Cookie of the node's network namespace, low word first.
+        pub netns: [u32; 2],
+        /// Bits of [`socket_path`].
+        pub socket_path: u32,
+    }
+}
+
+impl Config {
+    /// A node without addresses.
+    pub const EMPTY: Self =
+        Self { node_v6: V6([0; 4]), node_v4: V4([0]), netns: [0; 2], socket_path: socket_path::OFF };
+}
+
+/// Whose sockets the cgroup hooks translate.
+pub mod socket_path {
+    /// Nobody's.
+    pub const OFF: u32 = 0;
+    /// Those of processes in the node's own network namespace.
+    pub const HOST: u32 = 1;
+    /// All: pods, too.
+    pub const ALL: u32 = 2;
+}
+
+/// Names and default capacities of the maps, as the loader and the CLI see them. Kernel names end after 15 bytes.
+pub mod map {
+    /// [`super::FrontendKey`] to [`super::Frontend`], hash, by family.
+    pub const FRONTENDS: [&str; 2] = ["FRONTENDS_V4", "FRONTENDS_V6"];
+    /// Backend id to [`super::Backend`], array, by family.
+    pub const BACKENDS: [&str; 2] = ["BACKENDS_V4", "BACKENDS_V6"];
+    /// Half-open flows, LRU hash, by family.
+    pub const HALF_OPEN: [&str; 2] = ["HALF_OPEN_V4", "HALF_OPEN_V6"];
+    /// Established flows, hash, by family.
+    pub const ESTABLISHED: [&str; 2] = ["ESTABLISHED_V4", "ESTABLISHED_V6"];
+    /// [`super::SocketKey`] to [`super::SocketPeer`], LRU hash, by family.
+    pub const SOCKETS: [&str; 2] = ["SOCKETS_V4", "SOCKETS_V6"];
+    /// Maglev tables, one behind the other: an array of backend ids that can be mapped into memory.
+    pub const SLOTS: &str = "SLOTS";
+    /// Service port id to [`super::Name`], hash.
+    pub const NAMES: &str = "NAMES";
+    /// The two bitmaps of [`super::Filter`], an array of 64-bit words that can be mapped into memory.
+    pub const FILTER: &str = "FILTER";
+    /// Packets by [`crate::verdict::Reason`], per-CPU array.
+    pub const COUNTERS: &str = "COUNTERS";
+    /// [`super::Config`], array of one.
+    pub const CONFIG: &str = "CONFIG";
+
+    /// Frontends of a family.
+    pub const FRONTENDS_CAPACITY: u32 = 1 << 17;
+    /// Backend ids of a family; id 0 is never used.
+    pub const BACKENDS_CAPACITY: u32 = 1 << 17;
+    /// Entries for half-open flows of a family, two a flow.
+    pub const HALF_OPEN_CAPACITY: u32 = 1 << 16;
+    /// Entries for established flows of a family, two a flow.
+    pub const ESTABLISHED_CAPACITY: u32 = 1 << 18;
+    /// Translated sockets of a family.
+    pub const SOCKETS_CAPACITY: u32 = 1 << 16;
+    /// Maglev slots of all backend sets together: room for about 4,000 sets of 10.
+    pub const SLOTS_CAPACITY: u32 = 1 << 22;
+    /// Service ports.
+    pub const NAMES_CAPACITY: u32 = 1 << 17;
+}
+
+/// One of the two bitmaps that let packets go which are none of our business, after one array read. Each is a Bloom
+/// filter of one hash: a set bit may be a stranger's, a clear one never lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filter {
+    /// Addresses of frontends. The agent writes it.
+    Frontend,
+    /// Address and port of backends that have flows. The packet path sets bits.
+    Backend,
+}
+
+impl Filter {
+    /// Bits of each bitmap, a power of two.
+    pub const BITS: u32 = 1 << 20;
+    /// 64-bit words of both together: the capacity of the map.
+    pub const WORDS: u32 = 2 * Self::BITS / 64;
+
+    /// The bit, counted over both bitmaps, of an address (and a port, 0 for frontends).
+    #[inline(always)]
+    pub fn bit<A: Ip>(self, addr: &A, port: Be16) -> u32 {
+        let bit = crate::hash::address(addr, port) & (Self::BITS - 1);
+        match self {
+            Self::Frontend => bit,
+            Self::Backend => bit + Self::BITS,
+        }
+    }
+}
+
+/// The two tables of flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FlowTable {
+    /// Flows of which only one side has spoken. Under pressure the oldest go.
+    HalfOpen,
+    /// Flows both of whose sides have spoken. Nothing evicts them.
+    Established,
+}
+
+/// Why an entry was not inserted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InsertError {
+    /// The key is taken.
+    Exists,
+    /// The table is full.
+    Full,
+}
+
+/// The look-ups and writes that a decision of one family makes. Implemented by the kernel's maps and by
+/// [`crate::mem::Tables`](crate::mem).
+pub trait Tables<A: Ip> {
+    /// A flow entry in place.
+    type Entry: Deref<Target = Flow<A>>;
+
+    /// The node's own address, all zero for none.
+    fn node(&self) -> A;
+    /// The frontend of a key.
+    fn frontend(&self, key: &FrontendKey<A>) -> Option<Frontend>;
+    /// The backend id in a slot.
+    fn slot(&self, index: u32) -> Option<u32>;
+    /// The backend of an id; `None` also for an id that nobody has.
+    fn backend(&self, id: u32) -> Option<Backend<A>>;
+    /// Whether a bit of the filters is set.
+    fn filtered(&self, bit: u32) -> bool;
+    /// Sets a bit of the filters.
+    fn set_filter(&mut self, bit: u32);
+    /// The entry of a flow.
+    fn flow(&self, table: FlowTable, key: &FlowKey<A>) -> Option<Self::Entry>;
+    /// Adds a flow entry, never in the place of another.
+    ///
+    /// # Errors
+    /// The key is taken, or the table is full.
+    fn insert_flow(&mut self, table: FlowTable, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), InsertError>;
+    /// Removes a flow entry, if it is there.
+    fn remove_flow(&mut self, table: FlowTable, key: &FlowKey<A>);
+    /// Writes [`Flow::seen`].
+    fn touch(&mut self, entry: &mut Self::Entry, now: u32);
+    /// Adds bits to [`Flow::state`], atomically.
+    fn mark(&mut self, entry: &mut Self::Entry, bits: u32);
+    /// Remembers which frontend a socket meant.
+    fn remember(&mut self, key: &SocketKey<A>, peer: &SocketPeer<A>);
+    /// The frontend that a socket meant.
+    fn remembered(&self, key: &SocketKey<A>) -> Option<SocketPeer<A>>;
+    /// Counts a packet.
+    fn count(&mut self, reason: Reason);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_have_no_padding_and_the_size_that_the_figures_assume() {
+        const fn size<T: Entry>() -> usize {
+            let () = T::SOLID;
+            size_of::<T>()
+        }
+        let sizes = [
+            (size::<FrontendKey<V4>>(), 8),
+            (size::<FrontendKey<V6>>(), 20),
+            (size::<Frontend>(), 12),
+            (size::<Backend<V4>>(), 8),
+            (size::<Backend<V6>>(), 20),
+            (size::<Name>(), 141),
+            (size::<FlowKey<V4>>(), 16),
+            (size::<FlowKey<V6>>(), 40),
+            (size::<Flow<V4>>(), 32),
+            (size::<Flow<V6>>(), 56),
+            (size::<SocketKey<V4>>(), 16),
+            (size::<SocketKey<V6>>(), 28),
+            (size::<SocketPeer<V4>>(), 8),
+            (size::<SocketPeer<V6>>(), 20),
+            (size::<Config>(), 32),
+        ];
+        for (is, expected) in sizes {
+            assert_eq!(is, expected);
+        }
+    }
+}

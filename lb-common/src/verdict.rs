@@ -1,0 +1,102 @@
+//! What becomes of a packet, and why. Each [`Reason`] is one counter, one row of the CLI and one metric label.
+
+/// What the program must do with the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Let it go as it came.
+    Pass(Reason),
+    /// It was translated; let it go on up the stack.
+    Forward(Reason),
+    /// It was translated; send it back out of the device it came from, MACs swapped.
+    Return(Reason),
+    /// Refuse it: answer with [`crate::reject`].
+    Reject(Reason),
+    /// Let it vanish.
+    Drop(Reason),
+}
+
+impl Verdict {
+    /// Why.
+    #[inline(always)]
+    pub const fn reason(self) -> Reason {
+        match self {
+            Self::Pass(r) | Self::Forward(r) | Self::Return(r) | Self::Reject(r) | Self::Drop(r) => r,
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])* $name:ident => $label:literal,)*) => {
+        /// Why a packet got its verdict. The number is the index in the `COUNTERS` map.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u32)]
+        pub enum Reason {
+            $($(#[doc = $doc])* $name,)*
+        }
+
+        impl Reason {
+            /// All reasons, in order.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The name in the CLI and in metrics.
+            pub const fn label(self) -> &'static str {
+                match self {
+                    $(Self::$name => $label,)*
+                }
+            }
+
+            /// One sentence for people.
+            pub const fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$name => concat!($($doc),*),)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Not for a Service. The only reason that is not counted, since it must cost nothing.
+    NotService => "not_service",
+    /// Neither IPv4 nor IPv6.
+    NotIp => "not_ip",
+    /// A protocol without ports (ICMP, for example).
+    NoPorts => "no_ports",
+    /// A fragment; its ports are not in every part.
+    Fragment => "fragment",
+    /// Shorter than its headers say, or headers that contradict each other.
+    Malformed => "malformed",
+    /// More IPv6 extension headers than are followed.
+    ExtensionHeaders => "extension_headers",
+    /// First packet of a flow: a backend was chosen.
+    NewFlow => "new_flow",
+    /// A flow whose other side has not spoken yet.
+    HalfOpenFlow => "half_open_flow",
+    /// An established flow.
+    EstablishedFlow => "established_flow",
+    /// An answer, translated back.
+    Reply => "reply",
+    /// Translated without a flow entry, since the flow table is full or the packet ends a flow nobody knows.
+    Stateless => "stateless",
+    /// No endpoint of the Service is usable.
+    NoEndpoints => "no_endpoints",
+    /// The Service does not have this port.
+    NoSuchPort => "no_such_port",
+    /// The tables name a backend that does not exist; a new table is on its way.
+    NoBackend => "no_backend",
+    /// No source port was free for the translated flow.
+    NoSourcePort => "no_source_port",
+    /// The kernel refused to change the packet.
+    WriteFailed => "write_failed",
+    /// An established flow could not be kept as such, since the table is full (option --max-flows).
+    FlowTableFull => "flow_table_full",
+    /// A socket was connected, or a datagram sent, straight to a backend.
+    SocketTranslated => "socket_translated",
+    /// A socket was refused, since the Service has no usable endpoint.
+    SocketRefused => "socket_refused",
+}
+
+impl Reason {
+    /// How many there are: the capacity of the `COUNTERS` map.
+    pub const COUNT: u32 = Self::ALL.len() as u32;
+}
