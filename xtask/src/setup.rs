@@ -1,0 +1,38 @@
+//! `cargo xtask setup`: everything a machine needs to build Sluice, and to run its lab. Says what it installs and why;
+//! a second run finds all of it and takes about a second.
+mod kernel;
+mod packages;
+mod toolchain;
+
+use anyhow::Result;
+
+pub(crate) use toolchain::Toolchain;
+
+/// Commands the lab calls: the command, its Debian package, and what it is for.
+const LAB_COMMANDS: &[(&str, &str, &str)] = &[
+    ("ip", "iproute2", "network namespaces and devices of the lab"),
+    ("tc", "iproute2", "a look at what hangs at a device"),
+    ("ethtool", "ethtool", "checksum and segmentation offloads of the lab's devices"),
+    ("nft", "nftables", "rules of other software beside Sluice"),
+    ("nsenter", "util-linux", "a shell inside the lab"),
+];
+
+/// Prepares a machine for building, and for the lab: `build`, `test` and `demo` all stand on it.
+pub(crate) fn run() -> Result<Toolchain> {
+    // The kernel first: where the lab cannot run, nothing shall be installed for it.
+    kernel::check()?;
+    packages::need_commands(LAB_COMMANDS)?;
+    for_build()
+}
+
+/// Only what building needs: works without root where nothing is to be installed.
+pub(crate) fn for_build() -> Result<Toolchain> {
+    let toolchain = toolchain::prepare()?;
+    toolchain::need_linker(&toolchain)?;
+    Ok(toolchain)
+}
+
+/// One short line for each thing that is there.
+fn found(what: &str, detail: &str) {
+    println!("  ok  {what}: {detail}");
+}
