@@ -1,1 +1,188 @@
-//! Under construction.
+//! The way of a packet, in the order in which it goes.
+
+use crate::flow::{self, Opening, state};
+use crate::hash;
+use crate::ip::{Be16, Ip, V4, V6};
+use crate::packet::{Ethernet, Packet, tcp};
+use crate::parse::{Header, Parsed, parse};
+use crate::rewrite;
+use crate::service::{Choice, choose};
+use crate::tables::{Filter, FlowKey, FlowTable, Side, Tables};
+use crate::verdict::{Reason, Verdict};
+
+/// Decides on a packet of either family at a side of a device, and translates it. Counts the reason.
+///
+/// `now` is in [`crate::tables::TICK`]s since boot.
+#[inline(always)]
+pub fn run<P, T>(packet: &mut P, tables: &mut T, side: Side, now: impl Fn() -> u32) -> Verdict
+where
+    P: Packet,
+    T: Tables<V4> + Tables<V6>,
+{
+    let Some(ethernet) = packet.load::<Ethernet>(0) else {
+        return Verdict::Pass(Reason::NotIp);
+    };
+    match ethernet.ethertype.get() {
+        V4::ETHERTYPE => family::<V4, P, T>(packet, tables, side, now),
+        V6::ETHERTYPE => family::<V6, P, T>(packet, tables, side, now),
+        _ => Verdict::Pass(Reason::NotIp),
+    }
+}
+
+#[inline(always)]
+fn family<A: Header, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &mut T,
+    side: Side,
+    now: impl Fn() -> u32,
+) -> Verdict {
+    let verdict = match parse::<A, P>(packet) {
+        Err(reason) => Verdict::Pass(reason),
+        Ok(parsed) => match side {
+            Side::Ingress => ingress(packet, tables, &parsed, now),
+            Side::Egress => egress(packet, tables, &parsed, now),
+        },
+    };
+    // Strangers leave without a trace: counting them would be most of what they cost.
+    if !matches!(verdict, Verdict::Pass(_)) {
+        tables.count(verdict.reason());
+    }
+    verdict
+}
+
+/// A packet that comes in through a device: toward a Service, or an answer to a masqueraded flow.
+#[inline(always)]
+pub fn ingress<A: Ip, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &mut T,
+    parsed: &Parsed<A>,
+    now: impl Fn() -> u32,
+) -> Verdict {
+    let to_service = tables.filtered(Filter::Frontend.bit(&parsed.dst, Be16::new(0)));
+    if !to_service && !(parsed.dst == tables.node() && from_backend(tables, parsed)) {
+        return Verdict::Pass(Reason::NotService);
+    }
+    let now = now();
+    match follow(packet, tables, parsed, Side::Ingress, now) {
+        Some(verdict) => verdict,
+        None if to_service => admit(packet, tables, parsed, now),
+        None => Verdict::Pass(Reason::NotService),
+    }
+}
+
+/// A packet that goes out through a device: perhaps an answer to the client behind it.
+#[inline(always)]
+pub fn egress<A: Ip, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &mut T,
+    parsed: &Parsed<A>,
+    now: impl Fn() -> u32,
+) -> Verdict {
+    if !from_backend(tables, parsed) {
+        return Verdict::Pass(Reason::NotService);
+    }
+    let verdict = follow(packet, tables, parsed, Side::Egress, now());
+    verdict.unwrap_or(Verdict::Pass(Reason::NotService))
+}
+
+#[inline(always)]
+fn from_backend<A: Ip, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> bool {
+    tables.filtered(Filter::Backend.bit(&parsed.src, parsed.ports.src))
+}
+
+/// A packet of a flow that is known.
+#[inline(always)]
+fn follow<A: Ip, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &mut T,
+    parsed: &Parsed<A>,
+    side: Side,
+    now: u32,
+) -> Option<Verdict> {
+    let key = parsed.key(side);
+    if let Some(entry) = tables.flow(FlowTable::Established, &key) {
+        return follow_in(packet, tables, parsed, FlowTable::Established, &key, entry, now);
+    }
+    let mut entry = tables.flow(FlowTable::HalfOpen, &key)?;
+    flow::half_open(tables, &key, &mut entry);
+    let acknowledged = entry.state & (state::THERE | state::REPLIED) == state::THERE | state::REPLIED;
+    if acknowledged && parsed.flags & (tcp::SYN | tcp::RST) == 0 {
+        flow::promote(tables, &key, &entry);
+        // The entry may be anyone's now that it is out of its table.
+        if let Some(entry) = tables.flow(FlowTable::Established, &key) {
+            return follow_in(packet, tables, parsed, FlowTable::Established, &key, entry, now);
+        }
+    }
+    follow_in(packet, tables, parsed, FlowTable::HalfOpen, &key, entry, now)
+}
+
+#[inline(always)]
+fn follow_in<A: Ip, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &mut T,
+    parsed: &Parsed<A>,
+    table: FlowTable,
+    key: &FlowKey<A>,
+    mut entry: T::Entry,
+    now: u32,
+) -> Option<Verdict> {
+    // A client may use its port again: a flow that is over, or whose backend has gone before it answered, makes
+    // room. A SYN that is only sent again follows the flow.
+    if parsed.opens() && (entry.over() || (table == FlowTable::HalfOpen && tables.backend(entry.backend).is_none())) {
+        flow::remove(tables, table, key, &entry);
+        return None;
+    }
+    if entry.seen != now {
+        tables.touch(&mut entry, now);
+    }
+    if parsed.flags & (tcp::FIN | tcp::RST) != 0 {
+        flow::close(tables, table, key, &mut entry, parsed.flags);
+    }
+    let reason = match (entry.state & state::THERE != 0, table) {
+        (false, _) => Reason::Reply,
+        (true, FlowTable::Established) => Reason::EstablishedFlow,
+        (true, FlowTable::HalfOpen) => Reason::HalfOpenFlow,
+    };
+    Some(send(packet, parsed, &entry, reason))
+}
+
+/// The first packet of a flow to a Service.
+#[inline(always)]
+fn admit<A: Ip, P: Packet, T: Tables<A>>(packet: &mut P, tables: &mut T, parsed: &Parsed<A>, now: u32) -> Verdict {
+    let hash = hash::tuple(&parsed.src, parsed.ports.src, &parsed.dst, parsed.ports.dst, parsed.proto);
+    let opening = match choose(tables, parsed.dst, parsed.ports.dst, parsed.proto, hash) {
+        Choice::NotService => return Verdict::Pass(Reason::NotService),
+        // A reset answered by a reset would go on for ever (RFC 9293, 3.10.7.1).
+        Choice::Refuse(reason) if parsed.resets() => return Verdict::Drop(reason),
+        Choice::Refuse(reason) => return Verdict::Reject(reason),
+        Choice::Lost(reason) => return Verdict::Drop(reason),
+        Choice::Backend { frontend, id, backend } => {
+            let hairpin = backend.addr == parsed.src;
+            let state = if hairpin { state::MASQUERADE | state::HAIRPIN } else { 0 };
+            Opening { frontend, backend, id, state }
+        }
+    };
+    if parsed.resets() {
+        let flow = flow::there(parsed, &opening, parsed.src, parsed.ports.src, now);
+        return send(packet, parsed, &flow, Reason::Stateless);
+    }
+    match flow::open(tables, parsed, &opening, hash, now) {
+        Ok((flow, reason)) => send(packet, parsed, &flow, reason),
+        Err(reason) => Verdict::Drop(reason),
+    }
+}
+
+#[inline(always)]
+fn send<A: Ip, P: Packet>(
+    packet: &mut P,
+    parsed: &Parsed<A>,
+    flow: &crate::tables::Flow<A>,
+    reason: Reason,
+) -> Verdict {
+    let hairpin = flow.state & state::HAIRPIN != 0;
+    match rewrite::apply(packet, parsed, flow) {
+        None => Verdict::Drop(Reason::WriteFailed),
+        Some(()) if hairpin => Verdict::Return(reason),
+        Some(()) => Verdict::Forward(reason),
+    }
+}

@@ -1,11 +1,12 @@
 //! All that differs between IPv4 and IPv6. Everything else is generic over [`Ip`].
 
+use bytemuck::{Pod, Zeroable};
 use core::fmt::Debug;
 use core::hash::Hash;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A number of 16 bits in network byte order, as it stands in a packet.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Pod, Zeroable)]
 #[repr(transparent)]
 pub struct Be16(u16);
 
@@ -63,17 +64,17 @@ pub enum Family {
 }
 
 /// An IPv4 address: the 4 bytes of the packet as one native word, so that the kernel loads it at once.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Pod, Zeroable)]
 #[repr(transparent)]
 pub struct V4(pub [u32; 1]);
 
 /// An IPv6 address: the 16 bytes of the packet as four native words.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Pod, Zeroable)]
 #[repr(transparent)]
 pub struct V6(pub [u32; 4]);
 
 /// An address of one family, and the shape of the header that carries it.
-pub trait Ip: Copy + Eq + Ord + Hash + Debug + Default + Into<IpAddr> + 'static {
+pub trait Ip: Pod + Eq + Ord + Hash + Debug + Default + Into<IpAddr> + 'static {
     /// Which family this is.
     const FAMILY: Family;
     /// The EtherType of packets of this family (IEEE 802).
@@ -145,9 +146,7 @@ impl From<Ipv4Addr> for V4 {
 impl From<Ipv6Addr> for V6 {
     fn from(ip: Ipv6Addr) -> Self {
         let o = ip.octets();
-        Self(core::array::from_fn(|i| {
-            u32::from_ne_bytes([o[4 * i], o[4 * i + 1], o[4 * i + 2], o[4 * i + 3]])
-        }))
+        Self(core::array::from_fn(|i| u32::from_ne_bytes([o[4 * i], o[4 * i + 1], o[4 * i + 2], o[4 * i + 3]])))
     }
 }
 

@@ -270,3 +270,19 @@ impl<A: Of> Tables<A> for Native {
 /// A packet in a buffer of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame(pub Vec<u8>);
+
+impl crate::packet::Packet for Frame {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn load<T: bytemuck::Pod>(&self, offset: usize) -> Option<T> {
+        self.0.get(offset..offset.checked_add(size_of::<T>())?).map(bytemuck::pod_read_unaligned)
+    }
+
+    fn store<T: bytemuck::Pod>(&mut self, offset: usize, value: &T) -> Option<()> {
+        let room = self.0.get_mut(offset..offset.checked_add(size_of::<T>())?)?;
+        room.copy_from_slice(bytemuck::bytes_of(value));
+        Some(())
+    }
+}

@@ -1,1 +1,181 @@
-//! Under construction.
+//! Access to the bytes of a packet, and the headers in it.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::csum;
+use crate::ip::{Be16, V4, V6};
+
+/// A packet that begins with its Ethernet header. Offsets count from there.
+pub trait Packet {
+    /// Bytes of the packet, those of an aggregate (GSO) included.
+    fn len(&self) -> usize;
+
+    /// The bytes at `offset`; `None` where the packet is too short.
+    fn load<T: Pod>(&self, offset: usize) -> Option<T>;
+
+    /// Writes bytes at `offset`; `None` where the packet is too short.
+    fn store<T: Pod>(&mut self, offset: usize, value: &T) -> Option<()>;
+
+    /// Corrects the TCP or UDP checksum at `offset` after addresses and ports were replaced.
+    ///
+    /// The two changes are apart since a checksum that a device is still to complete (`CHECKSUM_PARTIAL`) covers the
+    /// addresses alone; only the kernel knows which kind it is. For UDP (`optional`) 0 means that there is none.
+    #[inline(always)]
+    fn fix_l4(&mut self, offset: usize, addresses: u16, ports: u16, optional: bool) -> Option<()> {
+        let field: u16 = self.load(offset)?;
+        if optional && field == 0 {
+            return Some(());
+        }
+        let fixed = csum::update(field, csum::add(addresses, ports));
+        let fixed = if optional && fixed == 0 { 0xffff } else { fixed };
+        self.store(offset, &fixed)
+    }
+}
+
+/// Bytes of the Ethernet header, where the IP header begins.
+pub const ETHERNET: usize = 14;
+
+/// IP protocol numbers (IANA).
+pub mod proto {
+    /// Transmission Control Protocol.
+    pub const TCP: u8 = 6;
+    /// User Datagram Protocol.
+    pub const UDP: u8 = 17;
+}
+
+/// Offset of the checksum in a TCP header.
+pub const TCP_CHECKSUM: usize = 16;
+/// Offset of the checksum in a UDP header.
+pub const UDP_CHECKSUM: usize = 6;
+
+/// Ethernet II.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Ethernet {
+    /// Destination MAC.
+    pub dst: [u8; 6],
+    /// Source MAC.
+    pub src: [u8; 6],
+    /// What follows.
+    pub ethertype: Be16,
+}
+
+impl Ethernet {
+    /// The header of an answer.
+    #[inline(always)]
+    pub const fn swapped(self) -> Self {
+        Self { dst: self.src, src: self.dst, ethertype: self.ethertype }
+    }
+}
+
+/// RFC 791, without options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Ipv4 {
+    /// 4, and the words of the header.
+    pub version_ihl: u8,
+    /// DSCP and ECN.
+    pub tos: u8,
+    /// Bytes of the packet, from this header on.
+    pub len: Be16,
+    /// Joins fragments.
+    pub id: Be16,
+    /// Flags, and the offset of a fragment in units of 8 bytes.
+    pub fragment: Be16,
+    /// Hops left.
+    pub ttl: u8,
+    /// Protocol number of what follows.
+    pub proto: u8,
+    /// Checksum of this header, as on the wire.
+    pub checksum: u16,
+    /// Source address.
+    pub src: V4,
+    /// Destination address.
+    pub dst: V4,
+}
+
+/// RFC 8200.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Ipv6 {
+    /// 6, traffic class and flow label.
+    pub version_class_flow: [u8; 4],
+    /// Bytes behind this header.
+    pub len: Be16,
+    /// Protocol number of what follows.
+    pub next: u8,
+    /// Hops left.
+    pub hops: u8,
+    /// Source address.
+    pub src: V6,
+    /// Destination address.
+    pub dst: V6,
+}
+
+/// The head of an ICMP or ICMPv6 error (RFC 792, RFC 4443).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Icmp {
+    /// Type and code.
+    pub kind: [u8; 2],
+    /// Checksum, as on the wire.
+    pub checksum: u16,
+    /// 0.
+    pub unused: u32,
+}
+
+/// The ports, with which TCP and UDP both begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Ports {
+    /// Source.
+    pub src: Be16,
+    /// Destination.
+    pub dst: Be16,
+}
+
+/// RFC 9293.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Tcp {
+    /// Ports.
+    pub ports: Ports,
+    /// Sequence number, network byte order.
+    pub seq: u32,
+    /// Acknowledgment number, network byte order.
+    pub ack: u32,
+    /// Words of the header, in the high four bits.
+    pub offset: u8,
+    /// Bits of [`tcp`].
+    pub flags: u8,
+    /// Window.
+    pub window: Be16,
+    /// Checksum, as on the wire.
+    pub checksum: u16,
+    /// Urgent pointer.
+    pub urgent: Be16,
+}
+
+/// Flags of a TCP header.
+pub mod tcp {
+    /// No more data.
+    pub const FIN: u8 = 1;
+    /// Opens a connection.
+    pub const SYN: u8 = 2;
+    /// Ends it at once.
+    pub const RST: u8 = 4;
+    /// The acknowledgment number counts.
+    pub const ACK: u8 = 16;
+}
+
+/// RFC 768.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Udp {
+    /// Ports.
+    pub ports: Ports,
+    /// Bytes of header and data.
+    pub len: Be16,
+    /// Checksum, as on the wire; 0 for none.
+    pub checksum: u16,
+}

@@ -1,1 +1,27 @@
-//! Under construction.
+//! Writes the new addresses and ports of a flow into a packet.
+
+use crate::csum;
+use crate::ip::Ip;
+use crate::packet::{ETHERNET, Packet, Ports, TCP_CHECKSUM, UDP_CHECKSUM, proto};
+use crate::parse::Parsed;
+use crate::tables::Flow;
+
+/// Rewrites a packet as its flow says; the checksums take the change that the flow holds.
+///
+/// `None` where the packet refused a write; it may be half written then and must be dropped.
+#[inline(always)]
+pub fn apply<A: Ip, P: Packet>(packet: &mut P, parsed: &Parsed<A>, flow: &Flow<A>) -> Option<()> {
+    let addresses = ETHERNET + A::SOURCE;
+    packet.store(addresses, &flow.src)?;
+    packet.store(addresses + size_of::<A>(), &flow.dst)?;
+    if let Some(at) = A::CHECKSUM {
+        let field: u16 = packet.load(ETHERNET + at)?;
+        packet.store(ETHERNET + at, &csum::update(field, flow.addrs))?;
+    }
+    packet.store(parsed.l4, &Ports { src: flow.sport, dst: flow.dport })?;
+    // Last, since in the kernel this call makes all that was known of the packet's bounds void.
+    match parsed.proto {
+        proto::TCP => packet.fix_l4(parsed.l4 + TCP_CHECKSUM, flow.addrs, flow.ports, false),
+        _ => packet.fix_l4(parsed.l4 + UDP_CHECKSUM, flow.addrs, flow.ports, true),
+    }
+}

@@ -12,6 +12,9 @@ use crate::verdict::Reason;
 /// never share one. Raise it with every change of a key, a value or a map's kind.
 pub const LAYOUT: u32 = 1;
 
+/// Nanoseconds of `CLOCK_MONOTONIC` in the unit of [`Flow::seen`]: a little over a second, a shift instead of a division.
+pub const TICK: u64 = 1 << 30;
+
 /// A key or a value of a map: plain bytes, no padding.
 pub trait Entry: Copy + 'static {
     /// Bytes of all fields together.
@@ -162,7 +165,7 @@ entry! {
         pub ports: u16,
         /// Bits of [`crate::flow::state`].
         pub state: u32,
-        /// Second, since boot, of the newest packet.
+        /// When the newest packet came, in [`TICK`]s since boot.
         pub seen: u32,
         /// Id of the backend.
         pub backend: u32,
@@ -239,7 +242,8 @@ pub mod map {
     pub const ESTABLISHED: [&str; 2] = ["ESTABLISHED_V4", "ESTABLISHED_V6"];
     /// [`super::SocketKey`] to [`super::SocketPeer`], LRU hash, by family.
     pub const SOCKETS: [&str; 2] = ["SOCKETS_V4", "SOCKETS_V6"];
-    /// Maglev tables, one behind the other: an array of backend ids that can be mapped into memory.
+    /// Maglev tables, one behind the other: backend ids of 32 bits, two in each element of an array of 64-bit words
+    /// (the kernel pads smaller elements to that), the even one in the low half. Can be mapped into memory.
     pub const SLOTS: &str = "SLOTS";
     /// Service port id to [`super::Name`], hash.
     pub const NAMES: &str = "NAMES";
