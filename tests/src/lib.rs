@@ -1,1 +1,7 @@
-//! The lab and the integration tests on it.
+//! The lab, the integration tests on it (folder `tests/`), and the demo.
+//!
+//! The lab is a small world of network namespaces: a node, pods, a client outside. It owns every device, namespace,
+//! cgroup and mount it uses, and removes them. It knows Sluice only as a binary and its command line: what the
+//! tests see is what a user sees.
+
+pub mod lab;

@@ -1,0 +1,25 @@
+//! Runs one load: reads it from standard input as a line of JSON, prints the report as JSON. Ends early when standard
+//! input ends.
+
+use std::io::{self, BufRead};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+use sluice_tests::lab::Load;
+
+fn main() -> Result<()> {
+    let mut line = String::new();
+    io::stdin().read_line(&mut line).context("cannot read the load")?;
+    let load: Load = serde_json::from_str(&line).context("standard input has no load")?;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
+    std::thread::spawn(move || {
+        let _ = io::stdin().lock().read_line(&mut String::new());
+        stopped.store(true, Ordering::Relaxed);
+    });
+    let report = load.run(|_| !stop.load(Ordering::Relaxed));
+    println!("{}", serde_json::to_string(&report)?);
+    Ok(())
+}

@@ -1,0 +1,219 @@
+//! The real agent, and the command line, run as a user runs them: as processes in the node's namespace.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use super::place::beside;
+use super::{Lab, NIC};
+
+/// Which sockets the cgroup hooks translate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketPath {
+    /// Those of all processes.
+    All,
+    /// Those of processes on the host itself.
+    Host,
+    /// None.
+    Off,
+}
+
+/// How XDP is attached at the NIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Xdp {
+    /// In the driver.
+    Native,
+    /// In the stack.
+    Generic,
+    /// Not at all: TC alone.
+    Off,
+}
+
+/// What the agent is told.
+#[derive(Clone, Copy, Debug)]
+pub struct AgentOptions {
+    /// `--socket-path`.
+    pub socket_path: SocketPath,
+    /// `--xdp`.
+    pub xdp: Xdp,
+    /// `--log-level`.
+    pub log_level: &'static str,
+}
+
+impl Default for AgentOptions {
+    fn default() -> Self {
+        Self { socket_path: SocketPath::Host, xdp: Xdp::Native, log_level: "info" }
+    }
+}
+
+/// A running agent. Dropping it kills the process, and leaves what it pinned.
+#[derive(Debug)]
+pub struct Agent<'a> {
+    lab: &'a Lab,
+    program: PathBuf,
+    options: AgentOptions,
+    child: Child,
+    log: File,
+}
+
+/// How long an agent may take until it is ready; far longer than it should on a busy machine.
+const READY: Duration = Duration::from_secs(30);
+
+impl<'a> Agent<'a> {
+    /// Starts the agent on the lab's manifests, and waits until it is ready.
+    pub fn start(lab: &'a Lab, options: AgentOptions) -> Result<Self> {
+        let program = beside("SLUICE_BIN", "sluice", "cargo xtask build")?;
+        let (child, log) = launch(lab, &program, options)?;
+        let mut agent = Self { lab, program, options, child, log };
+        agent.wait_ready()?;
+        Ok(agent)
+    }
+
+    /// Starts another process of the same agent, after [`Agent::kill`] or [`Agent::stop`].
+    pub fn restart(&mut self) -> Result<()> {
+        (self.child, self.log) = launch(self.lab, &self.program, self.options)?;
+        self.wait_ready()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill().context("cannot kill the agent")?;
+        self.child.wait().context("cannot wait for the agent")?;
+        Ok(())
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        kill(pid, Signal::SIGTERM).context("cannot signal the agent")?;
+        let end = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < end {
+            if let Some(status) = self.child.try_wait().context("cannot wait for the agent")? {
+                return Ok(status);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        bail!("the agent did not end within 10 s of SIGTERM; its log:\n{}", self.log()?)
+    }
+
+    /// What this process of the agent has written to standard error and output.
+    pub fn log(&self) -> Result<String> {
+        let mut file = self.log.try_clone().context("cannot read the agent's log")?;
+        let mut text = Vec::new();
+        file.seek(SeekFrom::Start(0))
+            .and_then(|_| file.read_to_end(&mut text))
+            .context("cannot read the agent's log")?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// Runs `sluice <args> --pin-root …` on the node.
+    pub fn cli(&self, args: &[&str]) -> Result<Output> {
+        cli(self.lab, args)
+    }
+
+    /// Runs the command line with `-o json` and parses what it prints.
+    pub fn json(&self, args: &[&str]) -> Result<Value> {
+        let output = self.cli(&[args, &["-o", "json"]].concat())?;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        if !output.status.success() {
+            bail!("`sluice {}` ended with {}: {stderr}", args.join(" "), output.status);
+        }
+        serde_json::from_slice(&output.stdout).with_context(|| format!("`sluice {}` printed no JSON", args.join(" ")))
+    }
+
+    /// Waits until `done`, which is asked every few milliseconds, holds; else fails with `what` and the log.
+    pub fn wait_until(&self, what: &str, mut done: impl FnMut(&Self) -> Result<bool>) -> Result<Duration> {
+        let start = Instant::now();
+        while start.elapsed() < READY {
+            if done(self)? {
+                return Ok(start.elapsed());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        bail!("waited {} s in vain until {what}; the agent's log:\n{}", READY.as_secs(), self.log()?)
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let start = Instant::now();
+        while start.elapsed() < READY {
+            if let Some(status) = self.child.try_wait().context("cannot wait for the agent")? {
+                bail!("the agent ended with {status}; its log:\n{}", self.log()?);
+            }
+            // Its own word first: the pinned status may still be that of an agent before it.
+            if self.log()?.lines().any(|line| line.contains("ready") && !line.contains("not ready")) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        bail!("the agent was not ready after {} s; its log:\n{}", READY.as_secs(), self.log()?)
+    }
+}
+
+impl Drop for Agent<'_> {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the agent's log:\n{}", self.log().unwrap_or_default());
+        }
+    }
+}
+
+/// Runs `sluice <args> --pin-root …` on the node of `lab`.
+pub fn cli(lab: &Lab, args: &[&str]) -> Result<Output> {
+    let program = beside("SLUICE_BIN", "sluice", "cargo xtask build")?;
+    let mut command = Command::new(program);
+    command.args(args).arg("--pin-root").arg(lab.bpffs());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    lab.node.spawn(&mut command)?.wait_with_output().context("cannot wait for `sluice`")
+}
+
+fn launch(lab: &Lab, program: &PathBuf, options: AgentOptions) -> Result<(Child, File)> {
+    let path = lab.dir().join("agent.log");
+    // A file of its own for each process, so that the one before cannot speak for it.
+    let _ = fs::remove_file(&path);
+    let log = File::options().create_new(true).append(true).read(true).open(&path).context("cannot make a log")?;
+    let socket_path = match options.socket_path {
+        SocketPath::All => "all",
+        SocketPath::Host => "host",
+        SocketPath::Off => "off",
+    };
+    let xdp = match options.xdp {
+        Xdp::Native => "native",
+        Xdp::Generic => "generic",
+        Xdp::Off => "off",
+    };
+    let mut command = Command::new(program);
+    command.arg("agent");
+    let dir = lab.manifests.dir();
+    let bpffs = lab.bpffs();
+    let pairs: [(&str, &OsStr); 9] = [
+        ("--manifests", dir.as_ref()),
+        ("--pin-root", bpffs.as_ref()),
+        ("--cgroup", lab.cgroup().as_ref()),
+        ("--node-name", "node".as_ref()),
+        ("--socket-path", socket_path.as_ref()),
+        ("--nic", NIC.as_ref()),
+        ("--pod-device", "pod-*".as_ref()),
+        ("--xdp", xdp.as_ref()),
+        ("--log-level", options.log_level.as_ref()),
+    ];
+    for (name, value) in pairs {
+        command.arg(name).arg(value);
+    }
+    command.stdin(Stdio::null());
+    command.stdout(log.try_clone().context("cannot share the log")?);
+    command.stderr(log.try_clone().context("cannot share the log")?);
+    let child = lab.node.spawn(&mut command)?;
+    // In the lab's cgroup, so that it ends with the lab also when the test was killed.
+    fs::write(lab.cgroup().join("cgroup.procs"), child.id().to_string()).context("cannot move the agent")?;
+    Ok((child, log))
+}

@@ -1,0 +1,290 @@
+//! The lab: a node with a NIC, pods, a client outside, each in a network namespace of its own.
+//!
+//! ```text
+//!  outside                       node                          pod-<name>
+//!  eth0 ───────── veth ───────── nic0        pod-<name> ─ veth ─ eth0
+//!  192.168.50.2                  192.168.50.1                  10.244.0.n/32
+//!  fd00:50::2                    fd00:50::1                    fd00:244::n/128
+//! ```
+//!
+//! Addresses are the same in every lab; the namespaces keep them apart. Pods are wired as Calico does: a point-to-point
+//! link, an address without a subnet, and a gateway that the node answers for.
+
+mod agent;
+mod client;
+mod frame;
+mod manifest;
+mod netns;
+mod offload;
+mod owner;
+mod place;
+mod server;
+mod wire;
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nix::mount::{MsFlags, mount};
+
+pub use agent::{Agent, AgentOptions, SocketPath, Xdp, cli};
+pub use client::{Answer, Exchange, Load, Report, Seen};
+pub use frame::Frames;
+pub use manifest::{Manifests, endpoint_slice, pod as pod_manifest, pod_in_state, service as service_manifest};
+pub use netns::Netns;
+pub use offload::{DEFAULT, NO_TX_CHECKSUM, Offload, TABLE as OFFLOADS};
+pub use owner::{found, remove_leftovers};
+pub use place::{Place, Running};
+pub use server::Server;
+pub use wire::{BULK_PORT, ECHO_PORT, Greeting, HTTP_PORT, UDP_PORT, is_pattern, pattern};
+
+use owner::Owner;
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// Both, for tables of tests.
+pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+impl Family {
+    /// The one of the two addresses that is of this family.
+    pub fn pick(self, v4: Ipv4Addr, v6: Ipv6Addr) -> IpAddr {
+        match self {
+            Self::V4 => v4.into(),
+            Self::V6 => v6.into(),
+        }
+    }
+
+    /// ClusterIP number `n`: 10.96.0.n or fd00:96::n.
+    pub fn cluster_ip(self, n: u8) -> IpAddr {
+        self.pick(Ipv4Addr::new(10, 96, 0, n), Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, n.into()))
+    }
+
+    /// Address of pod number `n`: 10.244.0.n or fd00:244::n.
+    pub fn pod_ip(self, n: u8) -> IpAddr {
+        self.pick(Ipv4Addr::new(10, 244, 0, n), Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, n.into()))
+    }
+
+    /// The node's address.
+    pub fn node_ip(self) -> IpAddr {
+        self.pick(Ipv4Addr::new(192, 168, 50, 1), Ipv6Addr::new(0xfd00, 0x50, 0, 0, 0, 0, 0, 1))
+    }
+
+    /// The address of the client outside.
+    pub fn outside_ip(self) -> IpAddr {
+        self.pick(Ipv4Addr::new(192, 168, 50, 2), Ipv6Addr::new(0xfd00, 0x50, 0, 0, 0, 0, 0, 2))
+    }
+}
+
+/// Both ClusterIPs number `n`.
+pub fn cluster_ips(n: u8) -> [IpAddr; 2] {
+    FAMILIES.map(|family| family.cluster_ip(n))
+}
+
+/// The node's device toward the outside.
+pub const NIC: &str = "nic0";
+
+/// One small world. All of it is gone when it is dropped.
+#[derive(Debug)]
+pub struct Lab {
+    /// The node.
+    pub node: Netns,
+    /// The client outside; its device is `eth0`.
+    pub outside: Netns,
+    /// The manifests that the agent reads.
+    pub manifests: Manifests,
+    // Last, since it removes what the fields above still use.
+    owner: Owner,
+}
+
+impl Lab {
+    /// Makes the node and the outside. Needs root.
+    pub fn new() -> Result<Self> {
+        let owner = Owner::new()?;
+        let bpf = owner.dir.join("bpf");
+        fs::create_dir(&bpf).context("cannot make the folder for the lab's bpffs")?;
+        mount(Some("bpf"), &bpf, Some("bpf"), MsFlags::empty(), None::<&str>)
+            .with_context(|| format!("cannot mount a bpffs on {}", bpf.display()))?;
+        let manifests = Manifests::new(&owner.dir)?;
+
+        let node = Netns::new(&format!("{}-node", owner.id))?;
+        let outside = Netns::new(&format!("{}-outside", owner.id))?;
+        node.sysctl(&[
+            ("net/ipv4/ip_forward", "1"),
+            ("net/ipv6/conf/all/forwarding", "1"),
+            // Strict, as many distributions have it: an answer must leave where it would be expected.
+            ("net/ipv4/conf/all/rp_filter", "1"),
+            ("net/ipv4/conf/default/rp_filter", "1"),
+        ])?;
+        node.ip(&format!(
+            "link add {NIC} type veth peer name eth0 netns {}
+             addr add 192.168.50.1/24 dev {NIC}
+             addr add fd00:50::1/64 dev {NIC} nodad
+             link set {NIC} up\n",
+            outside.name()
+        ))?;
+        outside.ip("addr add 192.168.50.2/24 dev eth0
+             addr add fd00:50::2/64 dev eth0 nodad
+             link set eth0 up
+             route add default via 192.168.50.1
+             route add default via fd00:50::1\n")?;
+        node.ip("route add default via 192.168.50.2\nroute add default via fd00:50::2\n")?;
+        let lab = Self { node, outside, manifests, owner };
+        // XDP at the NIC cannot see partial checksums, so a veth's peer must send whole ones, as a wire does. GRO gives
+        // the peer a NAPI queue, without which the kernel drops what XDP sends back to it.
+        NO_TX_CHECKSUM.apply(&lab.outside, "eth0")?;
+        Ok(lab)
+    }
+
+    /// Adds pod number `n` (its addresses end in it), without servers.
+    pub fn bare_pod(&self, name: &str, n: u8) -> Result<Pod> {
+        let device = format!("pod-{name}");
+        let ns = Netns::new(&format!("{}-{device}", self.owner.id))?;
+        let [v4, v6] = FAMILIES.map(|family| family.pod_ip(n));
+        self.node.ip(&format!(
+            "link add {device} type veth peer name eth0 netns {}
+             link set {device} address ee:ee:ee:ee:ee:ee addrgenmode none
+             addr add fe80::1/64 dev {device} nodad\n",
+            ns.name()
+        ))?;
+        self.node.sysctl(&[
+            (&format!("net/ipv4/conf/{device}/proxy_arp"), "1"),
+            // An answer on behalf of another is else held back for up to 0.8 s.
+            (&format!("net/ipv4/neigh/{device}/proxy_delay"), "0"),
+        ])?;
+        ns.ip(&format!(
+            "addr add {v4}/32 dev eth0
+             addr add {v6}/128 dev eth0 nodad
+             link set eth0 up
+             route add 169.254.1.1 dev eth0 scope link
+             route add default via 169.254.1.1
+             route add default via fe80::1 dev eth0\n"
+        ))?;
+        let [node4, node6] = FAMILIES.map(Family::node_ip);
+        self.node.ip(&format!(
+            "link set {device} up
+             route add {v4}/32 dev {device} src {node4}
+             route add {v6}/128 dev {device} src {node6}\n"
+        ))?;
+        Ok(Pod { name: name.to_owned(), ips: [v4, v6], ns, device, server: None })
+    }
+
+    /// Adds pod number `n` with all servers.
+    pub fn pod(&self, name: &str, n: u8) -> Result<Pod> {
+        let mut pod = self.bare_pod(name, n)?;
+        pod.server = Some(Server::start(&pod.ns, name)?);
+        Ok(pod)
+    }
+
+    /// Adds the pods `<app>-<n>` for each number, with servers and manifests.
+    pub fn pods(&self, app: &str, numbers: impl IntoIterator<Item = u8>) -> Result<Vec<Pod>> {
+        let pods = numbers.into_iter().map(|n| {
+            let pod = self.pod(&format!("{app}-{n}"), n)?;
+            self.manifests.write(&format!("{}.yaml", pod.name), &pod_manifest(&pod.name, app, &pod.ips))?;
+            Ok(pod)
+        });
+        pods.collect()
+    }
+
+    /// The client outside.
+    pub fn outside(&self) -> Place<'_> {
+        Place { ns: &self.outside, cgroup: None }
+    }
+
+    /// A process on the node itself, in the lab's cgroup.
+    pub fn host(&self) -> Place<'_> {
+        Place { ns: &self.node, cgroup: Some(&self.owner.cgroup) }
+    }
+
+    /// A process in a pod, in the lab's cgroup.
+    pub fn process_in<'a>(&'a self, pod: &'a Pod) -> Place<'a> {
+        Place { ns: &pod.ns, cgroup: Some(&self.owner.cgroup) }
+    }
+
+    /// The lab's own folder.
+    pub fn dir(&self) -> &Path {
+        &self.owner.dir
+    }
+
+    /// The lab's own bpffs.
+    pub fn bpffs(&self) -> PathBuf {
+        self.owner.dir.join("bpf")
+    }
+
+    /// The lab's own cgroup.
+    pub fn cgroup(&self) -> &Path {
+        &self.owner.cgroup
+    }
+
+    /// The name that all parts of this lab begin with.
+    pub fn id(&self) -> &str {
+        &self.owner.id
+    }
+}
+
+/// A pod. Dropping it ends its servers and removes its device and namespace at once.
+#[derive(Debug)]
+pub struct Pod {
+    /// Its name.
+    pub name: String,
+    /// IPv4, IPv6.
+    pub ips: [IpAddr; 2],
+    /// Its namespace; its device there is `eth0`.
+    pub ns: Netns,
+    /// The host's end of its link, in the node's namespace.
+    pub device: String,
+    server: Option<Server>,
+}
+
+impl Pod {
+    /// Its address of a family.
+    pub fn ip(&self, family: Family) -> IpAddr {
+        let [v4, v6] = self.ips;
+        if family == Family::V4 { v4 } else { v6 }
+    }
+
+    /// Its address of a family, with a port.
+    pub fn at(&self, family: Family, port: u16) -> SocketAddr {
+        SocketAddr::new(self.ip(family), port)
+    }
+
+    /// A client in it, outside the lab's cgroup.
+    pub fn client(&self) -> Place<'_> {
+        Place { ns: &self.ns, cgroup: None }
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        drop(self.server.take());
+        // The namespace itself goes later, when the kernel finds the time; its device must not.
+        let _ = self.ns.ip("link del eth0\n");
+    }
+}
+
+/// Leaves the calling test, saying why, unless kernel tests are asked for and possible.
+#[macro_export]
+macro_rules! kernel_or_skip {
+    () => {
+        if let Some(reason) = $crate::lab::reason_to_skip() {
+            let thread = std::thread::current();
+            eprintln!("SKIP {}: {reason}", thread.name().unwrap_or("test"));
+            return Ok(());
+        }
+    };
+}
+
+/// Why kernel tests cannot run here, if so.
+pub fn reason_to_skip() -> Option<&'static str> {
+    if std::env::var_os("SLUICE_KERNEL_TESTS").is_none_or(|value| value != "1") {
+        return Some("needs SLUICE_KERNEL_TESTS=1");
+    }
+    (!nix::unistd::geteuid().is_root()).then_some("needs root")
+}

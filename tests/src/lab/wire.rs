@@ -1,0 +1,87 @@
+//! What the lab's clients and servers say to each other. Both sides check the content.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// HTTP.
+pub const HTTP_PORT: u16 = 8080;
+/// UDP: each datagram is answered.
+pub const UDP_PORT: u16 = 5353;
+/// TCP: so many bytes there, so many back.
+pub const BULK_PORT: u16 = 9000;
+/// TCP: every line is answered, for as long as the client likes.
+pub const ECHO_PORT: u16 = 7777;
+
+/// What a server says of itself and of whom it sees. The first line of every answer, as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Greeting {
+    /// The name of the pod.
+    pub pod: String,
+    /// The client's address as the server sees it.
+    pub client: SocketAddr,
+    /// Whether what the client sent was what it should have sent.
+    pub intact: bool,
+}
+
+impl Greeting {
+    /// One line, with its end.
+    pub(crate) fn line(&self) -> String {
+        let mut line = serde_json::to_string(self).unwrap_or_default();
+        line.push('\n');
+        line
+    }
+}
+
+/// The header of a bulk transfer: how many bytes the client will send, and how many it wants.
+pub(crate) fn bulk_header(up: u64, down: u64) -> [u8; 16] {
+    let mut header = [0; 16];
+    let (first, second) = header.split_at_mut(8);
+    first.copy_from_slice(&up.to_be_bytes());
+    second.copy_from_slice(&down.to_be_bytes());
+    header
+}
+
+/// Reads [`bulk_header`].
+pub(crate) fn parse_bulk_header(header: [u8; 16]) -> (u64, u64) {
+    let both = u128::from_be_bytes(header);
+    ((both >> 64) as u64, both as u64)
+}
+
+/// Bytes of which each depends on its place, with a period that is no multiple of any segment size: lost, doubled
+/// and swapped pieces all show.
+pub fn pattern(from: u64, len: usize) -> Vec<u8> {
+    (from..).take(len).map(byte_at).collect()
+}
+
+/// Whether `bytes` is what [`pattern`] gives.
+pub fn is_pattern(from: u64, bytes: &[u8]) -> bool {
+    (from..).zip(bytes).all(|(at, &byte)| byte == byte_at(at))
+}
+
+fn byte_at(at: u64) -> u8 {
+    ((at % 65_521).wrapping_mul(0x9e37_79b9) >> 11) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pattern_shows_a_shift_a_swap_and_a_changed_byte() {
+        let bytes = pattern(0, 100_000);
+        assert!(is_pattern(0, &bytes));
+        assert!(!is_pattern(1, &bytes));
+        for segment in [512, 1448, 1460, 65_536] {
+            assert!(!is_pattern(0, &bytes[segment..segment + 512]), "{segment}");
+        }
+        let mut changed = bytes;
+        changed[77_777] ^= 1;
+        assert!(!is_pattern(0, &changed));
+    }
+
+    #[test]
+    fn a_bulk_header_is_read_as_written() {
+        assert_eq!(parse_bulk_header(bulk_header(5, 7_000_000_000)), (5, 7_000_000_000));
+    }
+}
