@@ -6,7 +6,9 @@
 //! ```
 #![deny(unsafe_code)]
 
+pub mod endpoints;
 pub mod model;
 pub mod plan;
+pub mod state;
 pub mod store;
 pub mod watch;

@@ -1,0 +1,109 @@
+//! Which endpoints serve a port of a Service. All rules about that are here and nowhere else. Pure.
+//!
+//! As kube-proxy does it (`pkg/proxy/topology.go`), for one port and one family at a time.
+
+use lb_common::ip::{Be16, Ip};
+use lb_common::tables::Backend;
+
+use crate::model::{Endpoint, EndpointSlice, ServicePort};
+
+/// Where this node is, for topology hints.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Here<'a> {
+    /// The name of this node.
+    pub node: &'a str,
+    /// Its zone, where it has one.
+    pub zone: Option<&'a str>,
+}
+
+/// How willing an endpoint is, the best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Ready,
+    /// Going away, but still answering: better than nothing.
+    LastResort,
+    Useless,
+}
+
+fn rank(endpoint: &Endpoint) -> Rank {
+    match endpoint {
+        Endpoint { ready: true, .. } => Rank::Ready,
+        Endpoint { serving: true, terminating: true, .. } => Rank::LastResort,
+        _ => Rank::Useless,
+    }
+}
+
+/// The backends that serve `port` to clients on the node `here`, each once, by address and port.
+pub fn serving<'a, A: Ip>(
+    port: &ServicePort,
+    slices: impl Iterator<Item = &'a EndpointSlice>,
+    here: Here<'_>,
+) -> Vec<Backend<A>> {
+    let mut all = candidates::<A>(port, slices);
+    // The same endpoint may stand in two slices: its best face counts.
+    all.sort_by_key(|(backend, endpoint)| (*backend, rank(endpoint)));
+    all.dedup_by_key(|(backend, _)| *backend);
+    let of = |rank_: Rank| all.iter().filter(move |(_, endpoint)| rank(endpoint) == rank_);
+    let ready: Vec<_> = of(Rank::Ready).collect();
+    if ready.is_empty() {
+        return of(Rank::LastResort).map(|(backend, _)| *backend).collect();
+    }
+    let near = nearness(ready.iter().map(|(_, endpoint)| *endpoint), here);
+    ready.into_iter().filter(|(_, endpoint)| near.admits(endpoint, here)).map(|(backend, _)| *backend).collect()
+}
+
+fn candidates<'a, A: Ip>(
+    port: &ServicePort,
+    slices: impl Iterator<Item = &'a EndpointSlice>,
+) -> Vec<(Backend<A>, &'a Endpoint)> {
+    let mut all = Vec::new();
+    for slice in slices.filter(|slice| slice.family == A::FAMILY) {
+        // Ports are matched by name, so a named target port may differ from slice to slice.
+        let here = |p: &&crate::model::EndpointPort| p.name == port.name && p.protocol == port.protocol;
+        for target in slice.ports.iter().filter(here) {
+            all.extend(slice.endpoints.iter().filter_map(|endpoint| {
+                let addr = A::from_ip(endpoint.address)?;
+                Some((Backend { addr, port: Be16::new(target.port), zero: 0 }, endpoint))
+            }));
+        }
+    }
+    all
+}
+
+/// Which hints are heeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Nearness {
+    Node,
+    Zone,
+    Anywhere,
+}
+
+/// Hints count only when every ready endpoint has them and one of them names this place; otherwise some clients
+/// would be left without.
+fn nearness<'a>(ready: impl Iterator<Item = &'a Endpoint> + Clone, here: Here<'_>) -> Nearness {
+    let all = |level: Nearness| ready.clone().all(|endpoint| level.hinted(endpoint));
+    let any = |level: Nearness| ready.clone().any(|endpoint| level.admits(endpoint, here));
+    [Nearness::Node, Nearness::Zone].into_iter().find(|level| all(*level) && any(*level)).unwrap_or(Nearness::Anywhere)
+}
+
+impl Nearness {
+    fn hinted(self, endpoint: &Endpoint) -> bool {
+        match (self, &endpoint.hints) {
+            (Self::Node, Some(hints)) => !hints.nodes.is_empty(),
+            (Self::Zone, Some(hints)) => !hints.zones.is_empty(),
+            _ => false,
+        }
+    }
+
+    fn admits(self, endpoint: &Endpoint, here: Here<'_>) -> bool {
+        match (self, &endpoint.hints) {
+            (Self::Anywhere, _) => true,
+            (Self::Node, Some(hints)) => hints.nodes.iter().any(|node| **node == *here.node),
+            (Self::Zone, Some(hints)) => hints.zones.iter().any(|zone| Some(&**zone) == here.zone),
+            (_, None) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

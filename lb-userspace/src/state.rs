@@ -1,0 +1,270 @@
+//! The only truth about what was declared: every Service, EndpointSlice and Node, fed by events.
+//!
+//! Remembers which Services an event touched, so that the rest need no second thought.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::model::{EndpointSlice, Node, ObjectName, Service};
+use crate::watch::{Change, Event};
+
+/// What changed since [`State::take_changes`] was last asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Services that changed, or whose endpoints did.
+    pub services: BTreeSet<ObjectName>,
+    /// Whether a Node changed.
+    pub nodes: bool,
+}
+
+impl Changes {
+    /// Whether nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty() && !self.nodes
+    }
+}
+
+/// All that was declared.
+#[derive(Debug, Default)]
+pub struct State {
+    services: BTreeMap<ObjectName, Service>,
+    /// By Service, then by the slice's own name.
+    slices: BTreeMap<ObjectName, BTreeMap<Arc<str>, EndpointSlice>>,
+    /// Slice → Service: a slice may change its label.
+    owners: HashMap<ObjectName, Arc<str>>,
+    nodes: BTreeMap<ObjectName, Node>,
+    /// One copy of each node's and zone's name, however many endpoints carry it.
+    texts: HashSet<Arc<str>>,
+    changes: Changes,
+    complete: Complete,
+}
+
+/// Which kinds' lists have come in whole.
+#[derive(Debug, Default)]
+struct Complete {
+    services: bool,
+    slices: bool,
+    nodes: bool,
+}
+
+impl State {
+    /// Whether the first list of every kind has come, so that what is missing is really gone.
+    pub fn ready(&self) -> bool {
+        self.complete.services && self.complete.slices && self.complete.nodes
+    }
+
+    /// Takes in an event.
+    pub fn apply(&mut self, event: Event) {
+        match event {
+            Event::Service(Change::Apply(service)) => self.put_service(service),
+            Event::Service(Change::Delete(name)) => self.remove_service(&name),
+            Event::Service(Change::Reset(services)) => {
+                let present: HashSet<_> = services.iter().map(|service| service.name.clone()).collect();
+                let gone: Vec<_> = self.services.keys().filter(|name| !present.contains(name)).cloned().collect();
+                gone.iter().for_each(|name| self.remove_service(name));
+                services.into_iter().for_each(|service| self.put_service(service));
+                self.complete.services = true;
+            }
+            Event::EndpointSlice(Change::Apply(slice)) => self.put_slice(slice),
+            Event::EndpointSlice(Change::Delete(name)) => self.remove_slice(&name),
+            Event::EndpointSlice(Change::Reset(slices)) => {
+                let present: HashSet<_> = slices.iter().map(|slice| slice.name.clone()).collect();
+                let gone: Vec<_> = self.owners.keys().filter(|name| !present.contains(name)).cloned().collect();
+                gone.iter().for_each(|name| self.remove_slice(name));
+                slices.into_iter().for_each(|slice| self.put_slice(slice));
+                self.complete.slices = true;
+            }
+            Event::Node(Change::Apply(node)) => self.put_node(node),
+            Event::Node(Change::Delete(name)) => self.changes.nodes |= self.nodes.remove(&name).is_some(),
+            Event::Node(Change::Reset(nodes)) => {
+                let present: HashSet<_> = nodes.iter().map(|node| node.name.clone()).collect();
+                let before = self.nodes.len();
+                self.nodes.retain(|name, _| present.contains(name));
+                self.changes.nodes |= self.nodes.len() != before;
+                nodes.into_iter().for_each(|node| self.put_node(node));
+                self.complete.nodes = true;
+            }
+        }
+    }
+
+    /// Every Service, by name.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values()
+    }
+
+    /// A Service.
+    pub fn service(&self, name: &ObjectName) -> Option<&Service> {
+        self.services.get(name)
+    }
+
+    /// The EndpointSlices of a Service, by name.
+    pub fn slices(&self, service: &ObjectName) -> impl Iterator<Item = &EndpointSlice> + Clone {
+        self.slices.get(service).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// A Node.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(&ObjectName::new("", name))
+    }
+
+    /// What changed since this was last asked.
+    pub fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Whether anything changed since then.
+    pub fn has_changes(&self) -> bool {
+        !self.changes.is_empty()
+    }
+
+    fn put_service(&mut self, service: Service) {
+        if self.services.get(&service.name) != Some(&service) {
+            self.changes.services.insert(service.name.clone());
+            self.services.insert(service.name.clone(), service);
+        }
+    }
+
+    fn remove_service(&mut self, name: &ObjectName) {
+        if self.services.remove(name).is_some() {
+            self.changes.services.insert(name.clone());
+        }
+    }
+
+    fn put_slice(&mut self, mut slice: EndpointSlice) {
+        let owner = slice.owner();
+        if self.slices.get(&owner).and_then(|slices| slices.get(&slice.name.name)) == Some(&slice) {
+            return;
+        }
+        self.share_texts(&mut slice);
+        match self.owners.insert(slice.name.clone(), slice.service.clone()) {
+            Some(before) if before != slice.service => {
+                self.take_slice(&ObjectName { namespace: slice.name.namespace.clone(), name: before }, &slice.name);
+            }
+            _ => {}
+        }
+        self.changes.services.insert(owner.clone());
+        self.slices.entry(owner).or_default().insert(slice.name.name.clone(), slice);
+    }
+
+    fn remove_slice(&mut self, name: &ObjectName) {
+        if let Some(service) = self.owners.remove(name) {
+            self.take_slice(&ObjectName { namespace: name.namespace.clone(), name: service }, name);
+        }
+    }
+
+    fn take_slice(&mut self, owner: &ObjectName, slice: &ObjectName) {
+        if let Some(slices) = self.slices.get_mut(owner) {
+            slices.remove(&slice.name);
+            if slices.is_empty() {
+                self.slices.remove(owner);
+            }
+            self.changes.services.insert(owner.clone());
+        }
+    }
+
+    fn put_node(&mut self, node: Node) {
+        if self.nodes.get(&node.name) != Some(&node) {
+            self.changes.nodes = true;
+            self.nodes.insert(node.name.clone(), node);
+        }
+    }
+
+    /// A cluster has few nodes and zones, but names them with every endpoint.
+    fn share_texts(&mut self, slice: &mut EndpointSlice) {
+        for endpoint in &mut slice.endpoints {
+            let hints = endpoint.hints.iter_mut().flat_map(|hints| hints.nodes.iter_mut().chain(&mut hints.zones));
+            for text in endpoint.node.iter_mut().chain(hints) {
+                match self.texts.get(text) {
+                    Some(shared) => *text = shared.clone(),
+                    None => drop(self.texts.insert(text.clone())),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lb_common::ip::Family;
+
+    use super::*;
+    use crate::model::{ServiceType, TrafficPolicy};
+
+    fn service(name: &str) -> Service {
+        Service {
+            name: ObjectName::new("ns", name),
+            kind: ServiceType::ClusterIp,
+            cluster_ips: vec![],
+            ports: vec![],
+            selector: vec![],
+            internal_policy: TrafficPolicy::Cluster,
+            affinity: false,
+            publish_not_ready: false,
+            other_proxy: false,
+            headless_label: false,
+        }
+    }
+
+    fn slice(name: &str, service: &str) -> EndpointSlice {
+        EndpointSlice {
+            name: ObjectName::new("ns", name),
+            service: service.into(),
+            family: Family::V4,
+            ports: vec![],
+            endpoints: vec![],
+        }
+    }
+
+    fn touched(state: &mut State) -> Vec<String> {
+        state.take_changes().services.iter().map(|name| name.name.to_string()).collect()
+    }
+
+    #[test]
+    fn ready_once_every_kind_was_listed() {
+        let mut state = State::default();
+        state.apply(Event::Service(Change::Apply(service("a"))));
+        state.apply(Event::Service(Change::Reset(vec![])));
+        state.apply(Event::EndpointSlice(Change::Reset(vec![])));
+        assert!(!state.ready());
+        state.apply(Event::Node(Change::Reset(vec![])));
+        assert!(state.ready());
+    }
+
+    #[test]
+    fn a_reset_finds_what_vanished() {
+        let mut state = State::default();
+        state.apply(Event::Service(Change::Reset(vec![service("a"), service("b")])));
+        state.apply(Event::EndpointSlice(Change::Reset(vec![slice("a-1", "a"), slice("b-1", "b")])));
+        assert_eq!(touched(&mut state), ["a", "b"]);
+        state.apply(Event::Service(Change::Reset(vec![service("b")])));
+        assert_eq!(touched(&mut state), ["a"]);
+        state.apply(Event::EndpointSlice(Change::Reset(vec![slice("a-1", "a")])));
+        assert_eq!(touched(&mut state), ["b"]);
+        assert_eq!(state.services().count(), 1);
+        assert_eq!(state.slices(&ObjectName::new("ns", "b")).count(), 0);
+    }
+
+    #[test]
+    fn what_stays_as_it_was_touches_nothing() {
+        let mut state = State::default();
+        state.apply(Event::Service(Change::Apply(service("a"))));
+        state.apply(Event::EndpointSlice(Change::Apply(slice("a-1", "a"))));
+        touched(&mut state);
+        state.apply(Event::Service(Change::Apply(service("a"))));
+        state.apply(Event::EndpointSlice(Change::Apply(slice("a-1", "a"))));
+        state.apply(Event::Service(Change::Delete(ObjectName::new("ns", "stranger"))));
+        assert!(!state.has_changes());
+    }
+
+    #[test]
+    fn a_slice_that_moves_to_another_service_touches_both() {
+        let mut state = State::default();
+        state.apply(Event::EndpointSlice(Change::Apply(slice("s", "a"))));
+        touched(&mut state);
+        state.apply(Event::EndpointSlice(Change::Apply(slice("s", "b"))));
+        assert_eq!(touched(&mut state), ["a", "b"]);
+        assert_eq!(state.slices(&ObjectName::new("ns", "a")).count(), 0);
+        state.apply(Event::EndpointSlice(Change::Delete(ObjectName::new("ns", "s"))));
+        assert_eq!(touched(&mut state), ["b"]);
+    }
+}
