@@ -60,9 +60,7 @@ pub(crate) fn for_bpf(cargo: &mut std::process::Command, toolchain: &Toolchain) 
 /// Builds the `sluice` binary; its build script embeds the object.
 fn binary(release: bool) -> Result<PathBuf> {
     let mut cargo = process::cargo();
-    cargo
-        .current_dir(workspace::root())
-        .args(["build", "--package", "lb-userspace", "--bin", "sluice"]);
+    cargo.current_dir(workspace::root()).args(["build", "--package", "lb-userspace", "--bin", "sluice"]);
     if release {
         cargo.arg("--release");
     }

@@ -3,6 +3,8 @@ mod build;
 mod failure;
 mod process;
 mod setup;
+mod test;
+mod tidy;
 mod workspace;
 
 use std::process::ExitCode;
@@ -27,12 +29,22 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
+    /// Run every check: format, rules, lints, tests without and with a kernel, the demo
+    Test {
+        /// Run this step only (may be given more than once)
+        #[arg(long, value_name = "STEP")]
+        only: Vec<test::Step>,
+    },
+    /// Check the rules of this workspace: imports by room, lengths, unsafe, twins
+    Tidy,
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Setup => setup::run().map(drop),
         Task::Build { release } => build::run(release).map(drop),
+        Task::Test { only } => test::run(&only),
+        Task::Tidy => tidy::run(),
     };
     if let Err(error) = &outcome {
         eprintln!("error: {error:#}");

@@ -66,10 +66,7 @@ fn remove(command: &mut Command, names: &[&str], prefixes: &[&str]) {
 /// Asks a program something: its standard output, trimmed, or nothing if it is not there or failed.
 pub(crate) fn ask(command: &mut Command) -> Option<String> {
     let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
-    output
-        .status
-        .success()
-        .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// Runs a program and wants it to succeed; its own output stays in view.
@@ -126,13 +123,8 @@ pub(crate) fn run_and_read(command: &mut Command, mut each: impl FnMut(&str)) ->
 /// Starts a program with both outputs in one pipe, in order, and reads it line by line.
 fn for_each_line(command: &mut Command, mut each: impl FnMut(&str)) -> Result<ExitStatus> {
     let (reader, writer) = io::pipe().context("cannot make a pipe")?;
-    command
-        .stdin(Stdio::null())
-        .stdout(writer.try_clone().context("cannot copy a pipe")?)
-        .stderr(writer);
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("cannot start {}", command.get_program().display()))?;
+    command.stdin(Stdio::null()).stdout(writer.try_clone().context("cannot copy a pipe")?).stderr(writer);
+    let mut child = command.spawn().with_context(|| format!("cannot start {}", command.get_program().display()))?;
     // The command holds the writing ends; while they are open the reader sees no end.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     read_lines(reader, &mut each).context("cannot read a program's output")?;

@@ -9,9 +9,7 @@ pub(crate) const OBJECT_VARIABLE: &str = "SLUICE_BPF_OBJECT";
 
 /// The top of the checkout.
 pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("xtask lies one level below the top of the checkout")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies one level below the top of the checkout")
 }
 
 /// Cargo's target directory.
@@ -35,7 +33,5 @@ pub(crate) fn object() -> PathBuf {
 
 /// The `sluice` binary of the given profile.
 pub(crate) fn binary(release: bool) -> PathBuf {
-    target_dir()
-        .join(if release { "release" } else { "debug" })
-        .join("sluice")
+    target_dir().join(if release { "release" } else { "debug" }).join("sluice")
 }

@@ -3,11 +3,7 @@ use std::{fs, path::Path, process::Command};
 
 use anyhow::Result;
 
-use crate::{
-    failure::not_possible,
-    process,
-    workspace,
-};
+use crate::{failure::not_possible, process, workspace};
 
 use super::found;
 
@@ -22,7 +18,9 @@ pub(crate) fn check() -> Result<()> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     for (bit, name) in CAPABILITIES {
         need(has_capability(&status, *bit), || {
-            format!("Root lacks {name} here, as in a container without --privileged; Sluice needs it to load BPF programs.")
+            format!(
+                "Root lacks {name} here, as in a container without --privileged; Sluice needs it to load BPF programs."
+            )
         })?;
     }
     // This file is there exactly if the kernel was built with CONFIG_BPF_SYSCALL.

@@ -40,10 +40,7 @@ pub(crate) fn have_apt() -> bool {
 /// Those of the packages that are not installed.
 pub(crate) fn lacking<'a>(packages: &[&'a str]) -> Vec<&'a str> {
     // dpkg-query fails when one of them is unknown, and prints the others all the same.
-    let output = Command::new("dpkg-query")
-        .args(["-W", "-f=${Package} ${db:Status-Status}\n"])
-        .args(packages)
-        .output();
+    let output = Command::new("dpkg-query").args(["-W", "-f=${Package} ${db:Status-Status}\n"]).args(packages).output();
     let listed = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
     let installed = |name: &str| listed.lines().any(|line| line == format!("{name} installed"));
     packages.iter().copied().filter(|name| !installed(name)).collect()

@@ -157,9 +157,15 @@ fn debian_compiler() -> Result<String> {
     let verbose = process::ask(process::foreign("/usr/bin/rustc").arg("-vV"))
         .context("/usr/bin/rustc does not run, though its package is installed")?;
     match llvm_major(&verbose) {
-        Some(llvm) if llvm <= DEBIAN_LLVM => {
-            Ok(verbose.lines().next().unwrap_or_default().chars().take_while(|c| *c != '(').collect::<String>().trim().into())
-        }
+        Some(llvm) if llvm <= DEBIAN_LLVM => Ok(verbose
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .chars()
+            .take_while(|c| *c != '(')
+            .collect::<String>()
+            .trim()
+            .into()),
         llvm => Err(not_possible(format!(
             "Debian's rustc now uses LLVM {}, newer than the LLVM {DEBIAN_LLVM} this set-up builds bpf-linker with.",
             llvm.map_or("of an unknown version".into(), |v| v.to_string())
@@ -179,7 +185,9 @@ fn install_nightly() -> Result<Toolchain> {
     if packages::which("rustup").is_none() {
         return Err(not_possible(sentence));
     }
-    println!("  ..  installing rustup's nightly with rust-src: it compiles `core` for BPF, which no stable Rust brings");
+    println!(
+        "  ..  installing rustup's nightly with rust-src: it compiles `core` for BPF, which no stable Rust brings"
+    );
     let mut rustup = process::foreign("rustup");
     rustup.args(["toolchain", "install", "nightly", "--profile", "minimal", "--component", "rust-src"]);
     process::run_slowly("rustup toolchain install nightly", &mut rustup)
@@ -229,8 +237,8 @@ fn install_linker_for_nightly(sysroot: &Path) -> Result<()> {
     let llvm = llvm_major(&rustc)
         .filter(|llvm| *llvm <= LINKER_LLVM)
         .with_context(|| format!("bpf-linker {LINKER_VERSION} knows no LLVM newer than {LINKER_LLVM}, nightly's is"))?;
-    let library = shared_llvm(&sysroot.join("lib"))
-        .with_context(|| format!("{} has no shared LLVM", sysroot.display()))?;
+    let library =
+        shared_llvm(&sysroot.join("lib")).with_context(|| format!("{} has no shared LLVM", sysroot.display()))?;
     // The linker's build looks for a file named libLLVM.so; rustup's carries a version in its name.
     let prefix = workspace::target_dir().join("llvm-of-nightly");
     let link = prefix.join("lib/libLLVM.so");
@@ -244,9 +252,11 @@ fn install_linker_for_nightly(sysroot: &Path) -> Result<()> {
 
 /// The file `libLLVM.so.22.1-rust-1.97.0-nightly` in a directory.
 fn shared_llvm(lib: &Path) -> Option<PathBuf> {
-    fs::read_dir(lib).ok()?.flatten().map(|entry| entry.path()).find(|path| {
-        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libLLVM.so."))
-    })
+    fs::read_dir(lib)
+        .ok()?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libLLVM.so.")))
 }
 
 fn linker_install(llvm: u32, prefix: &Path) -> Command {
