@@ -18,8 +18,9 @@ fn main() {
 
     let embedded = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("sluice-ebpf.o");
     let done = match env::var_os(OBJECT) {
-        Some(path) if !path.is_empty() => embed(Path::new(&path), &embedded)
-            .map_err(|e| format!("{OBJECT} names {}: {e}", path.display())),
+        Some(path) if !path.is_empty() => {
+            embed(Path::new(&path), &embedded).map_err(|e| format!("{OBJECT} names {}: {e}", path.display()))
+        }
         _ => embed_default(&embedded).map_err(|e| format!("cannot write {}: {e}", embedded.display())),
     };
     if let Err(message) = done {
@@ -48,8 +49,7 @@ fn embed_default(embedded: &Path) -> io::Result<()> {
 fn default_object() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let target = env::var_os("CARGO_TARGET_DIR").filter(|dir| !dir.is_empty());
-    root.join(target.unwrap_or_else(|| "target".into()))
-        .join("bpf/sluice-ebpf.o")
+    root.join(target.unwrap_or_else(|| "target".into())).join("bpf/sluice-ebpf.o")
 }
 
 fn create_empty(path: &Path) -> io::Result<()> {
