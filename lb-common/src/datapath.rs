@@ -1,13 +1,13 @@
 //! The way of a packet, in the order in which it goes.
 
-use crate::flow::{self, Opening, state};
+use crate::flow::{self, state};
 use crate::hash;
 use crate::ip::{Be16, Ip, V4, V6};
 use crate::packet::{Ethernet, Packet, tcp};
 use crate::parse::{Header, Parsed, parse};
 use crate::rewrite;
 use crate::service::{Choice, choose};
-use crate::tables::{Filter, FlowKey, FlowTable, Side, Tables};
+use crate::tables::{Filter, Flow, FlowKey, FlowTable, Side, Tables};
 use crate::verdict::{Reason, Verdict};
 
 /// Decides on a packet of either family at a side of a device, and translates it. Counts the reason.
@@ -65,7 +65,7 @@ pub fn ingress<A: Ip, P: Packet, T: Tables<A>>(
     let now = now();
     match follow(packet, tables, parsed, Side::Ingress, now) {
         Some(verdict) => verdict,
-        None if to_service => admit(packet, tables, parsed, now),
+        None if to_service => first(packet, tables, parsed, now),
         None => Verdict::Pass(Reason::NotService),
     }
 }
@@ -146,39 +146,47 @@ fn follow_in<A: Ip, P: Packet, T: Tables<A>>(
     Some(send(packet, parsed, &entry, reason))
 }
 
+/// Chooses a backend for the first packet of a flow to a Service, and writes the way there to `flow`.
+/// [`Reason::NewFlow`], or why there is no way. Out of line, and without the packet, so that its stack is its own.
+#[inline(never)]
+fn admit<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, now: u32, flow: &mut Flow<A>) -> Reason {
+    let hash = hash::tuple(&key.src, key.sport, &key.dst, key.dport, key.proto);
+    match choose(tables, key.dst, key.dport, key.proto, hash) {
+        Choice::NotService => Reason::NotService,
+        Choice::Refuse(reason) | Choice::Lost(reason) => reason,
+        Choice::Backend { frontend, id, backend } => {
+            let hairpin = backend.addr == key.src;
+            let state = if hairpin { state::MASQUERADE | state::HAIRPIN } else { 0 };
+            let from = if hairpin { tables.node() } else { key.src };
+            *flow = flow::there(key, &backend, from, state, now);
+            flow.backend = id;
+            flow.service = frontend.service;
+            Reason::NewFlow
+        }
+    }
+}
+
 /// The first packet of a flow to a Service.
 #[inline(always)]
-fn admit<A: Ip, P: Packet, T: Tables<A>>(packet: &mut P, tables: &mut T, parsed: &Parsed<A>, now: u32) -> Verdict {
-    let hash = hash::tuple(&parsed.src, parsed.ports.src, &parsed.dst, parsed.ports.dst, parsed.proto);
-    let opening = match choose(tables, parsed.dst, parsed.ports.dst, parsed.proto, hash) {
-        Choice::NotService => return Verdict::Pass(Reason::NotService),
-        // A reset answered by a reset would go on for ever (RFC 9293, 3.10.7.1).
-        Choice::Refuse(reason) if parsed.resets() => return Verdict::Drop(reason),
-        Choice::Refuse(reason) => return Verdict::Reject(reason),
-        Choice::Lost(reason) => return Verdict::Drop(reason),
-        Choice::Backend { frontend, id, backend } => {
-            let hairpin = backend.addr == parsed.src;
-            let state = if hairpin { state::MASQUERADE | state::HAIRPIN } else { 0 };
-            Opening { frontend, backend, id, state }
-        }
+fn first<A: Ip, P: Packet, T: Tables<A>>(packet: &mut P, tables: &mut T, parsed: &Parsed<A>, now: u32) -> Verdict {
+    let key = parsed.key(Side::Ingress);
+    let mut flow = Flow::zeroed();
+    let reason = match admit(tables, &key, now, &mut flow) {
+        Reason::NewFlow if parsed.resets() => Reason::Stateless,
+        Reason::NewFlow => flow::open(tables, &key, &mut flow),
+        reason => reason,
     };
-    if parsed.resets() {
-        let flow = flow::there(parsed, &opening, parsed.src, parsed.ports.src, now);
-        return send(packet, parsed, &flow, Reason::Stateless);
-    }
-    match flow::open(tables, parsed, &opening, hash, now) {
-        Ok((flow, reason)) => send(packet, parsed, &flow, reason),
-        Err(reason) => Verdict::Drop(reason),
+    match reason {
+        Reason::NewFlow | Reason::HalfOpenFlow | Reason::Stateless => send(packet, parsed, &flow, reason),
+        Reason::NotService => Verdict::Pass(Reason::NotService),
+        // A reset answered by a reset would go on for ever (RFC 9293, 3.10.7.1).
+        Reason::NoEndpoints | Reason::NoSuchPort if !parsed.resets() => Verdict::Reject(reason),
+        _ => Verdict::Drop(reason),
     }
 }
 
 #[inline(always)]
-fn send<A: Ip, P: Packet>(
-    packet: &mut P,
-    parsed: &Parsed<A>,
-    flow: &crate::tables::Flow<A>,
-    reason: Reason,
-) -> Verdict {
+fn send<A: Ip, P: Packet>(packet: &mut P, parsed: &Parsed<A>, flow: &Flow<A>, reason: Reason) -> Verdict {
     let hairpin = flow.state & state::HAIRPIN != 0;
     match rewrite::apply(packet, parsed, flow) {
         None => Verdict::Drop(Reason::WriteFailed),

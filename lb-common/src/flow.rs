@@ -2,12 +2,14 @@
 //!
 //! Each entry of a pair can be computed from the other ([`mirror`]), so a pair that lost one half in the LRU table is
 //! made whole by the next packet of the other half.
+//!
+//! What few packets need stays out of line: the kernel gives all that a program inlines one stack of 512 bytes.
 
 use crate::csum;
+use crate::hash;
 use crate::ip::{Be16, Ip};
-use crate::packet::{Ports, tcp};
-use crate::parse::Parsed;
-use crate::tables::{Backend, Filter, Flow, FlowKey, FlowTable, Frontend, InsertError, Side, Tables};
+use crate::packet::tcp;
+use crate::tables::{Backend, Filter, Flow, FlowKey, FlowTable, InsertError, Side, Tables};
 use crate::verdict::Reason;
 
 /// Bits of [`Flow::state`].
@@ -72,78 +74,58 @@ pub fn mirror<A: Ip>(key: &FlowKey<A>, flow: &Flow<A>) -> (FlowKey<A>, Flow<A>) 
     (other, back)
 }
 
-/// A flow to be opened.
-#[derive(Clone, Copy, Debug)]
-pub struct Opening<A: Ip> {
-    /// The frontend that the client called.
-    pub frontend: Frontend,
-    /// The backend that was chosen.
-    pub backend: Backend<A>,
-    /// Its id.
-    pub id: u32,
-    /// [`state::MASQUERADE`] or [`state::HAIRPIN`], or neither.
-    pub state: u32,
-}
-
-/// The entry that leads `parsed` to the backend, its source `from` and `sport`.
+/// The entry that leads packets of `key` to a backend. `from` is the source address they get, and `state` is
+/// [`state::MASQUERADE`] or [`state::HAIRPIN`], both or neither.
 #[inline(always)]
-pub fn there<A: Ip>(parsed: &Parsed<A>, opening: &Opening<A>, from: A, sport: Be16, now: u32) -> Flow<A> {
-    let to = opening.backend;
-    let Ports { src: old_sport, dst: old_dport } = parsed.ports;
+pub fn there<A: Ip>(key: &FlowKey<A>, to: &Backend<A>, from: A, state: u32, now: u32) -> Flow<A> {
     Flow {
         src: from,
         dst: to.addr,
-        sport,
+        sport: key.sport,
         dport: to.port,
-        addrs: csum::addresses([&parsed.src, &parsed.dst], [&from, &to.addr]),
-        ports: csum::words([old_sport.wire(), old_dport.wire()], [sport.wire(), to.port.wire()]),
-        state: state::THERE | opening.state,
+        addrs: csum::addresses([&key.src, &key.dst], [&from, &to.addr]),
+        ports: csum::words([key.sport.wire(), key.dport.wire()], [key.sport.wire(), to.port.wire()]),
+        state: state::THERE | state,
         seen: now,
-        backend: opening.id,
-        service: opening.frontend.service,
+        backend: 0,
+        service: 0,
     }
 }
 
 /// Opens a flow for its first packet: claims the answer's tuple, with another source port where a different flow has
-/// it, and then adds the entry there. The result is what to do with the packet.
+/// it, and then adds the entry there. Corrects `flow` where that was needed.
 ///
-/// # Errors
+/// The result is [`Reason::NewFlow`], [`Reason::HalfOpenFlow`] or [`Reason::Stateless`], or
 /// [`Reason::NoSourcePort`] where no source port was free.
-#[inline(always)]
-pub fn open<A: Ip, T: Tables<A>>(
-    tables: &mut T,
-    parsed: &Parsed<A>,
-    opening: &Opening<A>,
-    hash: u32,
-    now: u32,
-) -> Result<(Flow<A>, Reason), Reason> {
-    let key = parsed.key(Side::Ingress);
-    let from = if opening.state & state::MASQUERADE == 0 { parsed.src } else { tables.node() };
+#[inline(never)]
+pub fn open<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, flow: &mut Flow<A>) -> Reason {
+    let hash = hash::address(&key.src, key.sport);
     for attempt in 0..TRIES {
-        let sport = source_port(parsed.ports.src, opening.state, attempt, hash);
-        let flow = there(parsed, opening, from, sport, now);
-        let (back_key, back) = mirror(&key, &flow);
+        flow.sport = source_port(key.sport, flow.state, attempt, hash);
+        flow.ports = csum::words([key.sport.wire(), key.dport.wire()], [flow.sport.wire(), flow.dport.wire()]);
+        let (back_key, back) = mirror(key, flow);
         let claimed = match claim(tables, &back_key, &back) {
             Claim::Taken => continue,
-            Claim::Stateless => return Ok((flow, Reason::Stateless)),
+            Claim::Stateless => return Reason::Stateless,
             Claim::Ours => true,
             Claim::Was => false,
         };
-        tables.set_filter(Filter::Backend.bit(&opening.backend.addr, opening.backend.port));
-        return match tables.insert_flow(FlowTable::HalfOpen, &key, &flow) {
-            Ok(()) => Ok((flow, Reason::NewFlow)),
-            Err(error) => {
-                // Another CPU was first with a packet of the same flow: both go where its entry says.
-                let winner = tables.flow(FlowTable::HalfOpen, &key).map(|entry| *entry);
-                if claimed && winner.is_none_or(|winner| mirror(&key, &winner).0 != back_key) {
-                    tables.remove_flow(FlowTable::HalfOpen, &back_key);
-                }
-                let reason = if error == InsertError::Exists { Reason::HalfOpenFlow } else { Reason::Stateless };
-                Ok((winner.unwrap_or(flow), reason))
-            }
+        tables.set_filter(Filter::Backend.bit(&flow.dst, flow.dport));
+        if tables.insert_flow(FlowTable::HalfOpen, key, flow).is_ok() {
+            return Reason::NewFlow;
+        }
+        let Some(winner) = tables.flow(FlowTable::HalfOpen, key) else {
+            return Reason::Stateless;
         };
+        // Another CPU was first with a packet of the same flow: both go where its entry says.
+        let same = winner.dst == flow.dst && winner.dport == flow.dport && winner.sport == flow.sport;
+        *flow = *winner;
+        if claimed && !same {
+            tables.remove_flow(FlowTable::HalfOpen, &back_key);
+        }
+        return Reason::HalfOpenFlow;
     }
-    Err(Reason::NoSourcePort)
+    Reason::NoSourcePort
 }
 
 /// The source port of an attempt: the client's own first, where it is the client's to choose.
@@ -194,7 +176,7 @@ fn claim<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, back: &Flow<A>) 
 }
 
 /// Removes both entries of a flow.
-#[inline(always)]
+#[inline(never)]
 pub fn remove<A: Ip, T: Tables<A>>(tables: &mut T, table: FlowTable, key: &FlowKey<A>, flow: &Flow<A>) {
     let (other, _) = mirror(key, flow);
     tables.remove_flow(table, key);
@@ -203,7 +185,7 @@ pub fn remove<A: Ip, T: Tables<A>>(tables: &mut T, table: FlowTable, key: &FlowK
 
 /// Moves a flow both of whose sides have spoken to the table that nothing evicts. When that is full the flow stays
 /// where it is, which is counted.
-#[inline(always)]
+#[inline(never)]
 pub fn promote<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, flow: &Flow<A>) {
     let (back_key, back) = mirror(key, flow);
     // The way back first: an answer must find it as soon as the way there is established.
@@ -221,7 +203,7 @@ pub fn promote<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, flow: &Flo
 }
 
 /// Notes on both entries that a connection ends.
-#[inline(always)]
+#[inline(never)]
 pub fn close<A: Ip, T: Tables<A>>(tables: &mut T, table: FlowTable, key: &FlowKey<A>, entry: &mut T::Entry, flags: u8) {
     let fin = if entry.state & state::THERE != 0 { state::FIN_THERE } else { state::FIN_BACK };
     let bits = if flags & tcp::RST != 0 { state::RST } else { fin };
@@ -237,7 +219,7 @@ pub fn close<A: Ip, T: Tables<A>>(tables: &mut T, table: FlowTable, key: &FlowKe
 
 /// Makes a half-open pair whole again and notes when the backend spoke first. Called for each packet of the way back
 /// until it was noted, and for each packet there until then.
-#[inline(always)]
+#[inline(never)]
 pub fn half_open<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, entry: &mut T::Entry) {
     if entry.state & state::REPLIED != 0 {
         return;

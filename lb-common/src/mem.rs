@@ -285,4 +285,9 @@ impl crate::packet::Packet for Frame {
         room.copy_from_slice(bytemuck::bytes_of(value));
         Some(())
     }
+
+    fn resize(&mut self, len: usize) -> Option<()> {
+        self.0.resize(len, 0);
+        Some(())
+    }
 }

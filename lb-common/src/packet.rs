@@ -16,6 +16,9 @@ pub trait Packet {
     /// Writes bytes at `offset`; `None` where the packet is too short.
     fn store<T: Pod>(&mut self, offset: usize, value: &T) -> Option<()>;
 
+    /// Cuts the packet to `len` bytes, or lengthens it by zeros; `None` where that cannot be.
+    fn resize(&mut self, len: usize) -> Option<()>;
+
     /// Corrects the TCP or UDP checksum at `offset` after addresses and ports were replaced.
     ///
     /// The two changes are apart since a checksum that a device is still to complete (`CHECKSUM_PARTIAL`) covers the

@@ -7,26 +7,16 @@ use crate::ip::{Be16, Ip, V4, V6};
 use crate::packet::{ETHERNET, Ethernet, Icmp, Ipv4, Ipv6, Packet, Ports, Tcp, proto, tcp};
 use crate::parse::{Header, Parsed, parse};
 
-/// Bytes of the longest refusal: Ethernet, IPv6, ICMPv6, and of the refused packet the IPv6 header and 8 bytes.
-pub const LONGEST: usize = ETHERNET + 40 + 8 + 48;
-
-/// A frame that goes back to the sender of the refused packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// The frame, then zeros.
-    pub frame: [u8; LONGEST],
-    /// Bytes of the frame.
-    pub len: usize,
-}
-
-/// The refusal of a packet. `None` for a packet whose header has options (its quotation would not hold the ports) or
-/// that is no packet of a Service at all; drop it.
+/// Turns a packet into its own refusal, to be sent back out of the device that it came from.
+///
+/// `None` for a packet whose header has options (its quotation would not hold the ports), or that is no packet of a
+/// Service at all, or that could not be written: drop it.
 #[inline(always)]
-pub fn refuse<P: Packet>(packet: &P) -> Option<Refusal> {
+pub fn refuse<P: Packet>(packet: &mut P) -> Option<()> {
     let ethernet: Ethernet = packet.load(0)?;
     match ethernet.ethertype.get() {
-        V4::ETHERTYPE => answer::<V4, P>(packet, ethernet),
-        V6::ETHERTYPE => answer::<V6, P>(packet, ethernet),
+        V4::ETHERTYPE => answer::<V4, P>(packet, &ethernet),
+        V6::ETHERTYPE => answer::<V6, P>(packet, &ethernet),
         _ => None,
     }
 }
@@ -36,7 +26,7 @@ trait Reply: Header {
     /// An IP header of this family.
     type Header: Pod;
     /// The part of the refused packet that ICMP quotes: its IP header and 8 bytes.
-    type Quote: Pod;
+    type Quote: Pod + AsRef<[u32]>;
     /// Type and code of port unreachable.
     const PORT_UNREACHABLE: [u8; 2];
 
@@ -45,41 +35,35 @@ trait Reply: Header {
     const PSEUDO: bool;
 }
 
-#[inline(always)]
-fn answer<A: Reply, P: Packet>(packet: &P, ethernet: Ethernet) -> Option<Refusal> {
+// Out of line: each family has a stack of its own.
+#[inline(never)]
+fn answer<A: Reply, P: Packet>(packet: &mut P, ethernet: &Ethernet) -> Option<()> {
+    // Before parsing: the kernel's verifier follows a check at a fixed offset, but not the compiler's conclusion from a
+    // later one at an offset that the packet states.
+    let quote: A::Quote = packet.load(ETHERNET)?;
     let parsed = parse::<A, P>(packet).ok()?;
-    let mut refusal = Refusal { frame: [0; LONGEST], len: 0 };
-    refusal.put(&ethernet.swapped());
-    if parsed.proto == proto::TCP {
+    let l4 = ETHERNET + A::HEADER;
+    let (proto, len) = if parsed.proto == proto::TCP {
         let segment = reset(packet, &parsed)?;
-        refusal.put(&A::header(parsed.dst, parsed.src, proto::TCP, size_of::<Tcp>() as u16));
-        let sum = pseudo(&parsed, proto::TCP, size_of::<Tcp>()) + csum::bytes(bytemuck::bytes_of(&segment));
-        refusal.put(&Tcp { checksum: !csum::fold(sum), ..segment });
+        let sum = pseudo(&parsed, proto::TCP, size_of::<Tcp>()) + csum::sum(&bytemuck::cast::<Tcp, [u32; 5]>(segment));
+        packet.resize(l4 + size_of::<Tcp>())?;
+        packet.store(l4, &Tcp { checksum: !csum::fold(sum), ..segment })?;
+        (proto::TCP, size_of::<Tcp>())
     } else {
-        if parsed.l4 != ETHERNET + A::HEADER {
+        if parsed.l4 != l4 {
             return None;
         }
-        let quote: A::Quote = packet.load(ETHERNET)?;
-        let mut icmp = Icmp { kind: A::PORT_UNREACHABLE, checksum: 0, unused: 0 };
+        let icmp = Icmp { kind: A::PORT_UNREACHABLE, checksum: 0, unused: 0 };
         let len = size_of::<Icmp>() + size_of::<A::Quote>();
-        let covered = csum::bytes(bytemuck::bytes_of(&icmp)) + csum::bytes(bytemuck::bytes_of(&quote));
+        let covered = csum::sum(&bytemuck::cast::<Icmp, [u32; 2]>(icmp)) + csum::sum(quote.as_ref());
         let sum = if A::PSEUDO { covered + pseudo(&parsed, A::ICMP, len) } else { covered };
-        icmp.checksum = !csum::fold(sum);
-        refusal.put(&A::header(parsed.dst, parsed.src, A::ICMP, len as u16));
-        refusal.put(&icmp);
-        refusal.put(&quote);
-    }
-    Some(refusal)
-}
-
-impl Refusal {
-    #[inline(always)]
-    fn put<T: Pod>(&mut self, part: &T) {
-        if let Some(room) = self.frame.get_mut(self.len..self.len + size_of::<T>()) {
-            room.copy_from_slice(bytemuck::bytes_of(part));
-            self.len += size_of::<T>();
-        }
-    }
+        packet.resize(l4 + len)?;
+        packet.store(l4, &Icmp { checksum: !csum::fold(sum), ..icmp })?;
+        packet.store(l4 + size_of::<Icmp>(), &quote)?;
+        (A::ICMP, len)
+    };
+    packet.store(0, &ethernet.swapped())?;
+    packet.store(ETHERNET, &A::header(parsed.dst, parsed.src, proto, len as u16))
 }
 
 /// RST that the sender of `parsed` accepts: it takes the sequence number that the sender expects, and where there is
@@ -136,7 +120,7 @@ impl Reply for V4 {
             src,
             dst,
         };
-        Ipv4 { checksum: !csum::fold(csum::bytes(bytemuck::bytes_of(&header))), ..header }
+        Ipv4 { checksum: !csum::fold(csum::sum(&bytemuck::cast::<Ipv4, [u32; 5]>(header))), ..header }
     }
 }
 

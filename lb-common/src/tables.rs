@@ -174,6 +174,26 @@ entry! {
     }
 }
 
+impl<A: Ip> Flow<A> {
+    /// All zero: no flow, only room for one.
+    #[inline(always)]
+    pub fn zeroed() -> Self {
+        let none = Be16::new(0);
+        Self {
+            src: A::default(),
+            dst: A::default(),
+            sport: none,
+            dport: none,
+            addrs: 0,
+            ports: 0,
+            state: 0,
+            seen: 0,
+            backend: 0,
+            service: 0,
+        }
+    }
+}
+
 entry! {
     /// Key of the socket map: a datagram's or a connection's real peer, as one socket sees it.
     pub struct SocketKey<A: Ip> {

@@ -47,7 +47,7 @@ pub(crate) fn object(toolchain: &Toolchain) -> Result<()> {
 pub(crate) fn for_bpf(cargo: &mut std::process::Command, toolchain: &Toolchain) {
     // The programs read kernel structures (pt_regs), which differ by the machine they run on.
     let arch = format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH);
-    let flags = ["-Clinker=bpf-linker", &arch, "-Cdebuginfo=2", "-Clink-arg=--btf"];
+    let flags = ["-Clinker=bpf-linker", &arch, "-Cdebuginfo=2", "-Clink-arg=--btf", "-Ctarget-cpu=v3"];
     let path = toolchain.path();
     cargo
         .current_dir(workspace::root())

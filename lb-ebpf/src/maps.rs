@@ -1,0 +1,103 @@
+//! The maps, each declared once. Names, keys, values and capacities are those of [`lb_common::tables`].
+
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use lb_common::ip::{Ip, V4, V6};
+use lb_common::tables::{
+    Backend, Config, Filter, Flow, FlowKey, Frontend, FrontendKey, Name, SocketKey, SocketPeer, map as shape,
+};
+use lb_common::verdict::Reason;
+
+#[map]
+static CONFIG: Array<Config> = Array::pinned(1, 0);
+#[map]
+static SLOTS: Array<u64> = Array::pinned(shape::SLOTS_CAPACITY / 2, BPF_F_MMAPABLE);
+#[map]
+static FILTER: Array<u64> = Array::pinned(Filter::WORDS, BPF_F_MMAPABLE);
+#[map]
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(Reason::COUNT, 0);
+// Read by people only. Like all maps that change slowly it takes memory only for what it holds.
+#[map]
+static NAMES: HashMap<u32, Name> = HashMap::pinned(shape::NAMES_CAPACITY, BPF_F_NO_PREALLOC);
+
+/// The one configuration, for the program that runs.
+#[inline(always)]
+pub(crate) fn config() -> Option<&'static Config> {
+    CONFIG.get(0)
+}
+
+/// Two slots.
+#[inline(always)]
+pub(crate) fn slots(pair: u32) -> Option<u64> {
+    SLOTS.get(pair).copied()
+}
+
+/// 64 bits of the filters.
+#[inline(always)]
+pub(crate) fn filter(word: u32) -> Option<*mut u64> {
+    FILTER.get_ptr_mut(word)
+}
+
+/// A counter of this CPU.
+#[inline(always)]
+pub(crate) fn counter(reason: Reason) -> Option<*mut u64> {
+    COUNTERS.get_ptr_mut(reason as u32)
+}
+
+/// The maps of a family.
+pub(crate) trait Maps: Ip {
+    /// The node's address in this family.
+    fn node(config: &Config) -> Self;
+    fn frontends() -> &'static HashMap<FrontendKey<Self>, Frontend>;
+    fn backends() -> &'static Array<Backend<Self>>;
+    fn sockets() -> &'static LruHashMap<SocketKey<Self>, SocketPeer<Self>>;
+    fn half_open() -> &'static LruHashMap<FlowKey<Self>, Flow<Self>>;
+    fn established() -> &'static HashMap<FlowKey<Self>, Flow<Self>>;
+}
+
+macro_rules! maps {
+    ($ip:ty, $node:ident, $frontends:ident, $backends:ident, $sockets:ident, $half_open:ident, $established:ident) => {
+        #[map]
+        static $frontends: HashMap<FrontendKey<$ip>, Frontend> =
+            HashMap::pinned(shape::FRONTENDS_CAPACITY, BPF_F_NO_PREALLOC);
+        #[map]
+        static $backends: Array<Backend<$ip>> = Array::pinned(shape::BACKENDS_CAPACITY, 0);
+        #[map]
+        static $sockets: LruHashMap<SocketKey<$ip>, SocketPeer<$ip>> = LruHashMap::pinned(shape::SOCKETS_CAPACITY, 0);
+        #[map]
+        static $half_open: LruHashMap<FlowKey<$ip>, Flow<$ip>> = LruHashMap::pinned(shape::HALF_OPEN_CAPACITY, 0);
+        #[map]
+        static $established: HashMap<FlowKey<$ip>, Flow<$ip>> = HashMap::pinned(shape::ESTABLISHED_CAPACITY, 0);
+
+        impl Maps for $ip {
+            #[inline(always)]
+            fn node(config: &Config) -> Self {
+                config.$node
+            }
+            #[inline(always)]
+            fn frontends() -> &'static HashMap<FrontendKey<Self>, Frontend> {
+                &$frontends
+            }
+            #[inline(always)]
+            fn backends() -> &'static Array<Backend<Self>> {
+                &$backends
+            }
+            #[inline(always)]
+            fn sockets() -> &'static LruHashMap<SocketKey<Self>, SocketPeer<Self>> {
+                &$sockets
+            }
+            #[inline(always)]
+            fn half_open() -> &'static LruHashMap<FlowKey<Self>, Flow<Self>> {
+                &$half_open
+            }
+            #[inline(always)]
+            fn established() -> &'static HashMap<FlowKey<Self>, Flow<Self>> {
+                &$established
+            }
+        }
+    };
+}
+
+maps!(V4, node_v4, FRONTENDS_V4, BACKENDS_V4, SOCKETS_V4, HALF_OPEN_V4, ESTABLISHED_V4);
+maps!(V6, node_v6, FRONTENDS_V6, BACKENDS_V6, SOCKETS_V6, HALF_OPEN_V6, ESTABLISHED_V6);

@@ -1,0 +1,105 @@
+//! Packets at TC, in socket buffers.
+
+use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT};
+use aya_ebpf::helpers::generated::{bpf_redirect, bpf_skb_change_tail};
+use aya_ebpf::programs::TcContext;
+use lb_common::datapath;
+use lb_common::packet::{Ethernet, Packet};
+use lb_common::reject;
+use lb_common::tables::Side;
+use lb_common::verdict::Verdict;
+
+use crate::tables::Kernel;
+
+/// Go on with the programs of others, then up the stack (`TCX_NEXT`; clsact knows it as `TC_ACT_UNSPEC`).
+const NEXT: i32 = -1;
+
+/// Bytes that must lie in one piece: Ethernet, IPv6, some extension headers, TCP.
+const HEADERS: u32 = 128;
+
+struct Buffer(TcContext);
+
+impl Buffer {
+    #[inline(always)]
+    fn at<T>(&self, offset: usize) -> Option<*mut T> {
+        let start = self.0.data() + offset;
+        (start + size_of::<T>() <= self.0.data_end()).then_some(start as *mut T)
+    }
+}
+
+impl Packet for Buffer {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.0.len() as usize
+    }
+
+    #[inline(always)]
+    fn load<T: bytemuck::Pod>(&self, offset: usize) -> Option<T> {
+        // SAFETY: `at` has checked the bounds, and the verifier checks `at`. BPF loads a word at any address.
+        self.at::<T>(offset).map(|p| unsafe { *p })
+    }
+
+    #[inline(always)]
+    fn store<T: bytemuck::Pod>(&mut self, offset: usize, value: &T) -> Option<()> {
+        // SAFETY: as in `load`.
+        self.at::<T>(offset).map(|p| unsafe { *p = *value })
+    }
+
+    #[inline(always)]
+    fn resize(&mut self, len: usize) -> Option<()> {
+        // SAFETY: the context is this run's own.
+        let resized = unsafe { bpf_skb_change_tail(self.0.skb.skb, len as u32, 0) } == 0;
+        (resized && self.0.pull_data(len as u32).is_ok()).then_some(())
+    }
+
+    /// The helper knows whether the checksum is complete or still to be completed by a device.
+    #[inline(always)]
+    fn fix_l4(&mut self, offset: usize, addresses: u16, ports: u16, optional: bool) -> Option<()> {
+        let zero = if optional { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
+        let pseudo = zero | u64::from(BPF_F_PSEUDO_HDR);
+        self.0.l4_csum_replace(offset, 0, addresses.into(), pseudo).ok()?;
+        self.0.l4_csum_replace(offset, 0, ports.into(), zero).ok()
+    }
+}
+
+/// Decides on a packet, and does what was decided.
+#[inline(always)]
+pub(crate) fn run(ctx: TcContext, side: Side) -> i32 {
+    let linear = ctx.data_end() - ctx.data();
+    if linear < HEADERS as usize && (linear as u32) < ctx.len() {
+        // Too short a packet is for the parser to refuse.
+        let _ = ctx.pull_data(if ctx.len() < HEADERS { ctx.len() } else { HEADERS });
+    }
+    let mut buffer = Buffer(ctx);
+    match datapath::run(&mut buffer, &mut Kernel, side, crate::now) {
+        Verdict::Pass(_) | Verdict::Forward(_) => NEXT,
+        Verdict::Drop(reason) => {
+            crate::log::dropped(&buffer.0, reason);
+            TC_ACT_SHOT
+        }
+        Verdict::Return(_) => turn(&mut buffer),
+        Verdict::Reject(reason) => {
+            crate::log::dropped(&buffer.0, reason);
+            refuse(&mut buffer)
+        }
+    }
+}
+
+/// Sends the packet back out of the device it came from.
+#[inline(always)]
+fn turn(buffer: &mut Buffer) -> i32 {
+    let turned = buffer.load::<Ethernet>(0).and_then(|ethernet| buffer.store(0, &ethernet.swapped()));
+    if turned.is_some() { back(buffer) } else { TC_ACT_SHOT }
+}
+
+/// Makes the packet its own refusal.
+#[inline(always)]
+fn refuse(buffer: &mut Buffer) -> i32 {
+    if reject::refuse(buffer).is_some() { back(buffer) } else { TC_ACT_SHOT }
+}
+
+#[inline(always)]
+fn back(buffer: &Buffer) -> i32 {
+    // SAFETY: the context is this run's own; the helper takes numbers only.
+    unsafe { bpf_redirect((*buffer.0.skb.skb).ifindex, 0) as i32 }
+}

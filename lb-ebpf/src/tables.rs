@@ -1,0 +1,134 @@
+//! The kernel's maps as [`Tables`].
+
+use core::ops::Deref;
+
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use lb_common::tables::{
+    Backend, Flow, FlowKey, FlowTable, Frontend, FrontendKey, InsertError, SocketKey, SocketPeer, Tables,
+};
+use lb_common::verdict::Reason;
+
+use crate::atomic;
+use crate::maps::{self, Maps};
+
+/// `EEXIST` as helpers return it.
+const EXISTS: i32 = -17;
+
+/// The maps of this object.
+pub(crate) struct Kernel;
+
+/// A flow entry in its map.
+pub(crate) struct Entry<A: Maps>(*mut Flow<A>);
+
+impl<A: Maps> Deref for Entry<A> {
+    type Target = Flow<A>;
+
+    #[inline(always)]
+    fn deref(&self) -> &Flow<A> {
+        // SAFETY: the pointer came from a look-up of this run, and values stay mapped until the run ends (RCU). An
+        // entry that is removed and used anew meanwhile gives a wrong translation of one packet, never a fault.
+        unsafe { &*self.0 }
+    }
+}
+
+impl<A: Maps> Tables<A> for Kernel {
+    type Entry = Entry<A>;
+
+    #[inline(always)]
+    fn node(&self) -> A {
+        maps::config().map(A::node).unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn frontend(&self, key: &FrontendKey<A>) -> Option<Frontend> {
+        // SAFETY: the value is copied at once; the agent writes entries whole.
+        unsafe { A::frontends().get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn slot(&self, index: u32) -> Option<u32> {
+        let pair = maps::slots(index / 2)?;
+        Some((pair >> (index % 2 * 32)) as u32)
+    }
+
+    #[inline(always)]
+    fn backend(&self, id: u32) -> Option<Backend<A>> {
+        A::backends().get(id).copied().filter(|backend| backend.port.wire() != 0)
+    }
+
+    #[inline(always)]
+    fn filtered(&self, bit: u32) -> bool {
+        // SAFETY: the pointer is into the array, which is never freed while a program uses it.
+        maps::filter(bit / 64).is_some_and(|word| unsafe { word.read_volatile() } >> (bit % 64) & 1 != 0)
+    }
+
+    #[inline(always)]
+    fn set_filter(&mut self, bit: u32) {
+        if let Some(word) = maps::filter(bit / 64) {
+            // Mostly it is set, and a write would take the line from other CPUs.
+            if !Tables::<A>::filtered(self, bit) {
+                // SAFETY: as above; array elements of 8 bytes are aligned.
+                unsafe { atomic::or64(word, 1 << (bit % 64)) };
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn flow(&self, table: FlowTable, key: &FlowKey<A>) -> Option<Entry<A>> {
+        let found = match table {
+            FlowTable::HalfOpen => A::half_open().get_ptr_mut(key),
+            FlowTable::Established => A::established().get_ptr_mut(key),
+        };
+        found.map(Entry)
+    }
+
+    #[inline(always)]
+    fn insert_flow(&mut self, table: FlowTable, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), InsertError> {
+        let inserted = match table {
+            FlowTable::HalfOpen => A::half_open().insert(key, flow, BPF_NOEXIST.into()),
+            FlowTable::Established => A::established().insert(key, flow, BPF_NOEXIST.into()),
+        };
+        inserted.map_err(|error| if error == EXISTS { InsertError::Exists } else { InsertError::Full })
+    }
+
+    #[inline(always)]
+    fn remove_flow(&mut self, table: FlowTable, key: &FlowKey<A>) {
+        // Another CPU may have removed it: that is as good.
+        let _ = match table {
+            FlowTable::HalfOpen => A::half_open().remove(key),
+            FlowTable::Established => A::established().remove(key),
+        };
+    }
+
+    #[inline(always)]
+    fn touch(&mut self, entry: &mut Entry<A>, now: u32) {
+        // SAFETY: as in `deref`; a single store of an aligned word, whose order with others does not matter.
+        unsafe { (&raw mut (*entry.0).seen).write_volatile(now) };
+    }
+
+    #[inline(always)]
+    fn mark(&mut self, entry: &mut Entry<A>, bits: u32) {
+        // SAFETY: as in `deref`; the field is aligned.
+        unsafe { atomic::or32(&raw mut (*entry.0).state, bits) };
+    }
+
+    #[inline(always)]
+    fn remember(&mut self, key: &SocketKey<A>, peer: &SocketPeer<A>) {
+        // An LRU map makes room; should it fail, the socket sees the backend's own address.
+        let _ = A::sockets().insert(key, peer, BPF_ANY.into());
+    }
+
+    #[inline(always)]
+    fn remembered(&self, key: &SocketKey<A>) -> Option<SocketPeer<A>> {
+        // SAFETY: the value is copied at once.
+        unsafe { A::sockets().get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn count(&mut self, reason: Reason) {
+        if let Some(counter) = maps::counter(reason) {
+            // SAFETY: the element is this CPU's own, and a program is not moved while it runs.
+            unsafe { *counter += 1 };
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Packets at XDP.
+
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
+use aya_ebpf::helpers::generated::{bpf_xdp_adjust_tail, bpf_xdp_get_buff_len};
+use aya_ebpf::programs::XdpContext;
+use lb_common::datapath;
+use lb_common::packet::{Ethernet, Packet};
+use lb_common::reject;
+use lb_common::tables::Side;
+use lb_common::verdict::Verdict;
+
+use crate::tables::Kernel;
+
+struct Frame(XdpContext);
+
+impl Frame {
+    #[inline(always)]
+    fn at<T>(&self, offset: usize) -> Option<*mut T> {
+        let start = self.0.data() + offset;
+        (start + size_of::<T>() <= self.0.data_end()).then_some(start as *mut T)
+    }
+}
+
+impl Packet for Frame {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        // SAFETY: the context is this run's own.
+        unsafe { bpf_xdp_get_buff_len(self.0.ctx) as usize }
+    }
+
+    #[inline(always)]
+    fn load<T: bytemuck::Pod>(&self, offset: usize) -> Option<T> {
+        // SAFETY: `at` has checked the bounds, and the verifier checks `at`. BPF loads a word at any address.
+        self.at::<T>(offset).map(|p| unsafe { *p })
+    }
+
+    #[inline(always)]
+    fn store<T: bytemuck::Pod>(&mut self, offset: usize, value: &T) -> Option<()> {
+        // SAFETY: as in `load`.
+        self.at::<T>(offset).map(|p| unsafe { *p = *value })
+    }
+
+    #[inline(always)]
+    fn resize(&mut self, len: usize) -> Option<()> {
+        let change = len as i32 - self.len() as i32;
+        // SAFETY: the context is this run's own.
+        (unsafe { bpf_xdp_adjust_tail(self.0.ctx, change) } == 0).then_some(())
+    }
+}
+
+/// Decides on a packet, and does what was decided.
+#[inline(always)]
+pub(crate) fn run(ctx: XdpContext) -> u32 {
+    let mut frame = Frame(ctx);
+    match datapath::run(&mut frame, &mut Kernel, Side::Ingress, crate::now) {
+        Verdict::Pass(_) | Verdict::Forward(_) => XDP_PASS,
+        Verdict::Drop(reason) => {
+            crate::log::dropped(&frame.0, reason);
+            XDP_DROP
+        }
+        Verdict::Return(_) => turn(&mut frame),
+        Verdict::Reject(reason) => {
+            crate::log::dropped(&frame.0, reason);
+            refuse(&mut frame)
+        }
+    }
+}
+
+/// Sends the packet back where it came from.
+#[inline(always)]
+fn turn(frame: &mut Frame) -> u32 {
+    let turned = frame.load::<Ethernet>(0).and_then(|ethernet| frame.store(0, &ethernet.swapped()));
+    if turned.is_some() { XDP_TX } else { XDP_DROP }
+}
+
+/// Makes the packet its own refusal.
+#[inline(always)]
+fn refuse(frame: &mut Frame) -> u32 {
+    if reject::refuse(frame).is_some() { XDP_TX } else { XDP_DROP }
+}
