@@ -1,0 +1,68 @@
+//! Arrays of numbers that the kernel lets us map into our memory, so that reading and writing cost no system call.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use memmap2::{MmapOptions, MmapRaw};
+
+/// An array map of 64-bit words (`BPF_F_MMAPABLE`). The programs read and write it at the same time, so each access is
+/// atomic.
+#[derive(Debug)]
+pub(super) struct Words {
+    memory: MmapRaw,
+    words: usize,
+}
+
+impl Words {
+    /// Maps the array, which has `words` elements.
+    pub(super) fn map(array: BorrowedFd<'_>, words: u32) -> io::Result<Self> {
+        let words = words as usize;
+        let memory = MmapOptions::new().len(words * 8).map_raw(array.as_raw_fd())?;
+        Ok(Self { memory, words })
+    }
+
+    pub(super) fn words(&self) -> impl Iterator<Item = u64> + '_ {
+        (0..self.words).filter_map(|index| Some(self.word(index)?.load(Ordering::Relaxed)))
+    }
+
+    /// The words as twice as many halves, the low half first.
+    pub(super) fn halves(&self) -> usize {
+        self.words * 2
+    }
+
+    pub(super) fn word(&self, index: usize) -> Option<&AtomicU64> {
+        if index >= self.words {
+            return None;
+        }
+        // SAFETY: the index is inside the mapping, which starts at a page and lives as long as self; all others
+        // that write this memory, here and in the kernel, do so atomically.
+        Some(unsafe { AtomicU64::from_ptr(self.memory.as_mut_ptr().cast::<u64>().add(index)) })
+    }
+
+    pub(super) fn half(&self, index: usize) -> Option<&AtomicU32> {
+        if index >= self.halves() {
+            return None;
+        }
+        // The low half comes first in memory only on little-endian machines, the only ones the object is built for.
+        const { assert!(cfg!(target_endian = "little")) };
+        // SAFETY: as in `word`; nobody uses words and halves of one array both.
+        Some(unsafe { AtomicU32::from_ptr(self.memory.as_mut_ptr().cast::<u32>().add(index)) })
+    }
+}
+
+/// Numbers of the set bits of a word, the first of which has number `base`.
+pub(super) fn bits(base: u32, word: u64) -> impl Iterator<Item = u32> {
+    (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| base + bit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_are_counted_from_the_low_end() {
+        assert_eq!(bits(128, 0b101 | 1 << 63).collect::<Vec<_>>(), [128, 130, 191]);
+        assert_eq!(bits(0, 0).count(), 0);
+    }
+}

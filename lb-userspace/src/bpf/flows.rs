@@ -1,0 +1,101 @@
+//! What the packet path writes: flows and counters.
+
+use std::time::Duration;
+
+use lb_common::ip::Family;
+use lb_common::mem::Native;
+use lb_common::tables::{Flow, FlowKey, FlowTable, TICK, map};
+use lb_common::verdict::Reason;
+
+use super::maps::Of;
+use super::{Error, Maps, Raw};
+
+fn name<A: Of>(table: FlowTable) -> &'static str {
+    let family = match A::FAMILY {
+        Family::V4 => 0,
+        Family::V6 => 1,
+    };
+    match table {
+        FlowTable::HalfOpen => map::HALF_OPEN[family],
+        FlowTable::Established => map::ESTABLISHED[family],
+    }
+}
+
+impl Maps {
+    /// Visits all flow entries of a table. Entries that come or go meanwhile may be missed.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn flows<A: Of>(&self, table: FlowTable, each: impl FnMut(&FlowKey<A>, &Flow<A>)) -> Result<(), Error> {
+        let flows = A::maps(self).flows(table);
+        flows.each(each).map_err(|error| Error::map("read", name::<A>(table), &error))
+    }
+
+    /// Adds all flows and counters to an image.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn read_flows(&self, native: &mut Native) -> Result<(), Error> {
+        fn family<A: Of>(maps: &Maps, native: &mut Native) -> Result<(), Error> {
+            let flows = A::flows_mut(native);
+            let (half_open, established) = (&mut flows.half_open, &mut flows.established);
+            maps.flows::<A>(FlowTable::HalfOpen, |key, flow| {
+                half_open.insert(*key, *flow);
+            })?;
+            maps.flows::<A>(FlowTable::Established, |key, flow| {
+                established.insert(*key, *flow);
+            })
+        }
+        family::<lb_common::ip::V4>(self, native)?;
+        family::<lb_common::ip::V6>(self, native)
+    }
+}
+
+/// Removes the flow entries of a table that `over` condemns, and says how many these were.
+///
+/// # Errors
+/// The map cannot be read, or an entry not removed.
+pub fn expire<A: Of>(
+    maps: &mut Maps,
+    table: FlowTable,
+    over: impl Fn(&FlowKey<A>, &Flow<A>) -> bool,
+) -> Result<usize, Error> {
+    let mut condemned = Vec::new();
+    maps.flows::<A>(table, |key, flow| {
+        if over(key, flow) {
+            condemned.push(*key);
+        }
+    })?;
+    let entries = A::maps_mut(maps).flows_mut(table);
+    for key in &condemned {
+        // The packet path may have been first.
+        let _ = entries.map.remove(&Raw(*key));
+    }
+    Ok(condemned.len())
+}
+
+/// Packets by reason, of all CPUs together.
+///
+/// # Errors
+/// The map cannot be read.
+pub fn counters(maps: &Maps) -> Result<Vec<(Reason, u64)>, Error> {
+    let read = |index| maps.counters.get(&index, 0).map(|values| values.iter().sum());
+    let of = |reason: &Reason| Ok((*reason, read(*reason as u32)?));
+    let all: Result<_, aya::maps::MapError> = Reason::ALL.iter().map(of).collect();
+    all.map_err(|error| Error::map("read", map::COUNTERS, &error))
+}
+
+/// Now, in the unit of [`Flow::seen`].
+pub fn now() -> u32 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel fills the structure, which lives until the call returns.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    let nanos = u64::try_from(time.tv_nsec).unwrap_or(0);
+    u32::try_from((seconds * 1_000_000_000 + nanos) / TICK).unwrap_or(u32::MAX)
+}
+
+/// How long a number of ticks is.
+pub fn ticks(ticks: u32) -> Duration {
+    Duration::from_nanos(u64::from(ticks) * TICK)
+}

@@ -1,0 +1,240 @@
+//! The pinned maps, opened and typed.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use lb_common::ip::{Family, Ip, V4, V6};
+use lb_common::mem;
+use lb_common::tables::{Backend, Config, Entry, Flow, FlowKey, FlowTable, Frontend, FrontendKey, Name, map};
+
+use super::dense::Words;
+use super::shape::{self, Shape};
+use super::{Capacities, Error, Pins, Raw, sys};
+
+/// A hash map.
+pub(super) struct Table<K: Entry, V: Entry> {
+    pub(super) map: HashMap<MapData, Raw<K>, Raw<V>>,
+    all: Whole,
+}
+
+/// An array map.
+pub(super) struct Row<V: Entry> {
+    pub(super) map: Array<MapData, Raw<V>>,
+    all: Whole,
+}
+
+/// A map to be read as a whole.
+struct Whole {
+    fd: OwnedFd,
+    shape: (u32, u32),
+}
+
+impl<K: Entry, V: Entry> Table<K, V> {
+    pub(super) fn each(&self, each: impl FnMut(&K, &V)) -> io::Result<()> {
+        sys::read_all(self.all.fd.as_fd(), self.all.shape, each)
+    }
+}
+
+impl<V: Entry> Row<V> {
+    pub(super) fn each(&self, each: impl FnMut(&u32, &V)) -> io::Result<()> {
+        sys::read_all(self.all.fd.as_fd(), self.all.shape, each)
+    }
+}
+
+/// The maps of one family.
+pub struct FamilyMaps<A: Ip> {
+    pub(super) frontends: Table<FrontendKey<A>, Frontend>,
+    pub(super) backends: Row<Backend<A>>,
+    pub(super) half_open: Table<FlowKey<A>, Flow<A>>,
+    pub(super) established: Table<FlowKey<A>, Flow<A>>,
+}
+
+impl<A: Ip> FamilyMaps<A> {
+    pub(super) fn flows(&self, table: FlowTable) -> &Table<FlowKey<A>, Flow<A>> {
+        match table {
+            FlowTable::HalfOpen => &self.half_open,
+            FlowTable::Established => &self.established,
+        }
+    }
+
+    pub(super) fn flows_mut(&mut self, table: FlowTable) -> &mut Table<FlowKey<A>, Flow<A>> {
+        match table {
+            FlowTable::HalfOpen => &mut self.half_open,
+            FlowTable::Established => &mut self.established,
+        }
+    }
+}
+
+/// All pinned maps.
+pub struct Maps {
+    pub(super) v4: FamilyMaps<V4>,
+    pub(super) v6: FamilyMaps<V6>,
+    pub(super) names: Table<u32, Name>,
+    pub(super) config: Row<Config>,
+    pub(super) slots: Words,
+    pub(super) filter: Words,
+    pub(super) counters: PerCpuArray<MapData, u64>,
+    shapes: Vec<(Shape, u32)>,
+}
+
+/// A family, as the key to its maps.
+pub trait Of: mem::Of {
+    /// This family's maps.
+    fn maps(maps: &Maps) -> &FamilyMaps<Self>;
+    /// The same, to be changed.
+    fn maps_mut(maps: &mut Maps) -> &mut FamilyMaps<Self>;
+}
+
+macro_rules! of {
+    ($ip:ty, $field:ident) => {
+        impl Of for $ip {
+            fn maps(maps: &Maps) -> &FamilyMaps<Self> {
+                &maps.$field
+            }
+            fn maps_mut(maps: &mut Maps) -> &mut FamilyMaps<Self> {
+                &mut maps.$field
+            }
+        }
+    };
+}
+
+of!(V4, v4);
+of!(V6, v6);
+
+/// How full a map is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fill {
+    /// The map.
+    pub map: &'static str,
+    /// Entries in it.
+    pub entries: u64,
+    /// Entries it has room for.
+    pub capacity: u64,
+    /// The option that enlarges it.
+    pub option: Option<&'static str>,
+}
+
+impl Maps {
+    /// Opens what an agent of this layout pinned.
+    ///
+    /// # Errors
+    /// Nothing is pinned, or maps of other shapes are.
+    pub fn open(pins: &Pins) -> Result<Self, Error> {
+        if !pins.exist() {
+            return Err(Error::NotInstalled { path: pins.root().to_owned() });
+        }
+        let folder = pins.maps();
+        let mut shapes = Vec::new();
+        for shape in shape::shapes(&Capacities::default()) {
+            let capacity = shape.pinned(&folder)?.ok_or_else(|| Error::Map {
+                act: "open",
+                map: shape.map,
+                reason: format!("it is not pinned at {}", folder.display()),
+            })?;
+            shapes.push((shape, capacity));
+        }
+        Ok(Self {
+            v4: family(&folder)?,
+            v6: family(&folder)?,
+            names: table(&folder, map::NAMES)?,
+            config: row(&folder, map::CONFIG)?,
+            slots: words(&folder, map::SLOTS)?,
+            filter: words(&folder, map::FILTER)?,
+            counters: typed(data(&folder, map::COUNTERS)?, map::COUNTERS)?,
+            shapes,
+        })
+    }
+
+    /// How full each map is. Of `SLOTS` the caller knows more than the array does.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn fill(&self, slots_used: u64) -> Result<Vec<Fill>, Error> {
+        let mut fills = Vec::new();
+        for (shape, capacity) in &self.shapes {
+            let entries = match shape.map {
+                map::SLOTS => slots_used,
+                map::FILTER | map::CONFIG | map::COUNTERS => continue,
+                _ => self.entries(shape.map).map_err(|error| Error::map("read", shape.map, &error))?,
+            };
+            let capacity = u64::from(shape.entries(*capacity));
+            fills.push(Fill { map: shape.map, entries, capacity, option: shape.option });
+        }
+        Ok(fills)
+    }
+
+    fn entries(&self, name: &str) -> io::Result<u64> {
+        let mut n = 0;
+        for (family, index) in [(Family::V4, 0), (Family::V6, 1)] {
+            let done = match family {
+                Family::V4 => self.v4.count(name, index, &mut n),
+                Family::V6 => self.v6.count(name, index, &mut n),
+            };
+            done?;
+        }
+        if name == map::NAMES {
+            self.names.each(|_, _| n += 1)?;
+        }
+        Ok(n)
+    }
+}
+
+impl<A: Ip> FamilyMaps<A> {
+    fn count(&self, name: &str, index: usize, n: &mut u64) -> io::Result<()> {
+        if name == map::FRONTENDS[index] {
+            self.frontends.each(|_, _| *n += 1)?;
+        } else if name == map::BACKENDS[index] {
+            self.backends.each(|_, backend| *n += u64::from(backend.port.wire() != 0))?;
+        } else if name == map::HALF_OPEN[index] {
+            self.half_open.each(|_, _| *n += 1)?;
+        } else if name == map::ESTABLISHED[index] {
+            self.established.each(|_, _| *n += 1)?;
+        }
+        Ok(())
+    }
+}
+
+fn family<A: Ip>(folder: &Path) -> Result<FamilyMaps<A>, Error> {
+    let index = match A::FAMILY {
+        Family::V4 => 0,
+        Family::V6 => 1,
+    };
+    Ok(FamilyMaps {
+        frontends: table(folder, map::FRONTENDS[index])?,
+        backends: row(folder, map::BACKENDS[index])?,
+        half_open: table(folder, map::HALF_OPEN[index])?,
+        established: table(folder, map::ESTABLISHED[index])?,
+    })
+}
+
+fn data(folder: &Path, name: &'static str) -> Result<MapData, Error> {
+    MapData::from_pin(folder.join(name)).map_err(|error| Error::map("open", name, &error))
+}
+
+fn whole(data: &MapData, name: &'static str) -> Result<Whole, Error> {
+    let fd = data.fd().as_fd().try_clone_to_owned().map_err(|error| Error::map("open", name, &error))?;
+    let info = data.info().map_err(|error| Error::map("open", name, &error))?;
+    Ok(Whole { fd, shape: (info.key_size(), info.value_size()) })
+}
+
+fn typed<T: TryFrom<Map, Error = MapError>>(data: MapData, name: &'static str) -> Result<T, Error> {
+    Map::from_map_data(data).and_then(T::try_from).map_err(|error| Error::map("open", name, &error))
+}
+
+fn table<K: Entry, V: Entry>(folder: &Path, name: &'static str) -> Result<Table<K, V>, Error> {
+    let data = data(folder, name)?;
+    Ok(Table { all: whole(&data, name)?, map: typed(data, name)? })
+}
+
+fn row<V: Entry>(folder: &Path, name: &'static str) -> Result<Row<V>, Error> {
+    let data = data(folder, name)?;
+    Ok(Row { all: whole(&data, name)?, map: typed(data, name)? })
+}
+
+fn words(folder: &Path, name: &'static str) -> Result<Words, Error> {
+    let data = data(folder, name)?;
+    let info = data.info().map_err(|error| Error::map("open", name, &error))?;
+    Words::map(data.fd().as_fd(), info.max_entries()).map_err(|error| Error::map("map into memory", name, &error))
+}

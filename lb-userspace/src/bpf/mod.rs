@@ -1,0 +1,103 @@
+//! The kernel: maps, programs and links. The only place that names aya, and one that never knows of Services or
+//! policy. Its `unsafe` is the borders to the kernel: system calls, mapped memory, plain bytes.
+#![allow(unsafe_code)]
+
+mod attach;
+mod clsact;
+mod dense;
+mod error;
+mod flows;
+mod maps;
+mod object;
+mod pins;
+mod shape;
+mod sockets;
+mod store;
+mod sys;
+mod uninstall;
+
+pub use attach::{Attacher, TcMode, XdpMode};
+pub use error::Error;
+pub use flows::{counters, expire, now, ticks};
+pub use maps::{FamilyMaps, Fill, Maps, Of};
+pub use object::{Object, Programs};
+pub use pins::{Attachment, Pins};
+pub use shape::Capacities;
+pub use sockets::{attach_sockets, cgroup2_mount, detach_sockets};
+pub use store::BpfStore;
+pub use sys::{device_name, netns_cookie};
+pub use uninstall::{Removed, remove_older_layouts, uninstall};
+
+use aya::Pod;
+use lb_common::tables::Entry;
+
+/// An entry of a map, as aya takes it.
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+struct Raw<T>(T);
+
+// SAFETY: an Entry is plain integers, repr(C), and proves when it compiles that it has no padding.
+unsafe impl<T: Entry> Pod for Raw<T> {}
+
+/// Where on a device a program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hook {
+    /// Ingress, before the stack.
+    Xdp,
+    /// Ingress, in the stack.
+    TcIngress,
+    /// Egress.
+    TcEgress,
+}
+
+impl Hook {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Xdp, Self::TcIngress, Self::TcEgress];
+
+    /// The program that runs there.
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::Xdp => "xdp_ingress",
+            Self::TcIngress => "tc_ingress",
+            Self::TcEgress => "tc_egress",
+        }
+    }
+}
+
+/// In which way a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum How {
+    /// XDP in the driver.
+    Native,
+    /// XDP in the stack.
+    Generic,
+    /// A link at TC.
+    Tcx,
+    /// A filter at TC, for kernels before 6.6.
+    Clsact,
+}
+
+impl How {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Native, Self::Generic, Self::Tcx, Self::Clsact];
+
+    /// Its name in pins.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+
+    /// Its name for people.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Native => "xdp native",
+            Self::Generic => "xdp generic",
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The object that the build embeds, and the programs in it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use aya::programs::Program;
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+
+use super::error::chain;
+use super::{Capacities, Error, Pins, pins, shape, sys};
+
+static EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf.o"));
+
+/// The global of aya-log that says how much the programs log.
+const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
+/// The ring buffer of aya-log: the only map that each agent has anew.
+const LOG_MAP: &str = "AYA_LOGS";
+
+/// The kernel's side, as the build made it.
+#[derive(Clone, Copy, Debug)]
+pub struct Object(&'static [u8]);
+
+/// The programs in the kernel, by name.
+#[derive(Debug)]
+pub struct Programs {
+    fds: BTreeMap<String, OwnedFd>,
+    /// Keeps what the programs need and nobody pins, such as the ring buffer of their logs.
+    ebpf: Ebpf,
+}
+
+impl Object {
+    /// The object in this binary.
+    ///
+    /// # Errors
+    /// The binary was built without.
+    pub fn embedded() -> Result<Self, Error> {
+        if EMBEDDED.is_empty() { Err(Error::NoObject) } else { Ok(Self(EMBEDDED)) }
+    }
+
+    /// Loads the programs, over the pinned maps where there are any, and pins all. The warnings say which options
+    /// have no effect yet.
+    ///
+    /// # Errors
+    /// The kernel refuses a map or a program, or the pinned maps are of other shapes.
+    pub fn load(self, pins: &Pins, capacities: &Capacities, log: bool) -> Result<(Programs, Vec<String>), Error> {
+        let (level, folder) = (if log { 4u8 } else { 0u8 }, pins.maps());
+        let mut loader = EbpfLoader::new();
+        loader.default_map_pin_directory(&folder).override_global(LOG_LEVEL, &level, false);
+        // A log of each run of the verifier takes time; where it refuses, aya asks again with a log.
+        loader.verifier_log_level(VerifierLogLevel::STATS);
+        let mut warnings = Vec::new();
+        for shape in shape::shapes(capacities) {
+            let pinned = shape.pinned(&folder)?;
+            loader.map_max_entries(shape.map, pinned.unwrap_or(shape.capacity));
+            if let (Some(pinned), Some(option)) = (pinned, shape.option)
+                && pinned != shape.capacity
+            {
+                let (has, wants) = (shape.entries(pinned), shape.entries(shape.capacity));
+                warnings.push(format!(
+                    "the map {} keeps room for {has} entries, not {wants}: {option} takes effect after `sluice uninstall`",
+                    shape.map
+                ));
+            }
+        }
+        let mut ebpf = loader.load(self.0).map_err(|error| Error::Load(chain(&error)))?;
+        let mut fds = BTreeMap::new();
+        for (name, program) in ebpf.programs_mut() {
+            load(program).map_err(|error| Error::program(name, &error))?;
+            let fd = program.fd().map_err(|error| Error::program(name, &error))?;
+            let fd = fd.as_fd().try_clone_to_owned().map_err(|error| Error::Load(error.to_string()))?;
+            repin(pins, name, fd.as_fd())?;
+            fds.insert(name.to_owned(), fd);
+        }
+        Ok((Programs { fds, ebpf }, warnings))
+    }
+}
+
+/// The pin changes from the old program to the new one in one step.
+fn repin(pins: &Pins, name: &str, program: BorrowedFd<'_>) -> Result<(), Error> {
+    let (path, new) = (pins.programs().join(name), pins.programs().join(format!("{name}-new")));
+    pins::unpin(&new)?;
+    sys::pin(program, &new).map_err(|source| Error::file("pin a program at", &new, source))?;
+    fs::rename(&new, &path).map_err(|source| Error::file("replace", &path, source))
+}
+
+fn load(program: &mut Program) -> Result<(), aya::programs::ProgramError> {
+    match program {
+        Program::Xdp(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        // The build makes no other kind; it would stay unloaded, and whoever attaches it is told so.
+        _ => Ok(()),
+    }
+}
+
+impl Programs {
+    /// A program.
+    ///
+    /// # Errors
+    /// The object does not have it.
+    pub(super) fn get(&self, name: &str) -> Result<BorrowedFd<'_>, Error> {
+        let missing =
+            || Error::Load(format!("the object has no program {name}; build it anew with `cargo xtask build`"));
+        self.fds.get(name).map(OwnedFd::as_fd).ok_or_else(missing)
+    }
+
+    pub(super) fn ebpf(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// The reader of what the programs log; `None` where the object logs nothing.
+    ///
+    /// # Errors
+    /// The ring buffer cannot be opened.
+    pub fn logger(&mut self) -> Result<Option<aya_log::EbpfLogger<&'static dyn log::Log>>, Error> {
+        if self.ebpf.map(LOG_MAP).is_none() {
+            return Ok(None);
+        }
+        let logger = aya_log::EbpfLogger::init(&mut self.ebpf);
+        logger.map(Some).map_err(|error| Error::map("read", LOG_MAP, &error))
+    }
+}

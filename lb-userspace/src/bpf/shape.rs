@@ -1,0 +1,116 @@
+//! What each pinned map must look like, and how large the options make it.
+
+use std::path::Path;
+
+use aya::maps::{MapInfo, MapType};
+use lb_common::ip::{V4, V6};
+use lb_common::tables::{
+    Backend, Config, Filter, Flow, FlowKey, Frontend, FrontendKey, Name, SocketKey, SocketPeer, map,
+};
+use lb_common::verdict::Reason;
+
+use super::Error;
+
+/// Sizes of the maps that options enlarge. A map that is pinned already keeps the size it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacities {
+    /// Frontends of a family, and Service ports.
+    pub services: u32,
+    /// Backend ids of a family.
+    pub backends: u32,
+    /// Maglev slots.
+    pub slots: u32,
+    /// Entries for established flows of a family, two a flow.
+    pub flows: u32,
+    /// Entries for half-open flows of a family, two a flow.
+    pub half_open: u32,
+}
+
+impl Default for Capacities {
+    fn default() -> Self {
+        Self {
+            services: map::FRONTENDS_CAPACITY,
+            backends: map::BACKENDS_CAPACITY,
+            slots: map::SLOTS_CAPACITY,
+            flows: map::ESTABLISHED_CAPACITY,
+            half_open: map::HALF_OPEN_CAPACITY,
+        }
+    }
+}
+
+/// The shape of a map.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    pub(super) map: &'static str,
+    pub(super) kind: MapType,
+    pub(super) key: usize,
+    pub(super) value: usize,
+    pub(super) capacity: u32,
+    /// The option that enlarges it.
+    pub(super) option: Option<&'static str>,
+}
+
+/// Slots in one element of `SLOTS`.
+pub(super) const SLOTS_PER_WORD: u32 = 2;
+
+/// All maps that are pinned, with the sizes asked for.
+pub(super) fn shapes(capacities: &Capacities) -> Vec<Shape> {
+    const fn of<K, V>(map: &'static str, kind: MapType, capacity: u32, option: Option<&'static str>) -> Shape {
+        Shape { map, kind, key: size_of::<K>(), value: size_of::<V>(), capacity, option }
+    }
+    use MapType::{Array, Hash, LruHash, PerCpuArray};
+    let Capacities { services, backends, slots, flows, half_open } = *capacities;
+    let (services_by, backends_by) = (Some("--max-services"), Some("--max-backends"));
+    let (flows_by, half_open_by) = (Some("--max-flows"), Some("--max-half-open"));
+    vec![
+        of::<FrontendKey<V4>, Frontend>(map::FRONTENDS[0], Hash, services, services_by),
+        of::<FrontendKey<V6>, Frontend>(map::FRONTENDS[1], Hash, services, services_by),
+        of::<u32, Backend<V4>>(map::BACKENDS[0], Array, backends, backends_by),
+        of::<u32, Backend<V6>>(map::BACKENDS[1], Array, backends, backends_by),
+        of::<u32, u64>(map::SLOTS, Array, slots.div_ceil(SLOTS_PER_WORD), Some("--max-slots")),
+        of::<u32, Name>(map::NAMES, Hash, services, services_by),
+        of::<u32, u64>(map::FILTER, Array, Filter::WORDS, None),
+        of::<u32, Config>(map::CONFIG, Array, 1, None),
+        of::<u32, u64>(map::COUNTERS, PerCpuArray, Reason::COUNT, None),
+        of::<FlowKey<V4>, Flow<V4>>(map::HALF_OPEN[0], LruHash, half_open, half_open_by),
+        of::<FlowKey<V6>, Flow<V6>>(map::HALF_OPEN[1], LruHash, half_open, half_open_by),
+        of::<FlowKey<V4>, Flow<V4>>(map::ESTABLISHED[0], Hash, flows, flows_by),
+        of::<FlowKey<V6>, Flow<V6>>(map::ESTABLISHED[1], Hash, flows, flows_by),
+        of::<SocketKey<V4>, SocketPeer<V4>>(map::SOCKETS[0], LruHash, map::SOCKETS_CAPACITY, None),
+        of::<SocketKey<V6>, SocketPeer<V6>>(map::SOCKETS[1], LruHash, map::SOCKETS_CAPACITY, None),
+    ]
+}
+
+impl Shape {
+    /// The capacity of the pinned map, if there is one.
+    ///
+    /// # Errors
+    /// It is another kind of map.
+    pub(super) fn pinned(&self, maps: &Path) -> Result<Option<u32>, Error> {
+        let path = maps.join(self.map);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let info = MapInfo::from_pin(&path).map_err(|error| Error::map("open", self.map, &error))?;
+        let kind = info.map_type().map_err(|error| Error::map("open", self.map, &error))?;
+        let found = (kind, info.key_size() as usize, info.value_size() as usize);
+        // The programs address these by index, so that another size is another shape.
+        let fixed = self.option.is_none() && matches!(self.kind, MapType::Array | MapType::PerCpuArray);
+        if found != (self.kind, self.key, self.value) || fixed && info.max_entries() != self.capacity {
+            let describe = |kind: MapType, key: usize, value: usize, len: u32| {
+                format!("kind {kind:?}, keys of {key} bytes, values of {value}, room for {len}")
+            };
+            return Err(Error::Shape {
+                map: self.map,
+                found: describe(found.0, found.1, found.2, info.max_entries()),
+                needed: describe(self.kind, self.key, self.value, self.capacity),
+            });
+        }
+        Ok(Some(info.max_entries()))
+    }
+
+    /// Entries as people count them.
+    pub(super) fn entries(&self, capacity: u32) -> u32 {
+        if self.map == map::SLOTS { capacity.saturating_mul(SLOTS_PER_WORD) } else { capacity }
+    }
+}

@@ -1,0 +1,180 @@
+//! The kernel's maps as a [`Store`].
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::Ordering;
+
+use aya::maps::MapError;
+use lb_common::ip::{Be16, Family, V4, V6};
+use lb_common::mem::{self, Image, Runs};
+use lb_common::tables::{Backend, Config, Filter, map};
+
+use super::dense::bits;
+use super::error::io_error;
+use super::maps::{FamilyMaps, Of};
+use super::{Error, Maps, Pins, Raw};
+use crate::plan::{FamilyOp, Op};
+use crate::store::{Store, StoreError};
+
+/// The kernel's maps.
+pub struct BpfStore {
+    maps: Maps,
+    writes: u64,
+}
+
+impl BpfStore {
+    /// The maps that are pinned.
+    ///
+    /// # Errors
+    /// None are, or they are of other shapes.
+    pub fn open(pins: &Pins) -> Result<Self, Error> {
+        Ok(Self { maps: Maps::open(pins)?, writes: 0 })
+    }
+
+    /// The maps that only the packet path writes.
+    pub fn maps(&self) -> &Maps {
+        &self.maps
+    }
+
+    /// The same, to be changed.
+    pub fn maps_mut(&mut self) -> &mut Maps {
+        &mut self.maps
+    }
+
+    /// Map operations written since the store was opened.
+    pub fn writes(&self) -> u64 {
+        self.writes
+    }
+
+    fn family<A: Of>(&mut self, op: &FamilyOp<A>) -> Result<(), MapError> {
+        let FamilyMaps { frontends, backends, .. } = A::maps_mut(&mut self.maps);
+        match op {
+            FamilyOp::Backend { id, backend } => backends.map.set(*id, Raw(*backend), 0),
+            FamilyOp::RemoveBackend { id } => {
+                let none = Backend { addr: A::default(), port: Be16::new(0), zero: 0 };
+                backends.map.set(*id, Raw(none), 0)
+            }
+            FamilyOp::Frontend { key, frontend } => frontends.map.insert(Raw(*key), Raw(*frontend), 0),
+            FamilyOp::RemoveFrontend { key } => gone(frontends.map.remove(&Raw(*key))),
+        }
+    }
+
+    fn run(&self, at: u32, slots: &[u32]) -> Result<(), MapError> {
+        let (at, words) = (at as usize, &self.maps.slots);
+        if at + slots.len() > words.halves() {
+            return Err(io::Error::from_raw_os_error(libc::E2BIG).into());
+        }
+        for (index, backend) in slots.iter().enumerate() {
+            if let Some(slot) = words.half(at + index) {
+                slot.store(*backend, Ordering::Relaxed);
+            }
+        }
+        // The frontend that will point here must not be seen before its slots.
+        std::sync::atomic::fence(Ordering::Release);
+        Ok(())
+    }
+
+    fn filter(&self, bit: u32, set: bool) -> Result<(), MapError> {
+        let index = bit as usize / 64;
+        // The other half belongs to the packet path.
+        let word = self.maps.filter.word(index).filter(|_| bit < Filter::BITS);
+        let word = word.ok_or_else(|| io::Error::other("the bit is not the agent's"))?;
+        let mask = 1u64 << (bit % 64);
+        if set {
+            word.fetch_or(mask, Ordering::Release);
+        } else {
+            word.fetch_and(!mask, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    fn runs<A: Of>(&self, image: &mem::Side<A>, runs: &mut Runs) {
+        let mut lens = BTreeMap::<u32, u32>::new();
+        for frontend in image.frontends.values().filter(|frontend| frontend.len > 0) {
+            let len = lens.entry(frontend.slots).or_default();
+            *len = frontend.len.max(*len);
+        }
+        for (at, len) in lens {
+            let slot = |index| self.maps.slots.half(index as usize).map_or(0, |slot| slot.load(Ordering::Relaxed));
+            // A frontend that points beyond the array is a stranger's; what it names is not worth its memory.
+            let end = at.saturating_add(len).min(u32::try_from(self.maps.slots.halves()).unwrap_or(u32::MAX));
+            runs.insert(at, (at..end.max(at)).map(slot).collect());
+        }
+    }
+}
+
+fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
+    match removed {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn side<A: Of>(maps: &Maps, image: &mut Image) -> Result<(), StoreError> {
+    let names = match A::FAMILY {
+        Family::V4 => 0,
+        Family::V6 => 1,
+    };
+    let FamilyMaps { frontends, backends, .. } = A::maps(maps);
+    let side = A::side_mut(image);
+    let read = |map| move |source| StoreError::Read { map, source };
+    frontends
+        .each(|key, frontend| {
+            side.frontends.insert(*key, *frontend);
+        })
+        .map_err(read(map::FRONTENDS[names]))?;
+    backends
+        .each(|id, backend| {
+            if backend.port.wire() != 0 {
+                side.backends.insert(*id, *backend);
+            }
+        })
+        .map_err(read(map::BACKENDS[names]))
+}
+
+impl Store for BpfStore {
+    fn read(&mut self) -> Result<Image, StoreError> {
+        let mut image = Image::default();
+        let maps = &self.maps;
+        let read = |map| move |source| StoreError::Read { map, source };
+        side::<V4>(maps, &mut image)?;
+        side::<V6>(maps, &mut image)?;
+        maps.names
+            .each(|id, name| {
+                image.names.insert(*id, *name);
+            })
+            .map_err(read(map::NAMES))?;
+        image.config = match maps.config.map.get(&0, 0) {
+            Ok(Raw(config)) => config,
+            Err(MapError::KeyNotFound) => Config::EMPTY,
+            Err(error) => return Err(read(map::CONFIG)(io_error(error))),
+        };
+        let words = maps.filter.words().take(Filter::BITS as usize / 64);
+        image.filter = (0..).zip(words).flat_map(|(index, word)| bits(index * 64, word)).collect();
+        let mut runs = Runs::new();
+        self.runs(&image.v4, &mut runs);
+        self.runs(&image.v6, &mut runs);
+        image.runs = runs;
+        Ok(image)
+    }
+
+    fn write(&mut self, op: &Op) -> Result<(), StoreError> {
+        let written = match op {
+            Op::Config(config) => self.maps.config.map.set(0, Raw(*config), 0),
+            Op::Run { at, slots } => self.run(*at, slots),
+            Op::Name { id, name } => self.maps.names.map.insert(Raw(*id), Raw(*name), 0),
+            Op::RemoveName { id } => gone(self.maps.names.map.remove(&Raw(*id))),
+            Op::Filter { bit, set } => self.filter(*bit, *set),
+            Op::V4(op) => self.family(op),
+            Op::V6(op) => self.family(op),
+        };
+        written.map_err(|error| match io_error(error) {
+            // E2BIG is what the kernel says of a full hash table and of an index beyond an array.
+            full if full.raw_os_error() == Some(libc::E2BIG) => StoreError::full(op),
+            source => StoreError::of(op, source),
+        })?;
+        self.writes += 1;
+        Ok(())
+    }
+}

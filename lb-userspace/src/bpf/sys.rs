@@ -1,0 +1,290 @@
+//! The few calls of bpf(2) that aya does not have: links as plain file descriptors, and reading maps in batches.
+//!
+//! aya attaches at TC by name only, cannot swap the program of a pinned cgroup link, and falls back silently to an XDP
+//! attachment that dies with the process. With links as what they are to the kernel, one path serves all hooks.
+
+use std::ffi::CString;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use lb_common::tables::Entry;
+
+// enum bpf_cmd of linux/bpf.h.
+const OBJ_PIN: i64 = 6;
+const OBJ_GET: i64 = 7;
+const OBJ_GET_INFO_BY_FD: i64 = 15;
+const MAP_LOOKUP_BATCH: i64 = 24;
+const LINK_CREATE: i64 = 28;
+const LINK_UPDATE: i64 = 29;
+
+/// `BPF_F_BEFORE` without a program to stand before: first of all.
+const FIRST: u32 = 8;
+/// `XDP_FLAGS_SKB_MODE`.
+const SKB_MODE: u32 = 2;
+/// `XDP_FLAGS_DRV_MODE`.
+const DRV_MODE: u32 = 4;
+
+/// Entries that one call reads. A batch must hold the longest chain of a hash table, so it grows where this is short.
+const BATCH: usize = 4096;
+
+fn attr_size<T>() -> i64 {
+    i64::try_from(size_of::<T>()).unwrap_or(0)
+}
+
+/// # Safety
+/// The attribute must be the one that the kernel expects for `command`, and its pointers valid for what it says.
+unsafe fn bpf<T>(command: i64, attr: &mut T) -> io::Result<i64> {
+    // SAFETY: attr is a live, exclusive reference of the size given; the caller vouches for what it holds.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), attr_size::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// # Safety
+/// As for [`bpf`], and `command` must be one that returns a new file descriptor.
+unsafe fn bpf_fd<T>(command: i64, attr: &mut T) -> io::Result<OwnedFd> {
+    // SAFETY: as the caller vouches.
+    let fd = unsafe { bpf(command, attr) }?;
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn raw(fd: BorrowedFd<'_>) -> u32 {
+    // A file descriptor that is borrowed is open, thus not negative.
+    u32::try_from(fd.as_raw_fd()).unwrap_or(u32::MAX)
+}
+
+fn address<T: ?Sized>(of: *const T) -> u64 {
+    of.cast::<()>().addr() as u64
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)
+}
+
+#[repr(C)]
+struct ObjAttr {
+    pathname: u64,
+    fd: u32,
+    flags: u32,
+}
+
+/// Pins a map, program or link as a file.
+///
+/// # Errors
+/// The file exists, or its folder is not on a bpffs.
+pub(super) fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    let mut attr = ObjAttr { pathname: address(path.as_ptr()), fd: raw(fd), flags: 0 };
+    // SAFETY: the path ends with a zero and lives until the call returns.
+    unsafe { bpf(OBJ_PIN, &mut attr) }.map(drop)
+}
+
+/// Opens what is pinned as a file.
+///
+/// # Errors
+/// There is no such file, or it is not a pin.
+pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    let mut attr = ObjAttr { pathname: address(path.as_ptr()), fd: 0, flags: 0 };
+    // SAFETY: the path ends with a zero and lives until the call returns, which makes a file descriptor.
+    unsafe { bpf_fd(OBJ_GET, &mut attr) }
+}
+
+/// What a program is attached to.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Target<'a> {
+    /// Ingress of a device, in its driver.
+    XdpNative(u32),
+    /// Ingress of a device, in the stack.
+    XdpGeneric(u32),
+    /// Ingress of a device at TC, first in order.
+    TcxIngress(u32),
+    /// Egress of a device at TC, first in order.
+    TcxEgress(u32),
+    /// A cgroup, and `enum bpf_attach_type`.
+    Cgroup(BorrowedFd<'a>, u32),
+}
+
+#[repr(C)]
+struct LinkCreateAttr {
+    program: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+    relative: u32,
+    padding: u32,
+    revision: u64,
+}
+
+/// Attaches a program. It stays for as long as the link is open or pinned.
+///
+/// # Errors
+/// As the kernel says; `EOPNOTSUPP` and `EINVAL` also mean that it lacks the kind of link.
+pub(super) fn attach(program: BorrowedFd<'_>, target: Target<'_>) -> io::Result<OwnedFd> {
+    let (target, attach_type, flags) = match target {
+        Target::XdpNative(index) => (index, 37, DRV_MODE),
+        Target::XdpGeneric(index) => (index, 37, SKB_MODE),
+        Target::TcxIngress(index) => (index, 46, FIRST),
+        Target::TcxEgress(index) => (index, 47, FIRST),
+        Target::Cgroup(cgroup, attach_type) => (raw(cgroup), attach_type, 0),
+    };
+    let mut attr =
+        LinkCreateAttr { program: raw(program), target, attach_type, flags, relative: 0, padding: 0, revision: 0 };
+    // SAFETY: the attribute holds no pointers; the call makes a file descriptor.
+    unsafe { bpf_fd(LINK_CREATE, &mut attr) }
+}
+
+#[repr(C)]
+struct LinkUpdateAttr {
+    link: u32,
+    program: u32,
+    flags: u32,
+    old: u32,
+}
+
+/// Swaps the program of a link in place: each packet meets the old one or the new one.
+///
+/// # Errors
+/// The link is defunct (its device or cgroup is gone), or the programs are of different kinds.
+pub(super) fn swap(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = LinkUpdateAttr { link: raw(link), program: raw(program), flags: 0, old: 0 };
+    // SAFETY: the attribute holds no pointers.
+    unsafe { bpf(LINK_UPDATE, &mut attr) }.map(drop)
+}
+
+/// What the kernel says of a link: the start of `struct bpf_link_info`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+    padding: u32,
+    target: u64,
+    attach_type: u32,
+    tail: [u32; 7],
+}
+
+#[repr(C)]
+struct InfoAttr {
+    fd: u32,
+    len: u32,
+    info: u64,
+}
+
+/// Where a link is attached: the index of the device, or the id of the cgroup; 0 where it is gone.
+///
+/// # Errors
+/// It is not a link.
+pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<u64> {
+    const CGROUP: u32 = 3;
+    let mut info = LinkInfo::default();
+    let len = u32::try_from(size_of::<LinkInfo>()).unwrap_or(0);
+    let mut attr = InfoAttr { fd: raw(link), len, info: address(&raw mut info) };
+    // SAFETY: info lives until the call returns, and the kernel writes no more than the length given.
+    unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut attr) }?;
+    // The index of a device is 32 bits wide, then comes the attach type.
+    Ok(if info.kind == CGROUP { info.target } else { info.target & u64::from(u32::MAX) })
+}
+
+#[repr(C)]
+struct BatchAttr {
+    cursor: u64,
+    next: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// Reads all of a hash or an array map. An entry that comes or goes meanwhile may be missed, none is read twice.
+///
+/// # Errors
+/// The keys or values are of another size, or the kernel cannot read this kind of map in batches.
+pub(super) fn read_all<K: Entry, V: Entry>(
+    map: BorrowedFd<'_>,
+    shape: (u32, u32),
+    mut each: impl FnMut(&K, &V),
+) -> io::Result<()> {
+    if (shape.0 as usize, shape.1 as usize) != (size_of::<K>(), size_of::<V>()) {
+        return Err(io::Error::other("its keys or values are of another size"));
+    }
+    // Arrays want room for a key, hash tables for 32 bits.
+    let mut cursor = vec![0u64; size_of::<K>().div_ceil(8).max(1)];
+    let mut next = cursor.clone();
+    let (mut keys, mut values) = (Vec::<K>::new(), Vec::<V>::new());
+    let (mut room, mut started) = (BATCH, false);
+    loop {
+        keys.resize_with(room, zeroed);
+        values.resize_with(room, zeroed);
+        let mut attr = BatchAttr {
+            cursor: if started { address(cursor.as_ptr()) } else { 0 },
+            next: address(next.as_mut_ptr()),
+            keys: address(keys.as_mut_ptr()),
+            values: address(values.as_mut_ptr()),
+            count: u32::try_from(room).unwrap_or(u32::MAX),
+            map: raw(map),
+            elem_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: keys and values have room for count entries of the map's own sizes, both cursors for a key, and all
+        // live until the call returns.
+        let done = match unsafe { bpf(MAP_LOOKUP_BATCH, &mut attr) } {
+            Ok(_) => false,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < 1 << 24 => {
+                room *= 4;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let read = attr.count as usize;
+        keys.iter().zip(&values).take(read).for_each(|(key, value)| each(key, value));
+        if done || read == 0 {
+            return Ok(());
+        }
+        started = true;
+        std::mem::swap(&mut cursor, &mut next);
+    }
+}
+
+fn zeroed<T: Entry>() -> T {
+    let () = T::SOLID;
+    // SAFETY: an Entry is plain integers without padding, for which all zero is a value.
+    unsafe { MaybeUninit::zeroed().assume_init() }
+}
+
+/// Cookie of the network namespace of this process (`SO_NETNS_COOKIE`), as the programs see it.
+///
+/// # Errors
+/// The kernel is older than 5.14.
+pub fn netns_cookie() -> io::Result<u64> {
+    const SO_NETNS_COOKIE: i32 = 71;
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+    let (mut cookie, mut len) = (0u64, 8);
+    let into = (&raw mut cookie).cast();
+    // SAFETY: the socket is open, and the kernel writes at most the 8 bytes that cookie has.
+    match unsafe { libc::getsockopt(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, into, &raw mut len) }
+    {
+        0 => Ok(cookie),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The name of a device of this network namespace.
+pub fn device_name(index: u32) -> Option<String> {
+    let mut name = [0u8; libc::IF_NAMESIZE];
+    // SAFETY: the buffer has the size that the call demands.
+    let found = unsafe { libc::if_indextoname(index, name.as_mut_ptr().cast()) };
+    if found.is_null() {
+        return None;
+    }
+    let end = name.iter().position(|byte| *byte == 0)?;
+    Some(String::from_utf8_lossy(&name[..end]).into_owned())
+}

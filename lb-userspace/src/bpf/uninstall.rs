@@ -1,0 +1,67 @@
+//! Taking everything away again.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{Error, Hook, How, Pins, clsact, pins, sys};
+
+/// What was taken away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Programs at devices.
+    pub devices: usize,
+    /// Programs at sockets.
+    pub sockets: usize,
+    /// Folders of layouts.
+    pub layouts: usize,
+}
+
+/// Detaches all programs, whichever agent attached them, and removes all pins.
+///
+/// # Errors
+/// A pin or a filter cannot be removed.
+pub fn uninstall(pins: &Pins) -> Result<Removed, Error> {
+    let mut removed = Removed::default();
+    for layout in pins.layouts(false)? {
+        let links = layout.join("links");
+        for name in pins::sockets(&links)? {
+            pins::unpin(&links.join(format!("{}{name}", pins::SOCKET)))?;
+            removed.sockets += 1;
+        }
+        let mut attachments = pins::attachments(&links)?;
+        // Egress last: until then answers are still translated.
+        attachments.sort_by_key(|attachment| attachment.hook == Hook::TcEgress);
+        for attachment in &attachments {
+            if attachment.how == How::Clsact
+                && let Some(device) = sys::device_name(attachment.index)
+            {
+                let failed = |source| Error::file("remove the filter of", Path::new(&device), source);
+                clsact::detach(&device, attachment.hook).map_err(failed)?;
+            }
+            pins::unpin(&links.join(attachment.to_string()))?;
+            removed.devices += 1;
+        }
+        remove(&layout)?;
+        removed.layouts += 1;
+    }
+    if removed.layouts > 0 {
+        // Where the root is the bpffs itself, or holds others' pins, it stays.
+        let _ = fs::remove_dir(pins.root());
+    }
+    Ok(removed)
+}
+
+/// Removes what agents of other layouts pinned. To be called when this one's programs are attached.
+///
+/// # Errors
+/// A pin cannot be removed.
+pub fn remove_older_layouts(pins: &Pins) -> Result<Vec<PathBuf>, Error> {
+    let older = pins.layouts(true)?;
+    // The filter of a clsact qdisc has one name in all layouts: ours has replaced it already.
+    older.iter().try_for_each(|layout| remove(layout))?;
+    Ok(older)
+}
+
+fn remove(layout: &Path) -> Result<(), Error> {
+    fs::remove_dir_all(layout).map_err(|source| Error::file("remove", layout, source))
+}

@@ -1,0 +1,259 @@
+//! What a device is to us: pure.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::world::{Link, World};
+
+/// What a device is to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// It leads to the world outside.
+    Nic,
+    /// It leads to a pod.
+    Pod,
+}
+
+impl Role {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Nic, Self::Pod];
+
+    /// Its name in pins and tables.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Nic => "nic",
+            Self::Pod => "pod",
+        }
+    }
+}
+
+/// A device that needs programs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub role: Role,
+}
+
+/// Names of devices that options add.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Globs {
+    /// These are NICs.
+    pub nics: Vec<String>,
+    /// These lead to pods.
+    pub pods: Vec<String>,
+}
+
+/// The node's own addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Nodes {
+    /// IPv4.
+    pub v4: Option<Ipv4Addr>,
+    /// IPv6.
+    pub v6: Option<Ipv6Addr>,
+}
+
+/// What there is to attach to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// Devices that need programs, by index.
+    pub devices: Vec<Device>,
+    /// Names of devices that would need them, but have no Ethernet header.
+    pub strange: Vec<String>,
+    /// The node's own addresses.
+    pub node: Nodes,
+}
+
+/// Looks at all devices.
+pub fn survey(world: &World, globs: &Globs) -> Survey {
+    let mut found = Survey { node: node(world, globs), ..Survey::default() };
+    for (&index, link) in &world.links {
+        match role(world, globs, index, link) {
+            Some(_) if !link.ethernet => found.strange.push(link.name.clone()),
+            Some(role) => found.devices.push(Device { index, name: link.name.clone(), role }),
+            None => {}
+        }
+    }
+    found
+}
+
+fn role(world: &World, globs: &Globs, index: u32, link: &Link) -> Option<Role> {
+    let named = |globs: &[String]| globs.iter().any(|glob| matches(glob, &link.name));
+    // What people name comes before what we guess.
+    if named(&globs.nics) {
+        Some(Role::Nic)
+    } else if named(&globs.pods) {
+        Some(Role::Pod)
+    } else if world.routes.iter().any(|route| route.index == index) {
+        Some(Role::Nic)
+    } else if link.veth && link.peer_elsewhere {
+        Some(Role::Pod)
+    } else {
+        None
+    }
+}
+
+/// The first address of the NIC with the best default route, of each family; else of the first NIC that has one.
+fn node(world: &World, globs: &Globs) -> Nodes {
+    let mut routes: Vec<_> = world.routes.iter().collect();
+    routes.sort_by_key(|route| (route.metric, route.index));
+    let nics = || {
+        let is_nic = |(index, link): &(&u32, &Link)| role(world, globs, **index, link) == Some(Role::Nic);
+        world.links.iter().filter(is_nic).map(|(index, _)| *index)
+    };
+    let first = |v6: bool| {
+        let of_routes = routes.iter().filter(|route| route.v6 == v6).map(|route| route.index);
+        of_routes.chain(nics()).find_map(|index| {
+            let own = world.addresses.iter().filter(|address| address.own && address.index == index);
+            own.map(|address| address.ip).find(|ip| ip.is_ipv6() == v6)
+        })
+    };
+    Nodes {
+        v4: first(false).and_then(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None }),
+        v6: first(true).and_then(|ip| if let IpAddr::V6(ip) = ip { Some(ip) } else { None }),
+    }
+}
+
+/// Whether a name is as a glob says: `*` stands for any characters, `?` for one.
+fn matches(glob: &str, name: &str) -> bool {
+    let mut rest = name.chars();
+    let mut chars = glob.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '*' => {
+                let tail = chars.as_str();
+                let mut name = rest.as_str();
+                while !matches(tail, name) {
+                    let mut shorter = name.chars();
+                    if shorter.next().is_none() {
+                        return false;
+                    }
+                    name = shorter.as_str();
+                }
+                return true;
+            }
+            '?' => {
+                if rest.next().is_none() {
+                    return false;
+                }
+            }
+            c => {
+                if rest.next() != Some(c) {
+                    return false;
+                }
+            }
+        }
+    }
+    rest.as_str().is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::world::{Address, Route};
+    use super::*;
+
+    fn world() -> World {
+        let link =
+            |name: &str, ethernet, veth, peer_elsewhere| Link { name: name.to_owned(), ethernet, veth, peer_elsewhere };
+        let links = [
+            (1, link("lo", false, false, false)),
+            (2, link("eth0", true, false, false)),
+            (3, link("eth1", true, false, false)),
+            (4, link("cni0", true, false, false)),
+            (5, link("veth1a", true, true, true)),
+            (6, link("veth2a", true, true, false)),
+            (7, link("wg0", false, false, false)),
+            (8, link("uplink", true, true, true)),
+        ];
+        World { links: links.into(), ..World::default() }
+    }
+
+    fn route(v6: bool, index: u32, metric: u32) -> Route {
+        Route { v6, index, metric }
+    }
+
+    fn globs(nics: &[&str], pods: &[&str]) -> Globs {
+        let owned = |list: &[&str]| list.iter().map(ToString::to_string).collect();
+        Globs { nics: owned(nics), pods: owned(pods) }
+    }
+
+    #[test]
+    fn a_device_is_what_its_routes_its_peer_and_the_options_say() {
+        let rows: &[(&str, Vec<Route>, Globs, &str)] = &[
+            ("veths that lead elsewhere are pods'", vec![], globs(&[], &[]), "veth1a=pod uplink=pod"),
+            (
+                "a default route makes a NIC",
+                vec![route(false, 2, 0)],
+                globs(&[], &[]),
+                "eth0=nic veth1a=pod uplink=pod",
+            ),
+            ("one of IPv6 too", vec![route(true, 3, 0)], globs(&[], &[]), "eth1=nic veth1a=pod uplink=pod"),
+            ("also of a veth", vec![route(false, 8, 0)], globs(&[], &[]), "veth1a=pod uplink=nic"),
+            (
+                "options add NICs",
+                vec![route(false, 2, 0)],
+                globs(&["eth*"], &[]),
+                "eth0=nic eth1=nic veth1a=pod uplink=pod",
+            ),
+            ("options add pods", vec![], globs(&[], &["cni?"]), "cni0=pod veth1a=pod uplink=pod"),
+            (
+                "an option beats a guess",
+                vec![route(false, 2, 0)],
+                globs(&["veth1a"], &["eth0"]),
+                "eth0=pod veth1a=nic uplink=pod",
+            ),
+            (
+                "no Ethernet, no programs",
+                vec![route(false, 7, 0)],
+                globs(&["lo"], &[]),
+                "veth1a=pod uplink=pod !lo !wg0",
+            ),
+        ];
+        for (rule, routes, globs, expected) in rows {
+            let world = World { routes: routes.clone(), ..world() };
+            let found = survey(&world, globs);
+            let devices = found.devices.iter().map(|device| format!("{}={}", device.name, device.role.label()));
+            let strange = found.strange.iter().map(|name| format!("!{name}"));
+            assert_eq!(devices.chain(strange).collect::<Vec<_>>().join(" "), *expected, "{rule}");
+        }
+    }
+
+    #[test]
+    fn the_nodes_addresses_are_those_of_the_nic_with_the_best_route() {
+        let address = |index, ip: &str, own| Address { index, ip: ip.parse().unwrap(), own };
+        let mut world = World { routes: vec![route(false, 2, 100), route(false, 3, 50), route(true, 2, 1)], ..world() };
+        world.addresses = vec![
+            address(1, "127.0.0.1", true),
+            address(2, "192.0.2.1", true),
+            address(2, "fe80::1", false),
+            address(2, "2001:db8::1", true),
+            address(3, "198.51.100.9", false),
+            address(3, "198.51.100.1", true),
+        ];
+        let node = survey(&world, &Globs::default()).node;
+        assert_eq!(node, Nodes { v4: "198.51.100.1".parse().ok(), v6: "2001:db8::1".parse().ok() });
+        world.routes.clear();
+        assert_eq!(survey(&world, &Globs::default()).node, Nodes::default());
+        let named = survey(&world, &globs(&["eth0"], &[])).node;
+        assert_eq!(named.v4, "192.0.2.1".parse().ok());
+    }
+
+    #[test]
+    fn globs_match_as_in_a_shell() {
+        for (glob, name, expected) in [
+            ("eth0", "eth0", true),
+            ("eth0", "eth01", false),
+            ("eth*", "eth", true),
+            ("*", "", true),
+            ("?", "", false),
+            ("e*0", "eth10", true),
+            ("e*0", "eth01", false),
+            ("*a*b*", "xxaxxbxx", true),
+            ("", "x", false),
+        ] {
+            assert_eq!(matches(glob, name), expected, "{glob} {name}");
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! What netlink says, reduced to what decisions need: plain values, so that tests write them by hand.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// A device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// Its name.
+    pub name: String,
+    /// Whether its packets start with an Ethernet header.
+    pub ethernet: bool,
+    /// Whether it is one end of a veth pair.
+    pub veth: bool,
+    /// Whether its other end is in another network namespace.
+    pub peer_elsewhere: bool,
+}
+
+/// An address of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// Index of the device.
+    pub index: u32,
+    /// The address.
+    pub ip: IpAddr,
+    /// Whether it is the node's own: of global scope, neither secondary, nor tentative, nor deprecated.
+    pub own: bool,
+}
+
+/// A default route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Whether of IPv6.
+    pub v6: bool,
+    /// Index of the device it leads to.
+    pub index: u32,
+    /// The smaller the better.
+    pub metric: u32,
+}
+
+/// Devices, addresses and default routes of a network namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct World {
+    /// Devices, by index.
+    pub links: BTreeMap<u32, Link>,
+    /// Their addresses.
+    pub addresses: Vec<Address>,
+    /// Default routes of the main table.
+    pub routes: Vec<Route>,
+}
