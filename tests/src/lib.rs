@@ -5,3 +5,4 @@
 //! tests see is what a user sees.
 
 pub mod lab;
+pub mod packets;

@@ -1,0 +1,118 @@
+//! Random packets around a small set of Services: near enough to hit flows again and again, wrong often enough to be
+//! refused. The same seed gives the same packets.
+
+use std::net::SocketAddr;
+
+use etherparse::{IpHeaders, Ipv4Options};
+use lb_common::mem::Image;
+use lb_common::packet::proto;
+use lb_common::tables::Side;
+
+use super::world::{Net, add_service, client, empty, node, pod, vip};
+use super::{ACK, FIN_ACK, L4, RST, SYN, SYN_ACK, UDP, echo, ip, packet_with};
+
+/// A stream of numbers, repeatable from its seed (SplitMix64).
+#[derive(Clone, Debug)]
+pub struct Seed(pub u64);
+
+impl Seed {
+    /// The next number.
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `n`, which is not 0.
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    /// One of several.
+    pub fn of<T: Copy>(&mut self, options: &[T]) -> T {
+        options[self.below(options.len() as u64) as usize]
+    }
+}
+
+/// The tables that [`packet`] aims at: Services of three backends, of one, of none, and one whose backend is a client.
+pub fn image<A: Net>() -> Image {
+    let mut image = empty();
+    let pods = [pod::<A>(1), pod::<A>(2), pod::<A>(3)];
+    add_service::<A>(&mut image, vip::<A>(1, 80), proto::TCP, &pods);
+    add_service::<A>(&mut image, vip::<A>(1, 53), proto::UDP, &pods);
+    add_service::<A>(&mut image, vip::<A>(2, 80), proto::TCP, &pods[..1]);
+    add_service::<A>(&mut image, vip::<A>(2, 53), proto::UDP, &pods[..1]);
+    add_service::<A>(&mut image, vip::<A>(3, 80), proto::TCP, &[]);
+    add_service::<A>(&mut image, vip::<A>(3, 53), proto::UDP, &[]);
+    let own = SocketAddr::new(client::<A>(1, 0).ip(), 8080);
+    add_service::<A>(&mut image, vip::<A>(4, 80), proto::TCP, &[own]);
+    image
+}
+
+/// A packet, and the side at which it shows up.
+pub fn packet<A: Net>(seed: &mut Seed) -> (Side, Vec<u8>) {
+    let me = client::<A>(seed.of(&[1, 2]), seed.of(&[40_000, 40_001, 2_000]));
+    let own = SocketAddr::new(client::<A>(1, 0).ip(), 8080);
+    let service = vip::<A>(seed.of(&[1, 2, 3, 4, 9]), seed.of(&[80, 53, 81]));
+    let backend = seed.of(&[pod::<A>(1), pod::<A>(2), pod::<A>(3), own]);
+    let there = seed.of(&[SYN, SYN, ACK, ACK, ACK, FIN_ACK, RST, UDP, UDP]);
+    let back = seed.of(&[SYN_ACK, SYN_ACK, ACK, FIN_ACK, RST, UDP, UDP]);
+    let len = seed.of(&[0, 1, 7, 64, 999]);
+    let payload: Vec<u8> = (0..len).map(|_| seed.next() as u8).collect();
+    let (side, src, dst, l4) = match seed.below(10) {
+        0..=5 => (Side::Ingress, me, service, there),
+        6..=7 => (Side::Egress, backend, me, back),
+        8 => (Side::Ingress, own, SocketAddr::new(node::<A>(), seed.of(&[2_000, 40_000])), back),
+        _ => (seed.of(&[Side::Ingress, Side::Egress]), me, backend, there),
+    };
+    let mut frame = match seed.below(40) {
+        0 => echo(src.ip(), dst.ip()),
+        1 => packet_with(with_options(ip(src.ip(), dst.ip(), l4.number())), src.port(), dst.port(), l4, &payload),
+        _ => packet_with(ip(src.ip(), dst.ip(), l4.number()), src.port(), dst.port(), l4, &payload),
+    };
+    if l4 == UDP && A::ICMP == 1 && seed.below(8) == 0 {
+        // No checksum, as UDP over IPv4 may do.
+        let at = 14 + 20 + 6;
+        if frame.len() > at + 2 && frame[14] == 0x45 {
+            frame[at..at + 2].fill(0);
+        }
+    }
+    if seed.below(30) == 0 {
+        let at = seed.below(frame.len() as u64) as usize;
+        frame[at] ^= 1 << seed.below(8);
+    }
+    if seed.below(40) == 0 {
+        // Prog run takes no frame below 14 bytes, nor TC one without an IP header.
+        let least = 14 + A::HEADER as u64;
+        let len = least + seed.below(frame.len() as u64 - least + 1);
+        frame.truncate(len as usize);
+    }
+    (side, frame)
+}
+
+fn with_options(headers: IpHeaders) -> IpHeaders {
+    match headers {
+        IpHeaders::Ipv4(mut header, extensions) => {
+            // No operation, four times: the least that options can be.
+            header.options = Ipv4Options::from([1, 1, 1, 1]);
+            IpHeaders::Ipv4(header, extensions)
+        }
+        v6 @ IpHeaders::Ipv6(..) => v6,
+    }
+}
+
+/// A packet that is not one of the kinds above at all: bytes.
+pub fn bytes(seed: &mut Seed) -> Vec<u8> {
+    let len = seed.below(200) as usize;
+    (0..len).map(|_| seed.next() as u8).collect()
+}
+
+/// Whether a frame still is what [`packet`] built it as, so that its checksums can be asked for.
+pub fn is_sound(frame: &[u8]) -> bool {
+    super::verify_checksums(frame).is_ok()
+}
+
+/// Both kinds of TCP packets and datagrams, for tables over protocols.
+pub const PROTOCOLS: [(L4, u16); 2] = [(SYN, 80), (UDP, 53)];
