@@ -14,7 +14,7 @@ use crate::tables::{
     Backend, Config, Filter, Flow, FlowKey, FlowTable, Frontend, FrontendKey, InsertError, Name, SocketKey, SocketPeer,
     Tables,
 };
-use crate::verdict::Reason;
+use crate::verdict::{Reason, Verdict};
 
 /// Index of the first slot of a table in `SLOTS` → its slots. Shared, since many frontends have one set of backends.
 pub type Runs = BTreeMap<u32, Arc<[u32]>>;
@@ -270,6 +270,19 @@ impl<A: Of> Tables<A> for Native {
 /// A packet in a buffer of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame(pub Vec<u8>);
+
+impl Frame {
+    /// Decides on the packet and does what was decided, as the programs in the kernel do.
+    pub fn run(&mut self, tables: &mut Native, side: crate::tables::Side, now: u32) -> Verdict {
+        let verdict = crate::datapath::run(self, tables, side, || now);
+        let done = match verdict {
+            Verdict::Return(_) => crate::packet::turn(self),
+            Verdict::Reject(_) => crate::reject::refuse(self),
+            _ => Some(()),
+        };
+        if done.is_some() { verdict } else { Verdict::Drop(verdict.reason()) }
+    }
+}
 
 impl crate::packet::Packet for Frame {
     fn len(&self) -> usize {

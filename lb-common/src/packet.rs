@@ -127,6 +127,13 @@ pub struct Icmp {
     pub unused: u32,
 }
 
+/// Addresses a packet to whom it came from. `None` where it is too short.
+#[inline(always)]
+pub fn turn<P: Packet>(packet: &mut P) -> Option<()> {
+    let ethernet: Ethernet = packet.load(0)?;
+    packet.store(0, &ethernet.swapped())
+}
+
 /// The ports, with which TCP and UDP both begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]

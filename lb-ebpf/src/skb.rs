@@ -4,7 +4,7 @@ use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT};
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_skb_change_tail};
 use aya_ebpf::programs::TcContext;
 use lb_common::datapath;
-use lb_common::packet::{Ethernet, Packet};
+use lb_common::packet::{self, Packet};
 use lb_common::reject;
 use lb_common::tables::Side;
 use lb_common::verdict::Verdict;
@@ -77,29 +77,24 @@ pub(crate) fn run(ctx: TcContext, side: Side) -> i32 {
             crate::log::dropped(&buffer.0, reason);
             TC_ACT_SHOT
         }
-        Verdict::Return(_) => turn(&mut buffer),
+        Verdict::Return(_) => {
+            let ready = packet::turn(&mut buffer);
+            back(&buffer, ready)
+        }
         Verdict::Reject(reason) => {
             crate::log::dropped(&buffer.0, reason);
-            refuse(&mut buffer)
+            let ready = reject::refuse(&mut buffer);
+            back(&buffer, ready)
         }
     }
 }
 
-/// Sends the packet back out of the device it came from.
+/// Sends the packet out where it came from, if it was made ready for that.
 #[inline(always)]
-fn turn(buffer: &mut Buffer) -> i32 {
-    let turned = buffer.load::<Ethernet>(0).and_then(|ethernet| buffer.store(0, &ethernet.swapped()));
-    if turned.is_some() { back(buffer) } else { TC_ACT_SHOT }
-}
-
-/// Makes the packet its own refusal.
-#[inline(always)]
-fn refuse(buffer: &mut Buffer) -> i32 {
-    if reject::refuse(buffer).is_some() { back(buffer) } else { TC_ACT_SHOT }
-}
-
-#[inline(always)]
-fn back(buffer: &Buffer) -> i32 {
+fn back(buffer: &Buffer, ready: Option<()>) -> i32 {
+    if ready.is_none() {
+        return TC_ACT_SHOT;
+    }
     // SAFETY: the context is this run's own; the helper takes numbers only.
     unsafe { bpf_redirect((*buffer.0.skb.skb).ifindex, 0) as i32 }
 }

@@ -4,7 +4,7 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::helpers::generated::{bpf_xdp_adjust_tail, bpf_xdp_get_buff_len};
 use aya_ebpf::programs::XdpContext;
 use lb_common::datapath;
-use lb_common::packet::{Ethernet, Packet};
+use lb_common::packet::{self, Packet};
 use lb_common::reject;
 use lb_common::tables::Side;
 use lb_common::verdict::Verdict;
@@ -58,23 +58,16 @@ pub(crate) fn run(ctx: XdpContext) -> u32 {
             crate::log::dropped(&frame.0, reason);
             XDP_DROP
         }
-        Verdict::Return(_) => turn(&mut frame),
+        Verdict::Return(_) => back(packet::turn(&mut frame)),
         Verdict::Reject(reason) => {
             crate::log::dropped(&frame.0, reason);
-            refuse(&mut frame)
+            back(reject::refuse(&mut frame))
         }
     }
 }
 
-/// Sends the packet back where it came from.
+/// Sends the packet out where it came from, if it was made ready for that.
 #[inline(always)]
-fn turn(frame: &mut Frame) -> u32 {
-    let turned = frame.load::<Ethernet>(0).and_then(|ethernet| frame.store(0, &ethernet.swapped()));
-    if turned.is_some() { XDP_TX } else { XDP_DROP }
-}
-
-/// Makes the packet its own refusal.
-#[inline(always)]
-fn refuse(frame: &mut Frame) -> u32 {
-    if reject::refuse(frame).is_some() { XDP_TX } else { XDP_DROP }
+const fn back(ready: Option<()>) -> u32 {
+    if ready.is_some() { XDP_TX } else { XDP_DROP }
 }
