@@ -6,9 +6,23 @@
 //! ```
 #![deny(unsafe_code)]
 
+pub mod bpf;
+pub mod compile;
+pub mod devices;
 pub mod endpoints;
+pub mod ids;
 pub mod model;
 pub mod plan;
+pub mod reconcile;
 pub mod state;
 pub mod store;
 pub mod watch;
+
+use std::net::IpAddr;
+
+use lb_common::ip::Ip;
+
+/// Those of the addresses that are of one family.
+fn ip_of<A: Ip>(addresses: &[IpAddr]) -> impl Iterator<Item = A> {
+    addresses.iter().filter_map(|ip| A::from_ip(*ip))
+}

@@ -88,7 +88,7 @@ impl State {
     }
 
     /// Every Service, by name.
-    pub fn services(&self) -> impl Iterator<Item = &Service> {
+    pub fn services(&self) -> impl ExactSizeIterator<Item = &Service> {
         self.services.values()
     }
 

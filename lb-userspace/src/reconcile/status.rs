@@ -1,0 +1,28 @@
+//! How the loop is doing.
+
+use std::time::Instant;
+
+use crate::watch::Problem;
+
+/// How the loop is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// The first list of every kind has come in.
+    pub ready: bool,
+    /// Since when news wait to get into the maps; none where the maps are as they shall be.
+    pub behind_since: Option<Instant>,
+    /// When the maps were last found or made as they shall be.
+    pub in_step_at: Option<Instant>,
+    /// Rounds that wrote something.
+    pub generation: u64,
+    /// Entries written in all.
+    pub writes: u64,
+    /// Entries that someone else had changed, and that were repaired.
+    pub repairs: u64,
+    /// Why the last round failed; none where it went well.
+    pub error: Option<String>,
+    /// What is wrong with what was declared: of the sources, then of Services.
+    pub problems: Vec<Problem>,
+    /// Services declared.
+    pub services: usize,
+}
