@@ -77,10 +77,16 @@ impl<'a> Agent<'a> {
         Ok(agent)
     }
 
-    /// Starts another process of the same agent, after [`Agent::kill`] or [`Agent::stop`].
+    /// Starts another process of the same agent, after [`Agent::kill`] or [`Agent::stop`], and waits until it is ready.
     pub fn restart(&mut self) -> Result<()> {
-        (self.child, self.log) = launch(self.lab, &self.program, self.options)?;
+        self.launch()?;
         self.wait_ready()
+    }
+
+    /// As [`Agent::restart`], but does not wait: for an agent that has no reason to become ready.
+    pub fn launch(&mut self) -> Result<()> {
+        (self.child, self.log) = launch(self.lab, &self.program, self.options)?;
+        Ok(())
     }
 
     /// SIGKILL.

@@ -271,6 +271,15 @@ impl Report {
         pods
     }
 
+    /// Answers by the address of the pod (TCP only).
+    pub fn by_address(&self) -> BTreeMap<IpAddr, usize> {
+        let mut addresses = BTreeMap::new();
+        for seen in self.seen() {
+            *addresses.entry(seen.server.address).or_default() += 1;
+        }
+        addresses
+    }
+
     /// Pearson's chi-square of the answers against an even spread over `pods`.
     pub fn unevenness(&self, pods: usize) -> f64 {
         let counts = self.by_pod();

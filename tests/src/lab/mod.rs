@@ -19,6 +19,7 @@ mod offload;
 mod owner;
 mod place;
 mod server;
+mod way;
 mod wire;
 
 use std::fs;
@@ -37,9 +38,10 @@ pub use offload::{DEFAULT, NO_TX_CHECKSUM, Offload, TABLE as OFFLOADS};
 pub use owner::{found, remove_leftovers};
 pub use place::{Place, Running};
 pub use server::Server;
+pub use way::{WORLDS, Way};
 pub use wire::{BULK_PORT, ECHO_PORT, Greeting, HTTP_PORT, UDP_PORT, is_pattern, pattern};
 
-use owner::Owner;
+pub(crate) use owner::Owner;
 
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -103,6 +103,14 @@ impl Running {
         self.finish()
     }
 
+    /// Whether a thread has come to its end; [`Running::finish`] then returns at once.
+    pub fn is_finished(&self) -> bool {
+        match &self.kind {
+            Kind::Thread { thread, .. } => thread.is_finished(),
+            Kind::Process(_) => false,
+        }
+    }
+
     /// What came of it so far; for a thread only, a process reports at its end.
     pub fn so_far(&self) -> Report {
         match &self.kind {

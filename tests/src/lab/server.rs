@@ -115,10 +115,10 @@ where
 }
 
 async fn serve_http(stream: TcpStream, name: Arc<str>) {
-    let Ok(client) = stream.peer_addr() else { return };
+    let (Ok(client), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return };
     let _ = stream.set_nodelay(true);
     let answer = service_fn(move |_: Request<Incoming>| {
-        let greeting = Greeting { pod: name.to_string(), client, intact: true };
+        let greeting = Greeting { pod: name.to_string(), address: local.ip(), client, intact: true };
         let mut response = Response::new(Full::new(Bytes::from(greeting.line())));
         let json = hyper::header::HeaderValue::from_static("application/json");
         response.headers_mut().insert(CONTENT_TYPE, json);
@@ -130,7 +130,7 @@ async fn serve_http(stream: TcpStream, name: Arc<str>) {
 }
 
 async fn serve_bulk(mut stream: TcpStream, name: Arc<str>) -> Result<()> {
-    let client = stream.peer_addr()?;
+    let (client, address) = (stream.peer_addr()?, stream.local_addr()?.ip());
     let mut header = [0; 16];
     stream.read_exact(&mut header).await?;
     let (up, down) = parse_bulk_header(header);
@@ -144,7 +144,7 @@ async fn serve_bulk(mut stream: TcpStream, name: Arc<str>) -> Result<()> {
         intact &= is_pattern(got, &buffer[..n]);
         got += n as u64;
     }
-    let greeting = Greeting { pod: name.to_string(), client, intact: intact && got == up };
+    let greeting = Greeting { pod: name.to_string(), address, client, intact: intact && got == up };
     stream.write_all(greeting.line().as_bytes()).await?;
     let mut sent = 0;
     while sent < down {
@@ -157,12 +157,12 @@ async fn serve_bulk(mut stream: TcpStream, name: Arc<str>) -> Result<()> {
 }
 
 async fn serve_lines(stream: TcpStream, name: Arc<str>) -> Result<()> {
-    let client = stream.peer_addr()?;
+    let (client, address) = (stream.peer_addr()?, stream.local_addr()?.ip());
     stream.set_nodelay(true)?;
     let (read, mut write) = stream.into_split();
     let mut lines = BufReader::new(read).lines();
     while let Some(line) = lines.next_line().await? {
-        let greeting = Greeting { pod: name.to_string(), client, intact: line == "hello" };
+        let greeting = Greeting { pod: name.to_string(), address, client, intact: line == "hello" };
         write.write_all(greeting.line().as_bytes()).await?;
     }
     Ok(())
@@ -171,10 +171,11 @@ async fn serve_lines(stream: TcpStream, name: Arc<str>) -> Result<()> {
 /// An answer is as long as the question, or as long as the greeting where that is longer.
 async fn serve_udp(socket: UdpSocket, name: Arc<str>) {
     let mut buffer = vec![0; 65_536];
+    let Ok(address) = socket.local_addr().map(|local| local.ip()) else { return };
     loop {
         let Ok((n, client)) = socket.recv_from(&mut buffer).await else { continue };
         let intact = is_pattern(0, &buffer[..n]);
-        let mut answer = Greeting { pod: name.to_string(), client, intact }.line().into_bytes();
+        let mut answer = Greeting { pod: name.to_string(), address, client, intact }.line().into_bytes();
         answer.extend(pattern(0, n.saturating_sub(answer.len())));
         let _ = socket.send_to(&answer, client).await;
     }

@@ -1,6 +1,6 @@
 //! What the lab's clients and servers say to each other. Both sides check the content.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,8 @@ pub const ECHO_PORT: u16 = 7777;
 pub struct Greeting {
     /// The name of the pod.
     pub pod: String,
+    /// The address of the pod that the client reached; the unspecified one over UDP, where a server does not learn it.
+    pub address: IpAddr,
     /// The client's address as the server sees it.
     pub client: SocketAddr,
     /// Whether what the client sent was what it should have sent.

@@ -1,0 +1,184 @@
+//! The agent comes, goes, crashes and is given nonsense; devices appear; traffic flows on.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use sluice_tests::kernel_or_skip;
+use sluice_tests::lab::{
+    Agent, AgentOptions, Exchange, FAMILIES, Family, Lab, Load, Pod, Running, WORLDS, Way, cluster_ips, pod_manifest,
+    service_manifest,
+};
+
+fn web(family: Family, port: u16) -> SocketAddr {
+    SocketAddr::new(family.cluster_ip(10), port)
+}
+
+fn world(lab: &Lab) -> Result<(Vec<Pod>, Pod)> {
+    lab.manifests.write("web.yaml", &service_manifest("web", &cluster_ips(10)))?;
+    Ok((lab.pods("web", 11..14)?, lab.bare_pod("client", 40)?))
+}
+
+/// New connections, datagrams and one long connection, over both families and all ways of a world.
+fn traffic(lab: &Lab, client: &Pod, ways: &[Way], for_ms: u64) -> Result<Vec<(String, Running)>> {
+    let mut streams = Vec::new();
+    for &way in ways {
+        for family in FAMILIES {
+            let loads = [
+                Load::steady(Exchange::Http, web(family, 80), 4),
+                Load::steady(Exchange::Udp { size: 64, connected: false }, web(family, 53), 4),
+                Load::new(Exchange::Lines { for_ms }, web(family, 7), 1),
+            ];
+            for load in loads {
+                let row = format!("{way:?} {family:?} {:?}", load.exchange);
+                streams.push((row, way.place(lab, client).start(load)?));
+            }
+        }
+    }
+    Ok(streams)
+}
+
+fn assert_no_failure(streams: Vec<(String, Running)>) -> Result<()> {
+    for (row, stream) in streams {
+        // The long connection ends by itself; stopping it changes nothing.
+        let report = stream.stop()?;
+        assert!(!report.answers.is_empty(), "{row}");
+        assert_eq!(report.failures(), [""; 0], "{row}: of {}", report.answers.len());
+    }
+    Ok(())
+}
+
+/// The number that the agent's status gives under `field`, at the top or in an object below it.
+fn status_number(agent: &Agent, field: &str) -> Result<u64> {
+    let status = agent.json(&["status"])?;
+    let nested = || status.as_object()?.values().find_map(|value| value.get(field)?.as_u64());
+    let number = status.get(field).and_then(serde_json::Value::as_u64).or_else(nested);
+    number.with_context(|| format!("`sluice status -o json` has no number `{field}`: {status}"))
+}
+
+#[test]
+fn a_killed_agent_stops_no_traffic_and_the_next_one_writes_nothing() -> Result<()> {
+    kernel_or_skip!();
+    for (options, ways) in WORLDS {
+        let lab = Lab::new()?;
+        let (_pods, client) = world(&lab)?;
+        let mut agent = Agent::start(&lab, options)?;
+        assert!(status_number(&agent, "writes")? > 0, "an agent that filled the maps must have written");
+
+        let streams = traffic(&lab, &client, ways, 2500)?;
+        std::thread::sleep(Duration::from_millis(400));
+        agent.kill()?;
+        std::thread::sleep(Duration::from_millis(800));
+        agent.restart()?;
+        std::thread::sleep(Duration::from_millis(800));
+        assert_no_failure(streams)?;
+        assert_eq!(status_number(&agent, "writes")?, 0, "unchanged input; the log:\n{}", agent.log()?);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_stopped_agent_stops_no_traffic_and_the_next_one_learns_what_changed() -> Result<()> {
+    kernel_or_skip!();
+    let lab = Lab::new()?;
+    let (_pods, client) = world(&lab)?;
+    let (options, ways) = WORLDS[0];
+    let mut agent = Agent::start(&lab, options)?;
+    let streams = traffic(&lab, &client, ways, 2000)?;
+    let status = agent.stop()?;
+    assert!(status.success(), "SIGTERM is an order, not an error: {status}");
+    // Its process stays: only the endpoint is gone.
+    lab.manifests.delete("web-12.yaml")?;
+    std::thread::sleep(Duration::from_millis(300));
+    agent.restart()?;
+    let report = client.client().run(Load::new(Exchange::Http, web(Family::V4, 80), 60))?;
+    assert!(report.by_pod().keys().eq(["web-11", "web-13"]), "{:?}", report.by_pod());
+    std::thread::sleep(Duration::from_millis(300));
+    assert_no_failure(streams)
+}
+
+#[test]
+fn a_device_that_appears_later_is_attached() -> Result<()> {
+    kernel_or_skip!();
+    let lab = Lab::new()?;
+    let (_pods, _client) = world(&lab)?;
+    let agent = Agent::start(&lab, WORLDS[0].0)?;
+    let late = lab.bare_pod("late", 50)?;
+    let took = agent.wait_until("the device pod-late is attached", |agent| {
+        Ok(agent.json(&["devices"])?.to_string().contains("\"pod-late\""))
+    })?;
+    assert!(took < Duration::from_secs(2), "it took {took:?}");
+    for family in FAMILIES {
+        let report = late.client().run(Load::new(Exchange::Http, web(family, 80), 60))?;
+        assert_eq!(report.failures(), [""; 0], "{family:?}");
+    }
+    drop(late);
+    agent.wait_until("the device pod-late is forgotten", |agent| {
+        Ok(!agent.json(&["devices"])?.to_string().contains("\"pod-late\""))
+    })?;
+    Ok(())
+}
+
+#[test]
+fn a_bad_manifest_is_named_and_the_last_good_state_serves() -> Result<()> {
+    kernel_or_skip!();
+    let bad = [
+        ("no YAML", "apiVersion: v1\nkind: [Service\n".to_owned(), "web.yaml"),
+        ("a wrong field", service_manifest("web", &cluster_ips(10)).replace("port: 80\n", "port: eighty\n"), "port"),
+        ("a port too large", service_manifest("web", &cluster_ips(10)).replace("port: 80\n", "port: 80000\n"), "port"),
+        ("no address", service_manifest("web", &cluster_ips(10)).replace("10.96.0.10", "10.96.0.1000"), "clusterIP"),
+    ];
+    for (name, text, word) in bad {
+        let lab = Lab::new()?;
+        let (_pods, client) = world(&lab)?;
+        let mut agent = Agent::start(&lab, WORLDS[0].0)?;
+        lab.manifests.write("web.yaml", &text)?;
+        // A good change beside the bad one takes effect.
+        lab.manifests.write("more.yaml", &service_manifest("more", &cluster_ips(11)))?;
+        agent.wait_until(&format!("the log names web.yaml and {word:?} ({name})"), |agent| {
+            Ok(agent.log()?.lines().any(|line| line.contains("web.yaml") && line.contains(word)))
+        })?;
+        for family in FAMILIES {
+            let report = client.client().run(Load::new(Exchange::Http, web(family, 80), 30))?;
+            assert_eq!(report.failures(), [""; 0], "{name} {family:?}");
+        }
+        agent.wait_until(&format!("Service `more` is there ({name})"), |agent| {
+            Ok(agent.json(&["services"])?.to_string().contains("more"))
+        })?;
+        // Also over a restart: the maps hold the last good state, and a new agent must not take it away.
+        agent.kill()?;
+        agent.launch()?;
+        std::thread::sleep(Duration::from_secs(1));
+        let report = client.client().run(Load::new(Exchange::Http, web(Family::V4, 80), 30))?;
+        assert_eq!(report.failures(), [""; 0], "{name}, after a restart");
+    }
+    Ok(())
+}
+
+#[test]
+fn two_nodes_side_by_side_do_not_disturb_each_other() -> Result<()> {
+    kernel_or_skip!();
+    let (one, two) = (Lab::new()?, Lab::new()?);
+    let (one_pods, one_client) = world(&one)?;
+    two.manifests.write("web.yaml", &service_manifest("web", &cluster_ips(10)))?;
+    let other = two.pod("other", 60)?;
+    two.manifests.write("other.yaml", &pod_manifest("other", "web", &other.ips))?;
+    let two_client = two.bare_pod("client", 40)?;
+
+    let options = AgentOptions::default();
+    let mut first = Agent::start(&one, options)?;
+    let _second = Agent::start(&two, options)?;
+    let ask = |lab: &Lab, client: &Pod, way: Way| {
+        way.place(lab, client).run(Load::new(Exchange::Http, web(Family::V4, 80), 60))
+    };
+    for way in [Way::PodPacket, Way::Host, Way::OutsideXdp] {
+        assert_eq!(ask(&one, &one_client, way)?.by_pod().len(), 3, "{way:?}");
+        assert!(ask(&two, &two_client, way)?.by_pod().keys().eq(["other"]), "{way:?}");
+    }
+    first.stop()?;
+    drop(first);
+    drop((one_client, one_pods));
+    drop(one);
+    assert_eq!(ask(&two, &two_client, Way::OutsideXdp)?.by_pod().get("other"), Some(&60));
+    Ok(())
+}
