@@ -149,6 +149,8 @@ fn kernel(tests: &mut TestLines) -> Result<Outcome> {
     for target in targets {
         cargo.args(["--test", &target]);
     }
+    // What these tests print is worth reading when they pass too: the verifier's budget, and why one did not run.
+    cargo.args(["--", "--show-output"]);
     cargo.env(KERNEL_TESTS, "1").env(BINARY, workspace::binary(false));
     run_tests(&mut cargo, tests.in_part("kernel"))
 }

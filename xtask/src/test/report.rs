@@ -58,6 +58,9 @@ impl fmt::Display for Report {
     }
 }
 
+/// How a test says in its own output that it did not run; what follows is its name, a colon and the reason.
+const SKIP_MARKS: [&str; 2] = ["SKIPPED ", "SKIP "];
+
 /// What the test programs said, over all steps.
 #[derive(Debug, Default)]
 pub(super) struct TestLines {
@@ -94,12 +97,12 @@ pub(super) struct Part<'a> {
 impl Part<'_> {
     /// Understands three kinds of line and ignores the others:
     /// `test result: ok. 3 passed; 0 failed; …`, `test name ... ignored, reason`, and `SKIPPED name: reason`, which a
-    /// test writes to the real standard error when it finds that it cannot run here.
+    /// test writes when it finds that it cannot run here.
     pub(super) fn read(&mut self, line: &str) {
         if let Some(result) = line.strip_prefix("test result: ") {
             self.all.passed += number_before(result, " passed");
             self.all.failed += number_before(result, " failed");
-        } else if let Some((_, skipped)) = line.split_once("SKIPPED ") {
+        } else if let Some((_, skipped)) = SKIP_MARKS.iter().find_map(|mark| line.split_once(mark)) {
             let (test, reason) = skipped.split_once(": ").unwrap_or((skipped, "no reason given"));
             self.skip(test, reason);
         } else if let Some((test, state)) = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... ")) {
@@ -144,7 +147,7 @@ mod tests {
         read(
             &mut tests,
             "unit",
-            "running 3 tests\ntest a ... ok\ntest b ... ignored, takes an hour\nSKIPPED tcp_flows: no root\n\
+            "running 3 tests\ntest a ... ok\ntest b ... ignored, takes an hour\nSKIP tcp_flows: no root\n\
              test tcp_flows ... ok\ntest result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out\n\
              test result: FAILED. 10 passed; 4 failed; 0 ignored; 0 measured; 0 filtered out",
         );
