@@ -14,6 +14,7 @@ pub mod ids;
 pub mod model;
 pub mod plan;
 pub mod reconcile;
+pub mod show;
 pub mod state;
 pub mod store;
 pub mod watch;
