@@ -8,10 +8,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 
 use crate::lab::{
-    Agent, AgentOptions, Exchange, FAMILIES, Family, Lab, Load, NIC, Netns, Place, Pod, Report, SocketPath, Xdp, cli,
+    Agent, AgentOptions, Exchange, FAMILIES, Family, Lab, Load, NIC, Netns, Place, Pod, Report, SocketPath, Xdp,
 };
 use screen::Screen;
 
@@ -75,11 +75,10 @@ pub fn run(options: &DemoOptions) -> Result<()> {
     replace(&screen, &lab, &mut pods, 1, 31, front.client())?;
 
     screen.title("3. The same from outside, through XDP at the NIC");
-    let devices = String::from_utf8(cli(&lab, &["devices"])?.stdout).context("`sluice devices` printed no text")?;
-    let nic = devices.lines().find(|line| line.contains(NIC)).unwrap_or_default();
-    if !nic.to_lowercase().contains("native") {
-        bail!("expected XDP in the driver of {NIC}, but `sluice devices` says:\n{devices}");
-    }
+    let devices = agent.json(&["devices"])?;
+    let nic = devices.as_array().into_iter().flatten().find(|row| row["device"] == NIC);
+    let at = nic.and_then(|row| row["ingress"].as_str()).unwrap_or("nothing");
+    ensure!(at.starts_with("xdp native"), "expected XDP in the driver of {NIC}, but there is {at}: {devices}");
     screen.say(&format!("The client outside calls {} too; the packets are rewritten as they reach {NIC}.", target()));
     balance(&screen, lab.outside(), &pods)?;
     replace(&screen, &lab, &mut pods, 2, 32, lab.outside())?;

@@ -153,13 +153,23 @@ impl<'a> Agent<'a> {
             if let Some(status) = self.child.try_wait().context("cannot wait for the agent")? {
                 bail!("the agent ended with {status}; its log:\n{}", self.log()?);
             }
-            // Its own word first: the pinned status may still be that of an agent before it.
-            if self.log()?.lines().any(|line| line.contains("ready") && !line.contains("not ready")) {
+            if self.says_ready()? {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(10));
         }
         bail!("the agent was not ready after {} s; its log:\n{}", READY.as_secs(), self.log()?)
+    }
+
+    /// By its log, or by its status; of this process, since an agent before it may have left one.
+    fn says_ready(&self) -> Result<bool> {
+        if self.log()?.lines().any(|line| line.contains("ready") && !line.contains("not ready")) {
+            return Ok(true);
+        }
+        let Ok(status) = self.json(&["status"]) else { return Ok(false) };
+        let agent = status.get("agent").unwrap_or(&status);
+        let own = agent.get("pid").and_then(Value::as_u64) == Some(self.child.id().into());
+        Ok(own && agent.get("ready").and_then(Value::as_bool) == Some(true))
     }
 }
 
