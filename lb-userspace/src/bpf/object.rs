@@ -105,6 +105,10 @@ impl Programs {
         self.fds.get(name).map(OwnedFd::as_fd).ok_or_else(missing)
     }
 
+    pub(super) const fn ebpf_ref(&self) -> &Ebpf {
+        &self.ebpf
+    }
+
     pub(super) fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpS
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -31,6 +32,13 @@ pub enum Exchange {
         size: usize,
         /// Whether the socket is connected first; else sendto and recvfrom.
         connected: bool,
+    },
+    /// So many datagrams, handed to the kernel as one buffer (UDP_SEGMENT, as QUIC servers do), and all answers.
+    UdpBurst {
+        /// Bytes of payload of each.
+        size: u16,
+        /// How many.
+        segments: u16,
     },
     /// A line and its answer, every 20 ms over one connection, for so long.
     Lines {
@@ -102,6 +110,7 @@ impl Load {
             Exchange::Http => self.http(port, timeout),
             Exchange::Bulk { up, down } => self.bulk(port, timeout, up, down),
             Exchange::Udp { size, connected } => self.udp(port, timeout, size, connected),
+            Exchange::UdpBurst { size, segments } => self.udp_burst(port, timeout, size, segments),
             Exchange::Lines { for_ms } => self.lines(port, timeout, Duration::from_millis(for_ms)),
         }
     }
@@ -166,13 +175,28 @@ impl Load {
             socket.send_to(&pattern(0, size), self.to)?;
             socket.recv_from(&mut buffer)?
         };
-        let answer = &buffer[..n];
-        let line = answer.split_inclusive(|&b| b == b'\n').next().unwrap_or_default();
-        let server = greeting(&String::from_utf8_lossy(line))?;
-        if n != size.max(line.len()) || !is_pattern(0, answer.get(line.len()..).unwrap_or_default()) {
-            return Err(bad(format!("an answer of {n} bytes to {size}, or not the right ones")));
+        Ok(Seen { server: datagram(&buffer[..n], size)?, peer, local: socket.local_addr()? })
+    }
+
+    fn udp_burst(&self, port: u16, timeout: Duration, size: u16, segments: u16) -> io::Result<Seen> {
+        let socket = UdpSocket::bind(any(self.to, port))?;
+        socket.set_read_timeout(Some(timeout))?;
+        socket.connect(self.to)?;
+        setsockopt(&socket, UdpGsoSegment, &i32::from(size))?;
+        let size = usize::from(size);
+        socket.send(&pattern(0, size).repeat(segments.into()))?;
+        let (mut buffer, mut first) = (vec![0; 65_536], None);
+        for got in 0..segments {
+            let answer = socket.recv(&mut buffer);
+            let n = answer.map_err(|e| io::Error::new(e.kind(), format!("{} after {got} answers", reason(&e))))?;
+            let now = datagram(&buffer[..n], size)?;
+            let server = first.get_or_insert_with(|| now.clone());
+            if *server != now {
+                return Err(bad(format!("two servers answered one flow: {server:?}, {now:?}")));
+            }
         }
-        Ok(Seen { server, peer, local: socket.local_addr()? })
+        let server = first.ok_or_else(|| bad("a burst of nothing".to_owned()))?;
+        Ok(Seen { server, peer: socket.peer_addr()?, local: socket.local_addr()? })
     }
 
     fn lines(&self, port: u16, timeout: Duration, length: Duration) -> io::Result<Seen> {
@@ -209,6 +233,17 @@ fn bad(text: String) -> io::Error {
 fn greeting(line: &str) -> io::Result<Greeting> {
     let greeting: Greeting = serde_json::from_str(line).map_err(|e| bad(format!("{e}: {line:?}")))?;
     if greeting.intact { Ok(greeting) } else { Err(bad("the server got other bytes than were sent".to_owned())) }
+}
+
+/// What the server says in a datagram that answers one of `size` bytes.
+fn datagram(answer: &[u8], size: usize) -> io::Result<Greeting> {
+    let line = answer.split_inclusive(|&b| b == b'\n').next().unwrap_or_default();
+    let server = greeting(&String::from_utf8_lossy(line))?;
+    let n = answer.len();
+    if n != size.max(line.len()) || !is_pattern(0, answer.get(line.len()..).unwrap_or_default()) {
+        return Err(bad(format!("an answer of {n} bytes to {size}, or not the right ones")));
+    }
+    Ok(server)
 }
 
 /// "timed out" has two spellings in errno; people need one.

@@ -7,8 +7,8 @@ pub mod world;
 use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{
-    IcmpEchoHeader, Icmpv4Type, Icmpv6Type, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, Ipv6Extensions, Ipv6FlowLabel,
-    Ipv6Header, NetSlice, PacketBuilder, SlicedPacket, TcpHeader, TransportSlice,
+    IcmpEchoHeader, Icmpv4Type, Icmpv6Type, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, Ipv6Extensions,
+    Ipv6FlowLabel, Ipv6Header, NetSlice, PacketBuilder, SlicedPacket, TcpHeader, TransportSlice,
 };
 
 /// TCP or UDP.
@@ -130,7 +130,7 @@ pub fn echo(src: IpAddr, dst: IpAddr) -> Vec<u8> {
 /// When etherparse finds no IP packet with ports in it.
 pub fn ends(frame: &[u8]) -> (SocketAddr, SocketAddr) {
     let packet = SlicedPacket::from_ethernet(frame).expect("a whole frame");
-    let (src, dst) = addresses(&packet);
+    let (src, dst) = addresses(&packet).expect("an IP packet");
     let (sport, dport) = match packet.transport {
         Some(TransportSlice::Tcp(tcp)) => (tcp.source_port(), tcp.destination_port()),
         Some(TransportSlice::Udp(udp)) => (udp.source_port(), udp.destination_port()),
@@ -139,11 +139,11 @@ pub fn ends(frame: &[u8]) -> (SocketAddr, SocketAddr) {
     (SocketAddr::new(src, sport), SocketAddr::new(dst, dport))
 }
 
-fn addresses(packet: &SlicedPacket<'_>) -> (IpAddr, IpAddr) {
+fn addresses(packet: &SlicedPacket<'_>) -> Option<(IpAddr, IpAddr)> {
     match &packet.net {
-        Some(NetSlice::Ipv4(ip)) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
-        Some(NetSlice::Ipv6(ip)) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
-        other => panic!("no IP packet: {other:?}"),
+        Some(NetSlice::Ipv4(ip)) => Some((ip.header().source_addr().into(), ip.header().destination_addr().into())),
+        Some(NetSlice::Ipv6(ip)) => Some((ip.header().source_addr().into(), ip.header().destination_addr().into())),
+        _ => None,
     }
 }
 
@@ -157,7 +157,7 @@ pub fn verify_checksums(frame: &[u8]) -> Result<(), String> {
         let header = ip.header();
         same("IPv4 header", header.header_checksum(), header.to_header().calc_header_checksum())?;
     }
-    let (src, dst) = addresses(&packet);
+    let (src, dst) = addresses(&packet).ok_or("no IP packet")?;
     match &packet.transport {
         Some(TransportSlice::Tcp(tcp)) => {
             let header = tcp.to_header();

@@ -1,0 +1,67 @@
+//! The programs in the real kernel, run on single packets (`BPF_PROG_TEST_RUN`), on maps of their own.
+//!
+//! Nothing is attached anywhere: packets go in and come out as bytes.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use lb_common::mem::{Image, Native};
+use lb_common::verdict::Verdict;
+use lb_userspace::bpf::{BpfStore, Capacities, Hook, Object, Pins, Programs};
+use lb_userspace::plan;
+use lb_userspace::store::Store as _;
+use nix::mount::{MsFlags, mount};
+
+use crate::lab::Owner;
+
+/// The verdict as the program of a hook returns it.
+pub const fn code(hook: Hook, verdict: Verdict) -> u32 {
+    match (hook, verdict) {
+        (Hook::Xdp, Verdict::Pass(_) | Verdict::Forward(_)) => 2,
+        (Hook::Xdp, Verdict::Drop(_)) => 1,
+        (Hook::Xdp, Verdict::Return(_) | Verdict::Reject(_)) => 3,
+        (_, Verdict::Pass(_) | Verdict::Forward(_)) => u32::MAX,
+        (_, Verdict::Drop(_)) => 2,
+        (_, Verdict::Return(_) | Verdict::Reject(_)) => 7,
+    }
+}
+
+/// The programs and their maps, pinned in a bpffs of their own. All is gone when it is dropped.
+pub struct Kernel {
+    /// The maps that the agent writes, and those of the packet path.
+    pub store: BpfStore,
+    /// The programs.
+    pub programs: Programs,
+    _owner: Owner,
+}
+
+impl Kernel {
+    /// Loads the programs and writes an image into their maps.
+    ///
+    /// # Errors
+    /// The machine lacks something, or the kernel refuses a program.
+    pub fn new(image: &Image, capacities: &Capacities) -> Result<Self> {
+        let owner = Owner::new()?;
+        let bpffs = owner.dir.join("bpf");
+        fs::create_dir(&bpffs).context("cannot make the folder for a bpffs")?;
+        mount(Some("bpf"), &bpffs, Some("bpf"), MsFlags::empty(), None::<&str>)
+            .with_context(|| format!("cannot mount a bpffs on {}", bpffs.display()))?;
+        let pins = Pins::new(bpffs.join("sluice"));
+        pins.create()?;
+        let (programs, _) = Object::embedded()?.load(&pins, capacities, false)?;
+        let mut store = BpfStore::open(&pins)?;
+        let have = store.read()?;
+        store.apply(&plan::diff(&have, image))?;
+        Ok(Self { store, programs, _owner: owner })
+    }
+
+    /// All maps as they are now. Filters and counters are left as an image has them.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn tables(&mut self) -> Result<Native> {
+        let mut tables = Native::new(self.store.read()?);
+        self.store.maps().read_flows(&mut tables)?;
+        Ok(tables)
+    }
+}
