@@ -12,13 +12,14 @@ use sluice_tests::lab::{
     UDP_PORT, found, remove_leftovers,
 };
 
-const EXCHANGES: [(Exchange, u16); 7] = [
+const EXCHANGES: [(Exchange, u16); 8] = [
     (Exchange::Http, HTTP_PORT),
     (Exchange::Bulk { up: 3_000_000, down: 3_000_000 }, BULK_PORT),
     (Exchange::Udp { size: 1, connected: false }, UDP_PORT),
     (Exchange::Udp { size: 1400, connected: false }, UDP_PORT),
     (Exchange::Udp { size: 9000, connected: true }, UDP_PORT),
     (Exchange::Udp { size: 0, connected: true }, UDP_PORT),
+    (Exchange::UdpBurst { size: 1200, segments: 20 }, UDP_PORT),
     (Exchange::Lines { for_ms: 50 }, ECHO_PORT),
 ];
 

@@ -40,8 +40,9 @@ fn every_offload_setting_carries_bulk_data_and_datagrams_whole() -> Result<()> {
                     let bulk = Exchange::Bulk { up: 3_000_001, down: 3_000_001 };
                     let report = way.place(&lab, &client).run(Load::new(bulk, vip(9000), 3))?;
                     assert_eq!(report.failures(), [""; 0], "{row} {bulk:?}");
-                    for size in sizes(family) {
-                        let udp = Exchange::Udp { size, connected: false };
+                    let datagrams = sizes(family).map(|size| Exchange::Udp { size, connected: false });
+                    let burst = Exchange::UdpBurst { size: 1200, segments: 20 };
+                    for udp in datagrams.into_iter().chain([burst]) {
                         let load = Load { timeout_ms: 500, ..Load::new(udp, vip(53), 3) };
                         let report = way.place(&lab, &client).run(load)?;
                         assert_eq!(report.failures(), [""; 0], "{row} {udp:?}");
