@@ -1,0 +1,118 @@
+//! One decision, three adapters: the native run, XDP and TC must make the same bytes of the same packets, and leave the
+//! same flows behind. Checksums are recomputed by etherparse.
+//!
+//! `SLUICE_SEED` repeats a run; `SLUICE_PACKETS` makes it longer.
+
+use anyhow::Result;
+use lb_common::ip::{V4, V6};
+use lb_common::mem::{Flows, Frame, Native};
+use lb_common::tables::Side;
+use lb_common::verdict::Verdict;
+use lb_userspace::bpf::{Capacities, Hook};
+use sluice_tests::kernel::{Kernel, code};
+use sluice_tests::kernel_or_skip;
+use sluice_tests::packets::random::{self, Seed};
+use sluice_tests::packets::verify_checksums;
+use sluice_tests::packets::world::Net;
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+fn small() -> Capacities {
+    Capacities { services: 1024, backends: 1024, slots: 1 << 14, flows: 1 << 12, half_open: 1 << 12 }
+}
+
+/// Flows without the time, which differs by run.
+fn timeless<A: Net>(tables: &Native) -> Flows<A> {
+    let mut flows = A::flows(tables).clone();
+    flows.half_open.values_mut().chain(flows.established.values_mut()).for_each(|flow| flow.seen = 0);
+    flows
+}
+
+fn agree<A: Net>(seed: u64, packets: u64) -> Result<()> {
+    println!("{packets} packets of {:?}, SLUICE_SEED={seed}", A::FAMILY);
+    let image = random::image::<A>();
+    let mut native = Native::new(image.clone());
+    let mut kernels = [Kernel::new(&image, &small())?, Kernel::new(&image, &small())?];
+    let mut numbers = Seed(seed);
+    let mut verdicts = std::collections::BTreeMap::<_, u64>::new();
+    for number in 0..packets {
+        let (side, bytes) = random::packet::<A>(&mut numbers);
+        let sound = verify_checksums(&bytes).is_ok();
+        let mut frame = Frame(bytes.clone());
+        let verdict = frame.run(&mut native, side, 0);
+        *verdicts.entry(verdict.reason().label()).or_default() += 1;
+        let about = format!("packet {number} of seed {seed}: {verdict:?}, was {bytes:x?}");
+        match verdict {
+            Verdict::Pass(_) => assert_eq!(frame.0, bytes, "changed though passed: {about}"),
+            _ if sound => verify_checksums(&frame.0).unwrap_or_else(|error| panic!("{error}: {about}")),
+            _ => {}
+        }
+        // XDP has no egress: there the packet goes through TC in both worlds.
+        let hooks = match side {
+            Side::Ingress => [Hook::Xdp, Hook::TcIngress],
+            Side::Egress => [Hook::TcEgress; 2],
+        };
+        for (kernel, hook) in kernels.iter().zip(hooks) {
+            let outcome = kernel.programs.run(hook, &bytes, 1)?;
+            assert_eq!(outcome.code, code(hook, verdict), "{hook:?} returned another verdict for {about}");
+            if !matches!(verdict, Verdict::Drop(_)) {
+                assert_eq!(outcome.frame, frame.0, "{hook:?} wrote other bytes for {about}");
+            }
+        }
+    }
+    println!("verdicts: {verdicts:?}");
+    assert!(verdicts.len() >= 8, "the packets were too much alike to prove anything");
+    for kernel in &mut kernels {
+        assert_eq!(timeless::<A>(&kernel.tables()?), timeless::<A>(&native));
+    }
+    Ok(())
+}
+
+#[test]
+fn native_xdp_and_tc_agree_on_ipv4() -> Result<()> {
+    kernel_or_skip!();
+    agree::<V4>(setting("SLUICE_SEED", 1), setting("SLUICE_PACKETS", 20_000))
+}
+
+#[test]
+fn native_xdp_and_tc_agree_on_ipv6() -> Result<()> {
+    kernel_or_skip!();
+    agree::<V6>(setting("SLUICE_SEED", 1), setting("SLUICE_PACKETS", 20_000))
+}
+
+#[test]
+fn no_bytes_at_all_upset_a_program() -> Result<()> {
+    kernel_or_skip!();
+    let image = random::image::<V4>();
+    let kernel = Kernel::new(&image, &small())?;
+    let mut native = Native::new(image);
+    let mut numbers = Seed(setting("SLUICE_SEED", 1));
+    for _ in 0..5_000 {
+        let bytes = random::bytes(&mut numbers);
+        let mut frame = Frame(bytes.clone());
+        let verdict = frame.run(&mut native, Side::Ingress, 0);
+        // The kernel itself refuses frames without an Ethernet header.
+        if bytes.len() < 14 {
+            continue;
+        }
+        let outcome = kernel.programs.run(Hook::Xdp, &bytes, 1)?;
+        assert_eq!((outcome.code, &outcome.frame), (code(Hook::Xdp, verdict), &frame.0), "{bytes:x?}");
+    }
+    Ok(())
+}
+
+/// Instructions that the verifier may walk through, of the 1,000,000 that the kernel allows.
+const BUDGET: u32 = 200_000;
+
+#[test]
+fn every_program_stays_within_the_verifier_s_budget() -> Result<()> {
+    kernel_or_skip!();
+    let kernel = Kernel::new(&random::image::<V4>(), &small())?;
+    for (program, instructions) in kernel.programs.verified()? {
+        println!("{program:<14} {instructions:>7} instructions verified");
+        assert!(instructions <= BUDGET, "{program} took the verifier {instructions} instructions, {BUDGET} allowed");
+    }
+    Ok(())
+}
