@@ -1,9 +1,23 @@
 //! Sources of what was declared: manifests in a folder, later the Kubernetes API. They yield [`Message`]s of plain
 //! [`crate::model`] values. Kubernetes' own types end here; nothing here knows of tables.
 
+mod endpoint_slice;
+mod fields;
+pub mod files;
+mod node;
+mod object;
+pub mod pod;
+pub mod select;
+mod service;
+
 use std::fmt;
 
 use crate::model::{EndpointSlice, Node, ObjectName, Service};
+
+pub use endpoint_slice::EndpointSlice as EndpointSliceManifest;
+pub use fields::{Invalid, Metadata};
+pub use node::Node as NodeManifest;
+pub use service::Service as ServiceManifest;
 
 /// What became of objects of one kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
