@@ -6,10 +6,13 @@
 //! ```
 #![deny(unsafe_code)]
 
+pub mod agent;
 pub mod bpf;
+pub mod cli;
 pub mod compile;
 pub mod devices;
 pub mod endpoints;
+pub mod flows;
 pub mod ids;
 pub mod model;
 pub mod plan;

@@ -26,12 +26,16 @@ impl Writers {
         match event.kind {
             // Reading is no news; and this program reads, too.
             EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
-                event.paths.iter().for_each(|path| drop(self.open.remove(path)));
+                event.paths.iter().for_each(|path| {
+                    self.open.remove(path);
+                });
             }
             EventKind::Access(_) => return,
             EventKind::Modify(ModifyKind::Data(_)) => self.open.extend(event.paths.iter().cloned()),
             EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) => {
-                event.paths.iter().for_each(|path| drop(self.open.remove(path)));
+                event.paths.iter().for_each(|path| {
+                    self.open.remove(path);
+                });
             }
             _ => {}
         }

@@ -1,0 +1,127 @@
+//! When a flow is over. Pure: entries, tables and time come in, keys to remove come out.
+//!
+//! A flow is a pair of entries and is judged as one, by the newer of its two packets: one side may be silent for
+//! long while the other speaks.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use lb_common::flow::{mirror, state};
+use lb_common::mem::{Image, Of};
+use lb_common::tables::{Backend, Flow, FlowKey, FlowTable, FrontendKey, TICK};
+
+use crate::model::Protocol;
+
+/// A connection at rest: more than the 2 h 4 min of RFC 5382 (REQ-5), which a keep-alive every two hours needs, and
+/// the 8,000 s that Cilium gives it. Netfilter's five days would let dead peers fill the table.
+const ESTABLISHED: u64 = 8_000;
+/// One side has said FIN: the transitory timeout of RFC 5382.
+const HALF_CLOSED: u64 = 240;
+/// Both have: TIME_WAIT, as netfilter has it.
+const CLOSED: u64 = 120;
+/// One has said RST: time for what is still in flight, as netfilter has it.
+const RESET: u64 = 10;
+/// UDP (RFC 4787, REQ-5: at least two minutes).
+const DATAGRAMS: u64 = 120;
+/// Only one side has spoken.
+const HALF_OPEN: u64 = 60;
+
+/// Which backends each frontend has now: what a sweep asks of the image, found once for all flows.
+#[derive(Debug)]
+pub struct Current<'a, A: Of> {
+    image: &'a Image,
+    members: HashMap<u32, HashSet<u32>>,
+    family: std::marker::PhantomData<A>,
+}
+
+impl<'a, A: Of> Current<'a, A> {
+    /// Of an image.
+    pub fn new(image: &'a Image) -> Self {
+        Self { image, members: HashMap::new(), family: std::marker::PhantomData }
+    }
+
+    /// Whether a frontend still leads to the backend that a flow goes to. Ids may have a second life, so its address
+    /// counts, too.
+    fn leads(&mut self, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+        let side = A::side(self.image);
+        let frontend = side.frontends.get(&FrontendKey::new(key.dst, key.dport, key.proto));
+        let Some(frontend) = frontend.filter(|frontend| frontend.len > 0) else { return false };
+        let slots = self.image.runs.get(&frontend.slots);
+        let members = self
+            .members
+            .entry(frontend.slots)
+            .or_insert_with(|| slots.map(|slots| slots.iter().copied().collect()).unwrap_or_default());
+        let goes_to = Backend { addr: flow.dst, port: flow.dport, zero: 0 };
+        members.contains(&flow.backend) && side.backends.get(&flow.backend) == Some(&goes_to)
+    }
+}
+
+/// The entries of a table that are over at `now`, counted as [`Flow::seen`] is.
+pub fn over<A: Of>(
+    table: FlowTable,
+    entries: &BTreeMap<FlowKey<A>, Flow<A>>,
+    current: &mut Current<'_, A>,
+    now: u32,
+) -> Vec<FlowKey<A>> {
+    let mut keys = Vec::new();
+    for (key, flow) in entries {
+        let (other_key, other) = mirror(key, flow);
+        let partner = entries.get(&other_key);
+        let is_there = flow.state & state::THERE != 0;
+        // A pair is judged at its entry there; an entry that lost its partner, by what that would be.
+        if !is_there && partner.is_some() {
+            continue;
+        }
+        let there = if is_there { (key, flow) } else { (&other_key, &other) };
+        let seen = partner.map_or(flow.seen, |partner| newer(flow.seen, partner.seen, now));
+        let both = flow.state | partner.map_or(0, |partner| partner.state);
+        if is_over(table, there, both, age(seen, now), current) {
+            keys.push(*key);
+            keys.extend(partner.map(|_| other_key));
+        }
+    }
+    keys
+}
+
+fn is_over<A: Of>(
+    table: FlowTable,
+    (key, flow): (&FlowKey<A>, &Flow<A>),
+    state: u32,
+    age: u32,
+    current: &mut Current<'_, A>,
+) -> bool {
+    // A connection stays with its backend to its end. A datagram does not: the next one goes to a backend of today.
+    age > ticks(timeout(table, key.proto, state)) || key.proto == Protocol::Udp.number() && !current.leads(key, flow)
+}
+
+/// How long, in seconds, a flow in this state may be silent.
+fn timeout(table: FlowTable, proto: u8, bits: u32) -> u64 {
+    let closing = match bits {
+        bits if bits & state::RST != 0 => Some(RESET),
+        bits if bits & state::FINS == state::FINS => Some(CLOSED),
+        bits if bits & state::FINS != 0 => Some(HALF_CLOSED),
+        _ => None,
+    };
+    match (closing, table) {
+        (Some(closing), FlowTable::Established) => closing,
+        (Some(closing), FlowTable::HalfOpen) => closing.min(HALF_OPEN),
+        (None, FlowTable::HalfOpen) => HALF_OPEN,
+        (None, FlowTable::Established) if proto == Protocol::Udp.number() => DATAGRAMS,
+        (None, FlowTable::Established) => ESTABLISHED,
+    }
+}
+
+fn ticks(seconds: u64) -> u32 {
+    u32::try_from((seconds * 1_000_000_000).div_ceil(TICK)).unwrap_or(u32::MAX)
+}
+
+/// The programs' clock and ours are read at different moments: what lies ahead is of now.
+fn age(seen: u32, now: u32) -> u32 {
+    now.saturating_sub(seen)
+}
+
+fn newer(a: u32, b: u32, now: u32) -> u32 {
+    if age(a, now) < age(b, now) { a } else { b }
+}
+
+#[cfg(test)]
+mod tests;

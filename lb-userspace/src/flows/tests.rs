@@ -1,0 +1,133 @@
+use std::net::Ipv4Addr;
+
+use lb_common::flow;
+use lb_common::ip::{Be16, V4};
+use lb_common::tables::{Frontend, Side};
+
+use super::*;
+
+const NOW: u32 = 100_000;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+fn ip(last: u8) -> V4 {
+    Ipv4Addr::new(10, 0, 0, last).into()
+}
+
+/// Virtual IP .100 with port 80 over TCP and UDP, leading to backends 1 and 2 at .1 and .2, port 8080.
+fn image() -> Image {
+    let mut image = Image::default();
+    for (id, last) in [(1, 1), (2, 2)] {
+        image.v4.backends.insert(id, Backend { addr: ip(last), port: Be16::new(8080), zero: 0 });
+    }
+    for proto in [TCP, UDP] {
+        let frontend = Frontend { service: 1, slots: 0, len: 3 };
+        image.v4.frontends.insert(FrontendKey::new(ip(100), Be16::new(80), proto), frontend);
+    }
+    image.runs.insert(0, vec![1, 2, 1].into());
+    image
+}
+
+type Entries = BTreeMap<FlowKey<V4>, Flow<V4>>;
+
+/// A pair to a backend, last seen so many seconds ago, there and back.
+fn pair(proto: u8, backend: u32, bits: u32, ages: (u64, u64)) -> Entries {
+    let key = FlowKey {
+        src: ip(50),
+        dst: ip(100),
+        sport: Be16::new(4000),
+        dport: Be16::new(80),
+        proto,
+        side: Side::Ingress as u8,
+        zero: 0,
+    };
+    let to = Backend { addr: ip(u8::try_from(backend).unwrap()), port: Be16::new(8080), zero: 0 };
+    let seen = |age| NOW - ticks(age);
+    let there = Flow { backend, service: 1, ..flow::there(&key, &to, key.src, bits, seen(ages.0)) };
+    let (back_key, back) = mirror(&key, &there);
+    [(key, there), (back_key, Flow { seen: seen(ages.1), ..back })].into()
+}
+
+fn removed(table: FlowTable, entries: &Entries, image: &Image) -> usize {
+    over(table, entries, &mut Current::new(image), NOW).len()
+}
+
+#[test]
+fn silence_ends_a_flow_sooner_or_later() {
+    use FlowTable::{Established, HalfOpen};
+    let rows = [
+        ("a connection", Established, TCP, 0, 8_000),
+        ("half closed", Established, TCP, state::FIN_BACK, 240),
+        ("closed", Established, TCP, state::FINS, 120),
+        ("reset", Established, TCP, state::RST, 10),
+        ("reset after closed", Established, TCP, state::RST | state::FINS, 10),
+        ("datagrams", Established, UDP, 0, 120),
+        ("a connection not answered", HalfOpen, TCP, 0, 60),
+        ("a datagram not answered", HalfOpen, UDP, 0, 60),
+        ("refused", HalfOpen, TCP, state::RST, 10),
+    ];
+    for (what, table, proto, bits, timeout) in rows {
+        let old = |age| removed(table, &pair(proto, 1, bits, (age, age)), &image());
+        assert_eq!(old(timeout), 0, "{what} lives for {timeout} s");
+        assert_eq!(old(timeout + 3), 2, "{what} ends after {timeout} s");
+    }
+}
+
+#[test]
+fn a_pair_lives_while_either_side_speaks() {
+    for ages in [(0, 9_000), (9_000, 0)] {
+        assert_eq!(removed(FlowTable::Established, &pair(TCP, 1, 0, ages), &image()), 0, "{ages:?}");
+    }
+}
+
+#[test]
+fn one_side_may_know_of_the_end_before_the_other() {
+    let mut entries = pair(TCP, 1, 0, (60, 60));
+    entries.values_mut().last().unwrap().state |= state::RST;
+    assert_eq!(removed(FlowTable::Established, &entries, &image()), 2);
+}
+
+#[test]
+fn datagrams_leave_a_backend_that_no_longer_serves_at_once() {
+    let fresh = |backend| pair(UDP, backend, 0, (0, 0));
+    assert_eq!(removed(FlowTable::Established, &fresh(1), &image()), 0);
+    assert_eq!(removed(FlowTable::Established, &fresh(3), &image()), 2, "it never was in the set");
+    let mut left = image();
+    left.runs.insert(0, vec![2, 2, 2].into());
+    assert_eq!(removed(FlowTable::HalfOpen, &fresh(1), &left), 2, "it left the set");
+    let mut empty = image();
+    empty.v4.frontends.values_mut().for_each(|frontend| frontend.len = 0);
+    assert_eq!(removed(FlowTable::Established, &fresh(1), &empty), 2, "the set is empty");
+    let mut gone = image();
+    gone.v4.frontends.clear();
+    assert_eq!(removed(FlowTable::Established, &fresh(1), &gone), 2, "the Service is gone");
+    let mut reused = image();
+    reused.v4.backends.insert(1, Backend { addr: ip(9), port: Be16::new(8080), zero: 0 });
+    assert_eq!(removed(FlowTable::Established, &fresh(1), &reused), 2, "the id is another's now");
+}
+
+#[test]
+fn a_connection_stays_with_its_backend_whatever_becomes_of_the_service() {
+    let nothing = Image::default();
+    assert_eq!(removed(FlowTable::Established, &pair(TCP, 1, 0, (0, 0)), &nothing), 0);
+}
+
+#[test]
+fn an_entry_that_lost_its_partner_is_judged_by_itself() {
+    for there in [true, false] {
+        let alone = |proto, age| -> Entries {
+            let pair = pair(proto, 1, 0, (age, age));
+            pair.into_iter().filter(|(_, flow)| (flow.state & state::THERE != 0) == there).collect()
+        };
+        assert_eq!(removed(FlowTable::HalfOpen, &alone(UDP, 0), &image()), 0);
+        assert_eq!(removed(FlowTable::HalfOpen, &alone(UDP, 0), &Image::default()), 1);
+        assert_eq!(removed(FlowTable::HalfOpen, &alone(TCP, 100), &image()), 1);
+    }
+}
+
+#[test]
+fn a_packet_from_the_future_is_of_now() {
+    let mut entries = pair(TCP, 1, 0, (0, 0));
+    entries.values_mut().for_each(|flow| flow.seen = NOW + 5);
+    assert_eq!(removed(FlowTable::Established, &entries, &image()), 0);
+}
