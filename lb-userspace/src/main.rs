@@ -1,2 +1,5 @@
-//! Under construction.
-fn main() {}
+//! The binary `sluice`: see [`lb_userspace::cli`].
+
+fn main() -> std::process::ExitCode {
+    lb_userspace::cli::main()
+}

@@ -74,6 +74,11 @@ impl Attacher {
         Self { pins, programs, xdp, tc, ours: BTreeSet::new(), notes: BTreeMap::new() }
     }
 
+    /// The programs that are attached.
+    pub fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
     /// Why a device is attached in another way than asked for, or not at all, by its index.
     pub fn notes(&self) -> &BTreeMap<u32, String> {
         &self.notes

@@ -165,6 +165,12 @@ impl Maps {
         Ok(fills)
     }
 
+    /// Room for entries in a map.
+    pub fn capacity(&self, map: &str) -> u32 {
+        let of = self.shapes.iter().find(|(shape, _)| shape.map == map);
+        of.map_or(0, |(shape, capacity)| shape.entries(*capacity))
+    }
+
     fn entries(&self, name: &str) -> io::Result<u64> {
         let mut n = 0;
         for (family, index) in [(Family::V4, 0), (Family::V6, 1)] {

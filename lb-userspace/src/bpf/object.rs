@@ -6,6 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use aya_log::EbpfLogger;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use super::error::chain;
 use super::{Capacities, Error, Pins, pins, shape, sys};
@@ -113,15 +116,24 @@ impl Programs {
         &mut self.ebpf
     }
 
-    /// The reader of what the programs log; `None` where the object logs nothing.
+    /// Hands what the programs log to the logger of this process, for as long as it lives. False where they log nothing.
     ///
     /// # Errors
     /// The ring buffer cannot be opened.
-    pub fn logger(&mut self) -> Result<Option<aya_log::EbpfLogger<&'static dyn log::Log>>, Error> {
+    pub fn follow_log(&mut self) -> Result<bool, Error> {
         if self.ebpf.map(LOG_MAP).is_none() {
-            return Ok(None);
+            return Ok(false);
         }
-        let logger = aya_log::EbpfLogger::init(&mut self.ebpf);
-        logger.map(Some).map_err(|error| Error::map("read", LOG_MAP, &error))
+        let logger = EbpfLogger::init(&mut self.ebpf).map_err(|error| Error::map("read", LOG_MAP, &error))?;
+        // SAFETY: the logger owns its file descriptor, always gives the same one, and closes it only when dropped.
+        let logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
+        let mut logger = logger.map_err(|error| Error::map("follow", LOG_MAP, &std::io::Error::from(error)))?;
+        tokio::spawn(async move {
+            while let Ok(mut guard) = logger.readable_mut().await {
+                guard.get_inner_mut().flush();
+                guard.clear_ready();
+            }
+        });
+        Ok(true)
     }
 }

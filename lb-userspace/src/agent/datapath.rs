@@ -1,0 +1,106 @@
+//! The programs, from their load to the devices and sockets they are attached to.
+
+use std::collections::BTreeSet;
+
+use anyhow::Context;
+use lb_common::ip::{V4, V6};
+use lb_common::tables::Config;
+use tracing::{info, warn};
+
+use super::{Report, Settings};
+use crate::bpf::{self, Attacher, Object};
+use crate::devices::{Nodes, Survey};
+use crate::watch::Problem;
+
+/// Programs in the kernel.
+pub(super) struct Datapath {
+    settings: Settings,
+    attacher: Attacher,
+    attached: bool,
+    problems: Vec<Problem>,
+    strange: BTreeSet<String>,
+}
+
+impl Datapath {
+    /// Loads the programs over the pinned maps, and makes what is missing.
+    pub(super) fn load(settings: &Settings, last: Option<Report>) -> anyhow::Result<Self> {
+        let object = Object::embedded()?;
+        settings.pins.create()?;
+        let (mut programs, warnings) = object.load(&settings.pins, &settings.capacities, settings.packet_log)?;
+        warnings.iter().for_each(|warning| warn!("{warning}"));
+        if settings.packet_log && !programs.follow_log()? {
+            warn!("--packet-log: these programs log nothing");
+        }
+        let mut attacher = Attacher::new(settings.pins.clone(), programs, settings.xdp, settings.tc);
+        // Why a device fell back is known to the agent that tried; what it pinned is kept.
+        *attacher.notes_mut() = last.map(|report| report.notes).unwrap_or_default();
+        Ok(Self {
+            settings: settings.clone(),
+            attacher,
+            attached: false,
+            problems: Vec::new(),
+            strange: BTreeSet::new(),
+        })
+    }
+
+    /// Whether an earlier agent's programs run: then ours take over at once, else when the maps are complete.
+    pub(super) fn takes_over(&self) -> anyhow::Result<bool> {
+        let pins = &self.settings.pins;
+        Ok(!pins.attachments()?.is_empty() || !pins.sockets()?.is_empty())
+    }
+
+    /// Attaches to what there is now, and from now on.
+    pub(super) fn attach(&mut self, survey: &Survey) -> anyhow::Result<()> {
+        let Settings { pins, cgroup, .. } = &self.settings;
+        match cgroup {
+            Some(cgroup) => bpf::attach_sockets(pins, self.attacher.programs(), cgroup)?,
+            None => bpf::detach_sockets(pins)?,
+        }
+        self.attached = true;
+        self.sync(survey);
+        for older in bpf::remove_older_layouts(&self.settings.pins)? {
+            info!("removed the programs and maps of an older layout, {}", older.display());
+        }
+        Ok(())
+    }
+
+    /// Follows the devices.
+    pub(super) fn sync(&mut self, survey: &Survey) {
+        if !self.attached {
+            return;
+        }
+        let errors = self.attacher.sync(&survey.devices);
+        let strange: BTreeSet<_> = survey.strange.iter().cloned().collect();
+        for name in strange.difference(&self.strange) {
+            warn!("{name} leads outside, but has no Ethernet header: nothing is attached to it");
+        }
+        self.strange = strange;
+        let problems: Vec<_> = errors.iter().map(|error| Problem::new("devices", error.to_string())).collect();
+        for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
+            warn!("{problem}");
+        }
+        self.problems = problems;
+    }
+
+    /// Devices that could not be attached.
+    pub(super) fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// Why devices are not attached as asked for.
+    pub(super) fn notes(&self) -> &std::collections::BTreeMap<u32, String> {
+        self.attacher.notes()
+    }
+}
+
+/// What the programs must know of the node.
+pub(super) fn config(settings: &Settings, node: Nodes) -> anyhow::Result<Config> {
+    let cookie = bpf::netns_cookie().context("cannot read the cookie of the network namespace (Linux 5.14 has it)")?;
+    let [low, high] = [cookie & u64::from(u32::MAX), cookie >> 32].map(|word| u32::try_from(word).unwrap_or(0));
+    Ok(Config {
+        node_v4: node.v4.map_or(Config::EMPTY.node_v4, V4::from),
+        node_v6: node.v6.map_or(Config::EMPTY.node_v6, V6::from),
+        netns: [low, high],
+        socket_path: settings.socket_path,
+    })
+}

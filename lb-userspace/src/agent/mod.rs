@@ -1,0 +1,40 @@
+//! The agent: programs, devices, reconciler and flows, wired together. Decides nothing itself.
+
+mod datapath;
+mod report;
+mod run;
+
+use std::path::PathBuf;
+
+pub use report::{Lock, Report, ReportError, RunDir, clock};
+pub use run::run;
+
+use crate::bpf::{Capacities, Pins, TcMode, XdpMode};
+use crate::devices::Globs;
+
+/// What the agent was told, all of it checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The folder of manifests.
+    pub manifests: PathBuf,
+    /// Where to pin.
+    pub pins: Pins,
+    /// Where to say how it is.
+    pub run_dir: RunDir,
+    /// The name of this node.
+    pub node: String,
+    /// One of [`lb_common::tables::socket_path`].
+    pub socket_path: u32,
+    /// The cgroup of the sockets to translate; none where the socket path is off.
+    pub cgroup: Option<PathBuf>,
+    /// Devices beside those that are found.
+    pub globs: Globs,
+    /// How to attach at NICs.
+    pub xdp: XdpMode,
+    /// How to attach at TC.
+    pub tc: TcMode,
+    /// Sizes of maps that are not there yet.
+    pub capacities: Capacities,
+    /// Whether the programs log packets.
+    pub packet_log: bool,
+}

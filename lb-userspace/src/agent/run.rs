@@ -1,0 +1,239 @@
+//! The main loop of the agent.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use lb_common::tables::map;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tracing::{info, warn};
+
+use super::datapath::{Datapath, config};
+use super::{Report, Settings, clock};
+use crate::bpf::{BpfStore, Maps};
+use crate::compile::{Limits, NodeFacts};
+use crate::devices::{self, Nodes, Survey};
+use crate::reconcile::{self, Options, Status};
+use crate::watch::{Problem, files};
+
+/// How often what is attached is compared with what should be, beside each change of a device.
+const REPAIR: Duration = Duration::from_secs(10);
+/// The report is written no more often than this.
+const REPORT: Duration = Duration::from_millis(100);
+
+/// Runs until a signal, then leaves everything attached.
+///
+/// # Errors
+/// Something that the agent cannot do without is not there.
+pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
+    let _lock = settings.run_dir.lock()?;
+    let mut datapath = Datapath::load(&settings, settings.run_dir.last())?;
+    let devices::Watcher { world: mut devices, task: mut netlink } =
+        devices::watch().await.context("cannot follow the devices of this node")?;
+    let survey = devices::survey(&devices.borrow_and_update(), &settings.globs);
+    let mut agent = Agent::new(settings, survey)?;
+    if datapath.takes_over()? {
+        info!("taking over what an earlier agent attached");
+        agent.attach(&mut datapath)?;
+    }
+    let mut engine = Engine::start(&agent.settings, agent.survey.node)?;
+    let mut repair = interval(REPAIR);
+    repair.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let report_at = agent.report_at.unwrap_or_else(Instant::now).into();
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            ended = &mut netlink => bail!("cannot follow the devices of this node: {ended:?}"),
+            ended = &mut engine.task => bail!("the reconciler ended: {ended:?}"),
+            changed = engine.status.changed() => {
+                changed.context("the reconciler ended")?;
+                let status = engine.status.borrow_and_update().clone();
+                agent.status(status);
+                if agent.in_step() && !agent.attached {
+                    agent.attach(&mut datapath)?;
+                }
+                agent.announce();
+            }
+            changed = devices.changed() => {
+                changed.context("cannot follow the devices of this node")?;
+                let node = agent.survey.node;
+                agent.look(&devices.borrow_and_update().clone());
+                agent.sync(&mut datapath);
+                if agent.survey.node != node {
+                    info!("the node's addresses are now {}", addresses(agent.survey.node));
+                    engine.stop().await;
+                    agent.settle();
+                    engine = Engine::start(&agent.settings, agent.survey.node)?;
+                }
+            }
+            _ = repair.tick() => agent.sync(&mut datapath),
+            () = sleep_until(report_at), if agent.report_at.is_some() => agent.write_report(&datapath),
+        }
+    }
+    info!("stopping; traffic flows on, and the next agent takes over");
+    engine.stop().await;
+    agent.write_report(&datapath);
+    Ok(())
+}
+
+/// The reconciler and its source.
+struct Engine {
+    task: JoinHandle<()>,
+    status: watch::Receiver<Status>,
+}
+
+impl Engine {
+    fn start(settings: &Settings, node: Nodes) -> anyhow::Result<Self> {
+        let store = BpfStore::open(&settings.pins)?;
+        let facts = NodeFacts { name: settings.node.clone(), zone: None, config: config(settings, node)? };
+        let options = Options { limits: limits(store.maps()), ..Options::new(facts) };
+        let messages = files::watch(&settings.manifests);
+        let messages = messages.with_context(|| format!("cannot watch the folder {}", settings.manifests.display()))?;
+        let (sender, status) = watch::channel(Status::default());
+        let task = tokio::spawn(reconcile::run(store, options, messages, sender));
+        Ok(Self { task, status })
+    }
+
+    /// Stops between two rounds: no write is left half done.
+    async fn stop(&mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
+    }
+}
+
+/// What the agent knows of itself.
+struct Agent {
+    settings: Settings,
+    survey: Survey,
+    status: Status,
+    /// Writes and repairs of reconcilers before this one.
+    before: (u64, u64),
+    attached: bool,
+    announced: bool,
+    started: u64,
+    last_write: Option<u64>,
+    report_at: Option<Instant>,
+}
+
+impl Agent {
+    fn new(settings: Settings, survey: Survey) -> anyhow::Result<Self> {
+        let agent = Self {
+            settings,
+            survey,
+            status: Status::default(),
+            before: (0, 0),
+            attached: false,
+            announced: false,
+            started: clock(),
+            last_write: None,
+            report_at: Some(Instant::now()),
+        };
+        // What cannot be written later is better known now.
+        agent.settings.run_dir.write(&agent.report(&Report::default()))?;
+        Ok(agent)
+    }
+
+    fn look(&mut self, world: &devices::World) {
+        self.survey = devices::survey(world, &self.settings.globs);
+        self.report_soon();
+    }
+
+    fn status(&mut self, status: Status) {
+        if status.writes > self.status.writes {
+            self.last_write = Some(clock());
+        }
+        self.status = status;
+        self.report_soon();
+    }
+
+    /// The reconciler was replaced: its counts are kept.
+    fn settle(&mut self) {
+        self.before.0 += self.status.writes;
+        self.before.1 += self.status.repairs;
+        self.status = Status::default();
+    }
+
+    fn in_step(&self) -> bool {
+        self.status.ready && self.status.in_step_at.is_some()
+    }
+
+    fn attach(&mut self, datapath: &mut Datapath) -> anyhow::Result<()> {
+        datapath.attach(&self.survey)?;
+        self.attached = true;
+        self.report_soon();
+        Ok(())
+    }
+
+    fn sync(&mut self, datapath: &mut Datapath) {
+        datapath.sync(&self.survey);
+        self.report_soon();
+    }
+
+    /// Says once that the maps are complete.
+    fn announce(&mut self) {
+        if self.announced || !self.in_step() {
+            return;
+        }
+        self.announced = true;
+        let Survey { devices, node, .. } = &self.survey;
+        info!(
+            "ready: {} Services, {} map entries written, {} devices, node {} at {}",
+            self.status.services,
+            self.status.writes,
+            devices.len(),
+            self.settings.node,
+            addresses(*node),
+        );
+    }
+
+    fn report_soon(&mut self) {
+        self.report_at.get_or_insert_with(|| Instant::now() + REPORT);
+    }
+
+    fn write_report(&mut self, datapath: &Datapath) {
+        let base = Report { notes: datapath.notes().clone(), ..Report::default() };
+        let mut report = self.report(&base);
+        let all = datapath.problems().iter().chain(&self.status.problems);
+        report.problems = all.map(|Problem { about, message }| (about.clone(), message.clone())).collect();
+        if let Err(error) = self.settings.run_dir.write(&report) {
+            warn!("{error}");
+        }
+        self.report_at = None;
+    }
+
+    fn report(&self, base: &Report) -> Report {
+        Report {
+            pid: std::process::id(),
+            node: self.settings.node.clone(),
+            started: self.started,
+            ready: self.in_step() && self.attached,
+            writes: self.before.0 + self.status.writes,
+            repairs: self.before.1 + self.status.repairs,
+            last_write: self.last_write,
+            services: self.status.services,
+            error: self.status.error.clone(),
+            ..base.clone()
+        }
+    }
+}
+
+/// The room that there is, which may be another than the options say.
+fn limits(maps: &Maps) -> Limits {
+    let least = |names: [&str; 2]| names.map(|name| maps.capacity(name)).into_iter().min().unwrap_or(0);
+    Limits {
+        services: least(map::FRONTENDS).min(maps.capacity(map::NAMES)),
+        backends: least(map::BACKENDS),
+        slots: maps.capacity(map::SLOTS),
+    }
+}
+
+fn addresses(node: Nodes) -> String {
+    let all: Vec<_> =
+        [node.v4.map(|ip| ip.to_string()), node.v6.map(|ip| ip.to_string())].into_iter().flatten().collect();
+    if all.is_empty() { "no address".to_owned() } else { all.join(", ") }
+}

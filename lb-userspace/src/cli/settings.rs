@@ -1,0 +1,163 @@
+//! From what was typed to what is meant: the second stage, where whatever can be wrong is found before anything starts.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use lb_common::tables::socket_path;
+
+use super::args::{AgentArgs, PacketLogArg, SocketPathArg, TcArg, XdpArg};
+use crate::agent::Settings;
+use crate::bpf::{Capacities, TcMode, XdpMode, cgroup2_mount};
+use crate::devices::Globs;
+
+/// What the options mean on this machine.
+///
+/// # Errors
+/// An option names something that is not there.
+pub(super) fn settings(args: &AgentArgs) -> anyhow::Result<Settings> {
+    let manifests = folder(&args.manifests).context("--manifests")?;
+    let node = match &args.node_name {
+        Some(name) => name.clone(),
+        None => host_name()?,
+    };
+    if node.trim().is_empty() {
+        bail!("the node has no name: give it one with --node-name");
+    }
+    let socket_path = match args.socket_path {
+        SocketPathArg::All => socket_path::ALL,
+        SocketPathArg::Host => socket_path::HOST,
+        SocketPathArg::Off => socket_path::OFF,
+    };
+    let cgroup = match (&args.cgroup, socket_path) {
+        (_, socket_path::OFF) => None,
+        (Some(path), _) => Some(cgroup2(path).context("--cgroup")?),
+        (None, _) => Some(mounted_cgroup2()?),
+    };
+    Ok(Settings {
+        manifests,
+        pins: args.place.pins(),
+        run_dir: args.place.run_dir(),
+        node,
+        socket_path,
+        cgroup,
+        globs: Globs { nics: args.nic.clone(), pods: args.pod_device.clone() },
+        xdp: match args.xdp {
+            XdpArg::Native => XdpMode::Native,
+            XdpArg::Generic => XdpMode::Generic,
+            XdpArg::Off => XdpMode::Off,
+        },
+        tc: match args.tc {
+            TcArg::Tcx => TcMode::Tcx,
+            TcArg::Clsact => TcMode::Clsact,
+        },
+        capacities: Capacities {
+            services: args.max_services,
+            backends: args.max_backends,
+            slots: args.max_slots,
+            flows: args.max_flows,
+            half_open: args.max_half_open,
+        },
+        packet_log: args.packet_log == PacketLogArg::Debug,
+    })
+}
+
+fn folder(path: &Path) -> anyhow::Result<PathBuf> {
+    let found = fs::metadata(path).with_context(|| format!("cannot read the folder {}", path.display()))?;
+    if !found.is_dir() {
+        bail!("{} is not a folder", path.display());
+    }
+    Ok(path.to_owned())
+}
+
+fn cgroup2(path: &Path) -> anyhow::Result<PathBuf> {
+    let folder = folder(path)?;
+    // Each cgroup of the second version has this file, none of the first.
+    if !folder.join("cgroup.procs").exists() || folder.join("tasks").exists() {
+        bail!("{} is not a cgroup2 folder", path.display());
+    }
+    Ok(folder)
+}
+
+fn mounted_cgroup2() -> anyhow::Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
+    Ok(cgroup2_mount(&mounts).ok_or(crate::bpf::Error::NoCgroup)?)
+}
+
+fn host_name() -> anyhow::Result<String> {
+    let path = "/proc/sys/kernel/hostname";
+    let name = fs::read_to_string(path).with_context(|| format!("cannot read {path}; use --node-name"))?;
+    Ok(name.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::args::{Cli, Command};
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<AgentArgs, String> {
+        let cli = Cli::try_parse_from([&["sluice", "agent"], args].concat()).map_err(|error| error.to_string())?;
+        match cli.command {
+            Command::Agent(args) => Ok(*args),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    #[test]
+    fn what_is_typed_becomes_settings() {
+        let folder = tempfile::tempdir().unwrap();
+        let manifests = folder.path().to_str().unwrap();
+        let args = parse(&[
+            "--manifests",
+            manifests,
+            "--node-name",
+            "n1",
+            "--socket-path",
+            "off",
+            "--nic",
+            "eth*",
+            "--nic",
+            "bond0",
+            "--xdp",
+            "generic",
+            "--tc",
+            "clsact",
+            "--max-flows",
+            "1000",
+            "--packet-log",
+            "debug",
+        ]);
+        let settings = settings(&args.unwrap()).unwrap();
+        assert_eq!(settings.node, "n1");
+        assert_eq!((settings.socket_path, settings.cgroup), (socket_path::OFF, None));
+        assert_eq!(settings.globs.nics, ["eth*", "bond0"]);
+        assert_eq!((settings.xdp, settings.tc), (XdpMode::Generic, TcMode::Clsact));
+        assert_eq!(settings.capacities, Capacities { flows: 1000, ..Capacities::default() });
+        assert!(settings.packet_log);
+    }
+
+    #[test]
+    fn wrong_arguments_are_refused_with_a_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let here = folder.path().to_str().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        for (args, expected) in [
+            (vec![], "--manifests <FOLDER>"),
+            (vec!["--manifests", "/nowhere"], "cannot read the folder /nowhere"),
+            (vec!["--manifests", file.to_str().unwrap()], "is not a folder"),
+            (vec!["--manifests", here, "--node-name", " "], "the node has no name"),
+            (vec!["--manifests", here, "--cgroup", here], "is not a cgroup2 folder"),
+            (vec!["--manifests", here, "--max-flows", "0"], "0 is not in 2..="),
+            (vec!["--manifests", here, "--xdp", "fast"], "possible values: native, generic, off"),
+        ] {
+            let error = match parse(&args) {
+                Err(error) => error,
+                Ok(parsed) => format!("{:#}", settings(&parsed).unwrap_err()),
+            };
+            assert!(error.contains(expected), "{args:?}: {error}");
+        }
+    }
+}
