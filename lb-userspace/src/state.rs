@@ -98,7 +98,7 @@ impl State {
     }
 
     /// The EndpointSlices of a Service, by name.
-    pub fn slices(&self, service: &ObjectName) -> impl Iterator<Item = &EndpointSlice> + Clone {
+    pub fn slices(&self, service: &ObjectName) -> impl Iterator<Item = &EndpointSlice> + Clone + use<'_> {
         self.slices.get(service).into_iter().flat_map(BTreeMap::values)
     }
 

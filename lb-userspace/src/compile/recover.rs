@@ -15,7 +15,8 @@ impl Compiler {
     /// For maps that have entries: their numbers are kept for what they stand for now.
     ///
     /// Its image has the names and backends of `actual`, which nobody uses yet and which therefore rest before they
-    /// go; and no frontends. Compile all Services, then compare the image with `actual`.
+    /// go; and no frontends. Places of tables that the last agent had just given up are unknown, and free: a packet is
+    /// through long before a process has started. Compile all Services, then compare the image with `actual`.
     pub fn recover(limits: Limits, rest: Rest, actual: &Image) -> Self {
         let mut this = Self::new(limits, rest);
         this.draft.set_config(actual.config);

@@ -81,19 +81,16 @@ impl Compiler {
     }
 
     /// Removes the frontends of a port; they may be those of a Service that wanted them before.
-    fn close<A: Compiled>(&mut self, work: &Work<'_>, port: &ServicePort) {
-        for addr in ip_of::<A>(&work.service.cluster_ips) {
-            let key = FrontendKey::new(addr, Be16::new(port.port), port.protocol.number());
-            if self.other_owner(&key, &work.service.name).is_none() {
-                self.draft.remove_frontend(key);
-            }
-        }
+    fn close<A: Compiled>(&mut self, work: &mut Work<'_>, port: &ServicePort) {
+        let keys = self.owned::<A>(work, port);
+        keys.into_iter().for_each(|key| self.draft.remove_frontend(key));
     }
 
     /// The frontends in one family of a port, the `i`th of those that have an id.
     fn bind<A: Compiled>(&mut self, work: &mut Work<'_>, port: &ServicePort, i: usize, state: &State, here: Here<'_>) {
         let service = work.service;
-        if ip_of::<A>(&service.cluster_ips).next().is_none() {
+        let keys = self.owned::<A>(work, port);
+        if keys.is_empty() {
             return;
         }
         let backends = endpoints::serving::<A>(port, state.slices(&service.name), here);
@@ -101,21 +98,31 @@ impl Compiler {
             Ok(bound) => Some(bound),
             Err(no_room) => self.bind_as_before::<A>(work, port, i, &no_room),
         };
-        let id = work.new.ports[i].id;
-        for addr in ip_of::<A>(&service.cluster_ips) {
+        let Some(bound) = bound else {
+            return keys.into_iter().for_each(|key| self.draft.remove_frontend(key));
+        };
+        let frontend = Frontend { service: work.new.ports[i].id, slots: bound.at, len: bound.len };
+        let put = keys.into_iter().filter(|key| self.put_frontend(work, *key, frontend)).count();
+        match put {
+            0 => self.release::<A>(&bound),
+            _ => *A::bound(&mut work.new.ports[i]) = Some(bound),
+        }
+    }
+
+    /// The keys of a port, without those that another Service has.
+    fn owned<A: Compiled>(&mut self, work: &mut Work<'_>, port: &ServicePort) -> Vec<FrontendKey<A>> {
+        let mut owned = Vec::new();
+        for addr in ip_of::<A>(&work.service.cluster_ips) {
             let key = FrontendKey::new(addr, Be16::new(port.port), port.protocol.number());
-            if let Some(owner) = self.other_owner(&key, &service.name) {
-                work.complain(format!("{addr:?} port {}/{}: Service {owner} has it", port.port, port.protocol));
-                continue;
-            }
-            match &bound {
-                Some(Bound { at, len, .. }) => {
-                    self.put_frontend(work, key, Frontend { service: id, slots: *at, len: *len });
+            match self.other_owner(&key, &work.service.name) {
+                Some(owner) => {
+                    let text = format!("{addr:?} port {}/{}: Service {owner} has it", port.port, port.protocol);
+                    work.complain(text);
                 }
-                None => self.draft.remove_frontend(key),
+                None => owned.push(key),
             }
         }
-        *A::bound(&mut work.new.ports[i]) = bound;
+        owned
     }
 
     /// The backends that a port had: better than none.
@@ -144,19 +151,23 @@ impl Compiler {
             let key = FrontendKey::whole(addr);
             match id {
                 _ if self.other_owner(&key, &work.service.name).is_some() => {}
-                Some(id) => self.put_frontend(work, key, Frontend { service: id, slots: 0, len: 0 }),
+                Some(id) => {
+                    self.put_frontend(work, key, Frontend { service: id, slots: 0, len: 0 });
+                }
                 None => self.draft.remove_frontend(key),
             }
         }
     }
 
-    fn put_frontend<A: Compiled>(&mut self, work: &mut Work<'_>, key: FrontendKey<A>, frontend: Frontend) {
+    /// Whether there was room.
+    fn put_frontend<A: Compiled>(&mut self, work: &mut Work<'_>, key: FrontendKey<A>, frontend: Frontend) -> bool {
         let frontends = &A::side(self.draft.image()).frontends;
         if frontends.len() >= self.limits.services as usize && !frontends.contains_key(&key) {
             work.starve(format!("{:?}: no room for another frontend; enlarge --max-services", key.addr));
-        } else {
-            self.draft.put_frontend(key, frontend);
+            return false;
         }
+        self.draft.put_frontend(key, frontend);
+        true
     }
 
     fn give_back(&mut self, old: &Record) {

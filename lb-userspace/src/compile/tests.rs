@@ -1,1 +1,232 @@
+use std::time::{Duration, Instant};
 
+use lb_common::ip::Family;
+
+use super::*;
+use crate::model::{
+    Endpoint, EndpointPort, EndpointSlice, Protocol, Service, ServicePort, ServiceType, TargetPort, TrafficPolicy,
+};
+use crate::watch::{Change, Event};
+
+struct World {
+    state: State,
+    compiler: Compiler,
+    node: NodeFacts,
+    now: Instant,
+}
+
+impl World {
+    fn new(limits: Limits) -> Self {
+        let node = NodeFacts { name: "node".into(), zone: None, config: Config::EMPTY };
+        let rest = Rest { entry: Duration::from_secs(2), id: Duration::from_secs(60) };
+        Self { state: State::default(), compiler: Compiler::new(limits, rest), node, now: Instant::now() }
+    }
+
+    fn apply(&mut self, event: Event) -> &mut Self {
+        self.state.apply(event);
+        self
+    }
+
+    /// A Service with a port 80 at an address, and this many endpoints.
+    fn service(&mut self, name: &str, ip: &str, endpoints: u8) -> &mut Self {
+        let service = service(name, ip);
+        let slice = slice(name, endpoints);
+        self.apply(Event::Service(Change::Apply(service))).apply(Event::EndpointSlice(Change::Apply(slice)))
+    }
+
+    fn remove(&mut self, name: &str) -> &mut Self {
+        self.apply(Event::Service(Change::Delete(ObjectName::new("ns", name))))
+    }
+
+    /// Compiles, and lets the maps follow; what is wrong.
+    fn run(&mut self) -> Vec<String> {
+        let changes = self.state.take_changes();
+        self.compiler.compile(&self.state, changes, &self.node, self.now);
+        self.compiler.settle(self.now);
+        self.compiler.problems().iter().map(ToString::to_string).collect()
+    }
+
+    fn wait(&mut self, seconds: u64) -> &mut Self {
+        self.now += Duration::from_secs(seconds);
+        self
+    }
+
+    /// `address:port → length of the table`, of ports.
+    fn frontends(&self) -> Vec<String> {
+        let ports = self.compiler.image().v4.frontends.iter().filter(|(key, _)| key.port.get() > 0);
+        ports.map(|(key, frontend)| format!("{:?}:{:?} {}", key.addr, key.port, frontend.len)).collect()
+    }
+}
+
+fn service(name: &str, ip: &str) -> Service {
+    Service {
+        name: ObjectName::new("ns", name),
+        kind: ServiceType::ClusterIp,
+        cluster_ips: vec![ip.parse().unwrap()],
+        ports: vec![ServicePort {
+            name: "".into(),
+            port: 80,
+            protocol: Protocol::Tcp,
+            target: TargetPort::Number(80),
+            node_port: None,
+        }],
+        selector: vec![],
+        internal_policy: TrafficPolicy::Cluster,
+        affinity: false,
+        publish_not_ready: false,
+        other_proxy: false,
+        headless_label: false,
+    }
+}
+
+fn slice(service: &str, endpoints: u8) -> EndpointSlice {
+    let net = service.as_bytes()[0];
+    let endpoint = |host: u8| Endpoint {
+        address: [10, 1, net, host].into(),
+        ready: true,
+        serving: true,
+        terminating: false,
+        node: None,
+        hints: None,
+    };
+    EndpointSlice {
+        name: ObjectName::new("ns", format!("{service}-1")),
+        service: service.into(),
+        family: Family::V4,
+        ports: vec![EndpointPort { name: "".into(), protocol: Protocol::Tcp, port: 80 }],
+        endpoints: (1..=endpoints).map(endpoint).collect(),
+    }
+}
+
+#[test]
+fn of_services_that_want_one_port_the_first_by_name_has_it_and_the_other_is_told() {
+    let mut world = World::new(Limits::default());
+    assert!(world.service("b", "10.96.0.1", 2).run().is_empty());
+    assert_eq!(world.frontends(), ["10.96.0.1:80 211"]);
+    // A comes later, but its name comes first.
+    assert_eq!(world.service("a", "10.96.0.1", 1).run(), ["Service ns/b: 10.96.0.1 port 80/TCP: Service ns/a has it"]);
+    assert_eq!(world.frontends(), ["10.96.0.1:80 1"]);
+    assert!(world.remove("a").run().is_empty());
+    assert_eq!(world.frontends(), ["10.96.0.1:80 211"]);
+}
+
+#[test]
+fn what_does_not_fit_is_named_with_its_option_and_all_else_goes_on() {
+    let rows = [
+        (
+            Limits { slots: 300, ..Limits::default() },
+            "Service ns/b: port 80: no room for a table of 307 slots among 300; enlarge --max-slots",
+        ),
+        (
+            Limits { backends: 6, ..Limits::default() },
+            "Service ns/b: port 80: no room for its 3 backends: all 5 are taken; enlarge --max-backends",
+        ),
+        (
+            Limits { services: 3, ..Limits::default() },
+            "Service ns/b: 10.96.0.2: no room for another frontend; enlarge --max-services",
+        ),
+    ];
+    for (limits, problem) in rows {
+        let mut world = World::new(limits);
+        world.service("a", "10.96.0.1", 1).service("b", "10.96.0.2", 3).service("c", "10.96.0.3", 0);
+        if limits.backends == 6 {
+            world.service("a", "10.96.0.1", 3);
+        }
+        let problems = world.run();
+        assert!(problems.contains(&problem.to_owned()), "{problems:?}");
+        assert!(world.frontends()[0].starts_with("10.96.0.1:80"), "{:?}", world.frontends());
+    }
+}
+
+#[test]
+fn a_service_that_had_no_room_gets_it_when_there_is_some() {
+    let mut world = World::new(Limits { slots: 320, ..Limits::default() });
+    world.service("a", "10.96.0.1", 2).service("b", "10.96.0.2", 3);
+    assert_eq!(world.run().len(), 1);
+    assert_eq!(world.frontends(), ["10.96.0.1:80 211"]);
+    assert_eq!(world.remove("a").run().len(), 1, "the place of its table rests");
+    assert!(world.compiler.deadline().is_some());
+    assert!(world.wait(2).run().is_empty());
+    assert_eq!(world.frontends(), ["10.96.0.2:80 307"]);
+}
+
+#[test]
+fn a_service_that_grows_beyond_the_room_keeps_what_it_had() {
+    let mut world = World::new(Limits { slots: 320, ..Limits::default() });
+    world.service("a", "10.96.0.1", 2).run();
+    assert_eq!(world.service("a", "10.96.0.1", 4).run().len(), 1);
+    assert_eq!(world.frontends(), ["10.96.0.1:80 211"]);
+    // And what it had does not pile up.
+    assert_eq!(world.wait(3).service("a", "10.96.0.1", 5).run().len(), 1);
+    assert!(world.wait(3).service("a", "10.96.0.1", 1).run().is_empty());
+    assert_eq!(world.frontends(), ["10.96.0.1:80 1"]);
+}
+
+#[test]
+fn what_is_not_programmed_leaves_no_trace() {
+    let with = |change: fn(&mut Service)| {
+        let mut world = World::new(Limits::default());
+        let mut service = service("a", "10.96.0.1");
+        change(&mut service);
+        world.service("a", "10.96.0.1", 1).apply(Event::Service(Change::Apply(service))).run();
+        world.compiler.image().clone()
+    };
+    assert_eq!(with(|_| {}).v4.frontends.len(), 2);
+    let nothing = Image::default();
+    assert_eq!(with(|s| s.kind = ServiceType::ExternalName), nothing);
+    assert_eq!(with(|s| s.cluster_ips.clear()), nothing);
+    assert_eq!(with(|s| s.other_proxy = true), nothing);
+    assert_eq!(with(|s| s.headless_label = true), nothing);
+}
+
+#[test]
+fn what_is_asked_for_and_not_done_is_said() {
+    let mut world = World::new(Limits::default());
+    let mut service = service("a", "10.96.0.1");
+    (service.internal_policy, service.affinity) = (TrafficPolicy::Local, true);
+    world.apply(Event::Service(Change::Apply(service)));
+    let problems = world.run();
+    assert_eq!(problems.len(), 2);
+    assert!(problems.iter().all(|problem| problem.contains("not supported yet")), "{problems:?}");
+    assert_eq!(world.frontends(), ["10.96.0.1:80 0"]);
+}
+
+#[test]
+fn services_with_the_same_backends_share_one_table() {
+    let mut world = World::new(Limits::default());
+    let mut other = slice("b", 0);
+    other.endpoints = slice("a", 3).endpoints;
+    world.service("a", "10.96.0.1", 3).service("b", "10.96.0.2", 0).apply(Event::EndpointSlice(Change::Apply(other)));
+    world.run();
+    assert_eq!(world.compiler.image().runs.len(), 1);
+    assert_eq!(world.compiler.image().v4.backends.len(), 3);
+}
+
+#[test]
+fn a_backend_and_a_name_rest_in_the_maps_before_they_go() {
+    let mut world = World::new(Limits::default());
+    world.service("a", "10.96.0.1", 1).run();
+    world.remove("a").run();
+    assert_eq!((world.frontends().len(), world.compiler.image().v4.backends.len()), (0, 1));
+    assert_eq!(world.compiler.deadline(), Some(world.now + Duration::from_secs(2)));
+    world.wait(2).run();
+    assert_eq!(world.compiler.image(), &Image::default());
+    assert_eq!(world.compiler.deadline(), None);
+}
+
+#[test]
+fn the_node_object_fills_in_what_the_agent_was_not_told() {
+    let mut world = World::new(Limits::default());
+    let node = |addresses: &[&str]| crate::model::Node {
+        name: ObjectName::new("", "node"),
+        zone: None,
+        addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
+    };
+    world.node.config.node_v4 = std::net::Ipv4Addr::new(10, 9, 9, 9).into();
+    world.apply(Event::Node(Change::Apply(node(&["10.0.0.1", "fd00::1"])))).run();
+    let config = world.compiler.image().config;
+    assert_eq!(
+        (format!("{:?}", config.node_v4), format!("{:?}", config.node_v6)),
+        ("10.9.9.9".into(), "fd00::1".into())
+    );
+}

@@ -1,0 +1,170 @@
+//! Small worlds of Services and endpoints, and random ones.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+use lb_common::ip::Family;
+use lb_common::tables::Config;
+use lb_userspace::compile::{Limits, NodeFacts};
+use lb_userspace::ids::Rest;
+use lb_userspace::model::{
+    Endpoint, EndpointPort, EndpointSlice, Node, ObjectName, Protocol, Service, ServicePort, ServiceType, TargetPort,
+    TrafficPolicy,
+};
+use lb_userspace::reconcile::{Engine, Options};
+use lb_userspace::store::Store;
+use lb_userspace::watch::{Change, Event, Message};
+use proptest::prelude::*;
+
+pub(crate) fn options() -> Options {
+    let node = NodeFacts { name: "node".into(), zone: None, config: Config::EMPTY };
+    Options { rest: Rest::DEFAULT, limits: Limits::default(), sweep: Duration::from_secs(300), node }
+}
+
+pub(crate) fn empty_lists() -> Message {
+    Message::Events(vec![
+        Event::Node(Change::Reset(vec![])),
+        Event::EndpointSlice(Change::Reset(vec![])),
+        Event::Service(Change::Reset(vec![])),
+    ])
+}
+
+/// Works until nothing is left to do now.
+pub(crate) fn settle<S: Store>(engine: &mut Engine<S>, now: Instant) -> Instant {
+    let mut now = now;
+    for _ in 0..50 {
+        match engine.status().behind_since {
+            None => return now,
+            Some(_) => {
+                now = now.max(engine.due().expect("what is behind is due"));
+                engine.work(|| now);
+            }
+        }
+    }
+    panic!("it does not come in step: {:?}", engine.status());
+}
+
+pub(crate) fn name(i: u8) -> ObjectName {
+    ObjectName::new("ns", format!("s{i}"))
+}
+
+pub(crate) fn ip(family: Family, net: u8, host: u8) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::new(10, net, 0, host).into(),
+        Family::V6 => Ipv6Addr::new(0xfd00, u16::from(net), 0, 0, 0, 0, 0, u16::from(host)).into(),
+    }
+}
+
+pub(crate) fn service(i: u8, cluster_ips: Vec<IpAddr>, ports: &[(u8, Protocol)]) -> Service {
+    Service {
+        name: name(i),
+        kind: ServiceType::ClusterIp,
+        cluster_ips,
+        ports: ports.iter().map(|(port, protocol)| service_port(*port, *protocol)).collect(),
+        selector: vec![],
+        internal_policy: TrafficPolicy::Cluster,
+        affinity: false,
+        publish_not_ready: false,
+        other_proxy: false,
+        headless_label: false,
+    }
+}
+
+fn service_port(port: u8, protocol: Protocol) -> ServicePort {
+    ServicePort {
+        name: format!("p{port}-{}", protocol.name().to_lowercase()).into(),
+        port: u16::from(port),
+        protocol,
+        target: TargetPort::Number(8000 + u16::from(port)),
+        node_port: None,
+    }
+}
+
+/// Slice `i` of service `of`: it has the target ports 1 to 3, TCP and UDP.
+pub(crate) fn slice(i: u8, of: u8, family: Family, endpoints: &[(u8, Condition)]) -> EndpointSlice {
+    let ports = (1..=3).flat_map(|port| [Protocol::Tcp, Protocol::Udp].map(|protocol| service_port(port, protocol)));
+    EndpointSlice {
+        name: ObjectName::new("ns", format!("slice{i}")),
+        service: name(of).name,
+        family,
+        ports: ports.map(|p| EndpointPort { name: p.name, protocol: p.protocol, port: 8000 + p.port }).collect(),
+        endpoints: endpoints.iter().map(|(host, condition)| condition.endpoint(ip(family, 1, *host))).collect(),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Condition {
+    Ready,
+    Unready,
+    Leaving,
+}
+
+impl Condition {
+    fn endpoint(self, address: IpAddr) -> Endpoint {
+        let ready = self == Self::Ready;
+        let (serving, terminating) = (self != Self::Unready, self == Self::Leaving);
+        Endpoint { address, ready, serving, terminating, node: None, hints: None }
+    }
+}
+
+/// What happens in a random world.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    Events(Vec<Event>),
+    Wait(u64),
+    /// The agent is killed and another one takes over.
+    Restart,
+    /// The store refuses the write after so many.
+    Fail(usize),
+    /// The agent is killed at the write after so many.
+    Kill(usize),
+}
+
+pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        8 => prop::collection::vec(event(), 1..6).prop_map(Step::Events),
+        2 => prop_oneof![Just(0_u64), Just(1), Just(3), Just(100)].prop_map(Step::Wait),
+        1 => Just(Step::Restart),
+        2 => (0_usize..30).prop_map(Step::Fail),
+        2 => (0_usize..30).prop_map(Step::Kill),
+    ];
+    prop::collection::vec(step, 1..14)
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => (0_u8..4, ips(), prop::collection::btree_set((1_u8..4, protocol()), 1..4)).prop_map(|(i, ips, ports)| {
+            let ports: Vec<_> = ports.into_iter().collect();
+            Event::Service(Change::Apply(service(i, ips, &ports)))
+        }),
+        1 => (0_u8..4).prop_map(|i| Event::Service(Change::Delete(name(i)))),
+        8 => (0_u8..6, 0_u8..4, family(), endpoints()).prop_map(|(i, of, family, endpoints)| {
+            Event::EndpointSlice(Change::Apply(slice(i, of, family, &endpoints)))
+        }),
+        1 => (0_u8..6).prop_map(|i| Event::EndpointSlice(Change::Delete(ObjectName::new("ns", format!("slice{i}"))))),
+        1 => prop_oneof![Just(None), Just(Some("z"))].prop_map(|zone| {
+            let name = ObjectName::new("", "node");
+            Event::Node(Change::Apply(Node { name, zone: zone.map(Into::into), addresses: vec![ip(Family::V4, 9, 9)] }))
+        }),
+    ]
+}
+
+/// Few addresses, so that Services often want the same one.
+fn ips() -> impl Strategy<Value = Vec<IpAddr>> {
+    let one = |family| prop::option::of((0_u8..3).prop_map(move |host| ip(family, 96, host)));
+    (one(Family::V4), one(Family::V6)).prop_map(|(v4, v6)| v4.into_iter().chain(v6).collect())
+}
+
+fn protocol() -> impl Strategy<Value = Protocol> {
+    prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)]
+}
+
+fn family() -> impl Strategy<Value = Family> {
+    prop_oneof![Just(Family::V4), Just(Family::V6)]
+}
+
+fn endpoints() -> impl Strategy<Value = Vec<(u8, Condition)>> {
+    let condition =
+        prop_oneof![4 => Just(Condition::Ready), 1 => Just(Condition::Unready), 1 => Just(Condition::Leaving)];
+    prop::collection::vec((0_u8..6, condition), 0..5)
+}
