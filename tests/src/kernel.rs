@@ -5,7 +5,10 @@
 use std::fs;
 
 use anyhow::{Context, Result};
-use lb_common::mem::{Image, Native};
+use lb_common::flow::state;
+use lb_common::ip::{V4, V6};
+use lb_common::mem::{Image, Native, Of};
+use lb_common::tables::Filter;
 use lb_common::verdict::Verdict;
 use lb_userspace::bpf::{BpfStore, Capacities, Hook, Object, Pins, Programs};
 use lb_userspace::plan;
@@ -55,13 +58,24 @@ impl Kernel {
         Ok(Self { store, programs, _owner: owner })
     }
 
-    /// All maps as they are now. Filters and counters are left as an image has them.
+    /// All maps as they are now, but for counters. The filter holds what the image and the flows need.
     ///
     /// # Errors
     /// A map cannot be read.
     pub fn tables(&mut self) -> Result<Native> {
         let mut tables = Native::new(self.store.read()?);
         self.store.maps().read_flows(&mut tables)?;
+        backend_bits::<V4>(&mut tables);
+        backend_bits::<V6>(&mut tables);
         Ok(tables)
     }
+}
+
+/// Sets the bits that the packet path sets when it opens a flow.
+fn backend_bits<A: Of>(tables: &mut Native) {
+    let flows = A::flows(tables);
+    let there =
+        flows.half_open.values().chain(flows.established.values()).filter(|flow| flow.state & state::THERE != 0);
+    let bits: Vec<u32> = there.map(|flow| Filter::Backend.bit(&flow.dst, flow.dport)).collect();
+    tables.filter.extend(bits);
 }

@@ -4,6 +4,7 @@
 //! cgroup and mount it uses, and removes them. It knows Sluice only as a binary and its command line: what the
 //! tests see is what a user sees.
 
+pub mod bench;
 pub mod demo;
 pub mod kernel;
 pub mod lab;

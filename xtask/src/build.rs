@@ -12,9 +12,6 @@ use crate::{
     workspace::{self, OBJECT_VARIABLE},
 };
 
-/// The target of the programs. Little endian: Sluice has no user on a big endian machine.
-const TARGET: &str = "bpfel-unknown-none";
-
 /// Builds both, and returns the binary's path.
 pub(crate) fn run(release: bool) -> Result<PathBuf> {
     let toolchain = setup::for_build()?;
@@ -35,7 +32,7 @@ pub(crate) fn object(toolchain: &Toolchain) -> Result<()> {
     let mut cargo = toolchain.cargo_build();
     for_bpf(&mut cargo, toolchain);
     process::run(&mut cargo).context("the eBPF programs do not compile")?;
-    let built = workspace::bpf_target_dir().join(TARGET).join("release/sluice-ebpf");
+    let built = workspace::bpf_built("sluice-ebpf");
     let changed = copy_if_different(&built, &object)?;
     let size = fs::metadata(&object).map_or(0, |meta| meta.len());
     let state = if changed { "new" } else { "unchanged" };
@@ -51,7 +48,7 @@ pub(crate) fn for_bpf(cargo: &mut std::process::Command, toolchain: &Toolchain) 
     let path = toolchain.path();
     cargo
         .current_dir(workspace::root())
-        .args(["--release", "--package", "lb-ebpf", "--target", TARGET, "--target-dir"])
+        .args(["--release", "--package", "lb-ebpf", "--target", workspace::BPF_TARGET, "--target-dir"])
         .arg(workspace::bpf_target_dir())
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         .env("PATH", process::path_with(&path.iter().map(PathBuf::as_path).collect::<Vec<_>>()));
@@ -65,7 +62,7 @@ fn binary(release: bool) -> Result<PathBuf> {
         cargo.arg("--release");
     }
     process::run(&mut cargo).context("the sluice binary does not compile")?;
-    let binary = workspace::binary(release);
+    let binary = workspace::built("sluice", release);
     println!("  ok  binary: {}", binary.display());
     Ok(binary)
 }
@@ -101,4 +98,10 @@ mod tests {
         assert!(copy_if_different(&from, &to).unwrap());
         assert_eq!(fs::read_to_string(&to).unwrap(), "two");
     }
+}
+
+/// Builds all that tests and demo need in one go: cargo unites the features of the packages it is asked for, so
+/// building one binary alone would compile half of the dependencies twice.
+pub(crate) fn everything() -> Result<()> {
+    process::run(process::cargo().current_dir(workspace::root()).arg("build")).context("the workspace does not compile")
 }

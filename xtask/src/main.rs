@@ -1,5 +1,7 @@
 //! The tasks of this workspace: `cargo xtask <task>`. This file only names them; each has a file of its own.
+mod bench;
 mod build;
+mod demo;
 mod failure;
 mod process;
 mod setup;
@@ -11,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Set-up, build and tests of Sluice.
+/// Set-up, build, demo, tests and benchmarks of Sluice.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {
@@ -29,6 +31,17 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
+    /// Show on this machine, in network namespaces, what a Service is for
+    Demo {
+        /// Leave the small world up at the end, and say how to play with it
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Measure
+    Bench {
+        #[command(subcommand)]
+        part: bench::Part,
+    },
     /// Run every check: format, rules, lints, tests without and with a kernel, the demo
     Test {
         /// Run this step only (may be given more than once)
@@ -43,6 +56,8 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Setup => setup::run().map(drop),
         Task::Build { release } => build::run(release).map(drop),
+        Task::Demo { keep } => demo::run(keep),
+        Task::Bench { part } => bench::run(&part),
         Task::Test { only } => test::run(&only),
         Task::Tidy => tidy::run(),
     };

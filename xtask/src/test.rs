@@ -23,8 +23,6 @@ use report::{Outcome, Report, TestLines};
 
 /// Tests that need root and a kernel run only when this is set; without it they skip themselves.
 const KERNEL_TESTS: &str = "SLUICE_KERNEL_TESTS";
-/// Tells those tests where the `sluice` binary is. Not read by any build script, so setting it rebuilds nothing.
-const BINARY: &str = "SLUICE_BIN";
 
 /// One check, in the order in which they run: quick ones first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -84,7 +82,7 @@ pub(crate) fn run(only: &[Step]) -> Result<()> {
     }
     if let Some(toolchain) = toolchain.as_ref().filter(|_| steps.iter().any(|step| step.needs_kernel())) {
         let started = heading("build");
-        let built = build::object(toolchain).and_then(|()| everything());
+        let built = build::object(toolchain).and_then(|()| build::everything());
         let outcome = outcome_of(built.map(|()| Outcome::Ok));
         report.step("build", started.elapsed(), outcome);
     }
@@ -116,12 +114,6 @@ fn one(step: Step, toolchain: Option<&Toolchain>, tests: &mut TestLines) -> Resu
     }
 }
 
-/// Builds all that the later steps need in one go: cargo unites the features of the packages it is asked for, so
-/// building the binary alone would compile half of the dependencies twice.
-fn everything() -> Result<()> {
-    process::run(process::cargo().current_dir(workspace::root()).arg("build")).context("the workspace does not compile")
-}
-
 fn clippy_bpf(toolchain: &Toolchain) -> Result<Outcome> {
     let Some(mut cargo) = toolchain.cargo_clippy() else {
         return Ok(Outcome::NotRun("no clippy fits the BPF compiler here (Debian: rust-web-clippy)".into()));
@@ -151,14 +143,14 @@ fn kernel(tests: &mut TestLines) -> Result<Outcome> {
     }
     // What these tests print is worth reading when they pass too: the verifier's budget, and why one did not run.
     cargo.args(["--", "--show-output"]);
-    cargo.env(KERNEL_TESTS, "1").env(BINARY, workspace::binary(false));
+    cargo.env(KERNEL_TESTS, "1").env(workspace::BINARY_VARIABLE, workspace::built("sluice", false));
     run_tests(&mut cargo, tests.in_part("kernel"))
 }
 
-/// The demo, called in this process.
+/// What `cargo xtask demo` shows, with nothing kept.
 fn demo() -> Result<Outcome> {
-    // THE DEMO GOES HERE: the function behind `cargo xtask demo`, with nothing kept.
-    Ok(Outcome::NotRun("there is no demo yet".into()))
+    crate::demo::show(false)?;
+    Ok(Outcome::Ok)
 }
 
 /// The names of cargo's test targets in a folder: its files, and its folders with a main.rs.

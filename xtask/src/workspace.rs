@@ -31,7 +31,18 @@ pub(crate) fn object() -> PathBuf {
     }
 }
 
-/// The `sluice` binary of the given profile.
-pub(crate) fn binary(release: bool) -> PathBuf {
-    target_dir().join(if release { "release" } else { "debug" }).join("sluice")
+/// Tells the tests and the demo where the `sluice` binary is. No build script reads it, so setting it rebuilds nothing.
+pub(crate) const BINARY_VARIABLE: &str = "SLUICE_BIN";
+
+/// The target of the programs. Little endian: Sluice has no user on a big endian machine.
+pub(crate) const BPF_TARGET: &str = "bpfel-unknown-none";
+
+/// A binary of the given profile.
+pub(crate) fn built(name: &str, release: bool) -> PathBuf {
+    target_dir().join(if release { "release" } else { "debug" }).join(name)
+}
+
+/// An eBPF object as the linker left it.
+pub(crate) fn bpf_built(name: &str) -> PathBuf {
+    bpf_target_dir().join(BPF_TARGET).join("release").join(name)
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use aya::programs::{Program, TestRun as _, TestRunOptions};
+use aya::programs::{Program, ProgramFd, TestRun as _, TestRunOptions};
 
 use super::{Error, Hook, Programs};
 
@@ -40,6 +40,15 @@ impl Programs {
         let result = run.map_err(|error| Error::program(name, &error))?;
         out.truncate(result.data_size_out as usize);
         Ok(Run { code: result.return_value, frame: out, time: result.duration })
+    }
+
+    /// A program as aya names it, for a map of programs.
+    ///
+    /// # Errors
+    /// The object does not have it.
+    pub fn fd(&self, hook: Hook) -> Result<&ProgramFd, Error> {
+        let name = hook.program();
+        self.program(name)?.fd().map_err(|error| Error::program(name, &error))
     }
 
     /// Instructions that the verifier walked through, by program.

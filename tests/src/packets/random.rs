@@ -9,7 +9,7 @@ use lb_common::packet::proto;
 use lb_common::tables::Side;
 
 use super::world::{Net, add_service, client, empty, node, pod, vip};
-use super::{ACK, FIN_ACK, L4, RST, SYN, SYN_ACK, UDP, echo, ip, packet_with};
+use super::{ACK, FIN_ACK, RST, SYN, SYN_ACK, UDP, echo, ip, packet_with};
 
 /// A stream of numbers, repeatable from its seed (SplitMix64).
 #[derive(Clone, Debug)]

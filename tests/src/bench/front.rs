@@ -1,0 +1,130 @@
+//! The programs in front of the one under test, see `lb-ebpf/src/bench.rs`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use aya::Ebpf;
+use aya::maps::{Array, MapData, ProgramArray};
+use aya::programs::{ProgramFd, SchedClassifier, TestRun as _, TestRunOptions, Xdp};
+
+/// How the packets of a measurement differ.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Variation {
+    /// Clients, a power of two, or 0 for one.
+    pub(super) clients: u32,
+    /// Services, a power of two, or 0 for one.
+    pub(super) services: u32,
+    /// In random order.
+    pub(super) random: bool,
+    /// The client is the destination.
+    pub(super) answer: bool,
+}
+
+/// Must be as the programs have it.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct Template {
+    frame: [[u8; 8]; 10],
+    clients: u32,
+    services: u32,
+    random: u32,
+    answer: u32,
+    len: u32,
+    zero: u32,
+}
+
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Raw(Template);
+
+// SAFETY: bytemuck has proved that Template is plain bytes without padding.
+#[expect(unsafe_code, reason = "aya has its own word for plain bytes")]
+unsafe impl aya::Pod for Raw {}
+
+/// Where the program under test runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layer {
+    Xdp,
+    Tc,
+}
+
+pub(super) struct Front {
+    ebpf: Ebpf,
+    template: Array<MapData, Raw>,
+    targets: [ProgramArray<MapData>; 2],
+}
+
+impl Front {
+    /// Loads the object.
+    pub(super) fn load(object: &Path) -> Result<Self> {
+        let mut ebpf = Ebpf::load_file(object).with_context(|| {
+            format!("cannot load the benchmark's programs from {}; `cargo xtask bench` builds them", object.display())
+        })?;
+        for name in ["front_xdp", "empty_xdp"] {
+            let program: &mut Xdp = ebpf.program_mut(name).context("no such program")?.try_into()?;
+            program.load()?;
+        }
+        for name in ["front_tc", "empty_tc"] {
+            let program: &mut SchedClassifier = ebpf.program_mut(name).context("no such program")?.try_into()?;
+            program.load()?;
+        }
+        let template = ebpf.take_map("TEMPLATE").context("no map TEMPLATE")?;
+        let mut target = |name| anyhow::Ok(ProgramArray::try_from(ebpf.take_map(name).context("no map of targets")?)?);
+        let targets = [target("XDP_TARGET")?, target("TC_TARGET")?];
+        Ok(Self { template: Array::try_from(template)?, targets, ebpf })
+    }
+
+    /// Says what packets the next runs see.
+    pub(super) fn set(&mut self, frame: &[u8], vary: Variation) -> Result<()> {
+        ensure!((64..=80).contains(&frame.len()), "a template of {} bytes", frame.len());
+        let mut bytes = [[0; 8]; 10];
+        bytemuck::cast_slice_mut::<_, u8>(&mut bytes)[..frame.len()].copy_from_slice(frame);
+        let template = Template {
+            frame: bytes,
+            clients: vary.clients.saturating_sub(1),
+            services: vary.services.saturating_sub(1),
+            random: vary.random.into(),
+            answer: vary.answer.into(),
+            len: u32::try_from(frame.len())?,
+            zero: 0,
+        };
+        Ok(self.template.set(0, Raw(template), 0)?)
+    }
+
+    /// Mean time of a round in ns with `target` behind the front, or the empty program.
+    pub(super) fn time(&mut self, layer: Layer, target: Option<&ProgramFd>, len: usize, rounds: u32) -> Result<f64> {
+        let (front, empty) = match layer {
+            Layer::Xdp => ("front_xdp", "empty_xdp"),
+            Layer::Tc => ("front_tc", "empty_tc"),
+        };
+        let target = match target {
+            Some(target) => target,
+            None => self.ebpf.program(empty).context("no empty program")?.fd()?,
+        };
+        self.targets[layer as usize].set(0, target, 0)?;
+        let frame = vec![0; len];
+        let options = TestRunOptions { data_in: Some(&frame), repeat: rounds, ..TestRunOptions::new() };
+        let started = std::time::Instant::now();
+        let program = self.ebpf.program(front).context("no front program")?;
+        match layer {
+            Layer::Xdp => <&Xdp>::try_from(program)?.test_run(options)?,
+            Layer::Tc => {
+                // TC takes no frame without an IP header, and looks at the EtherType before the front does.
+                let mut frame = frame.clone();
+                frame[12..14].copy_from_slice(&[8, 0]);
+                <&SchedClassifier>::try_from(program)?.test_run(TestRunOptions {
+                    data_in: Some(&frame),
+                    repeat: rounds,
+                    ..TestRunOptions::new()
+                })?
+            }
+        };
+        // The kernel gives whole nanoseconds; the wall clock gives more, and the system call is nothing in so many.
+        Ok(per_round(started.elapsed(), rounds))
+    }
+}
+
+fn per_round(time: Duration, rounds: u32) -> f64 {
+    time.as_secs_f64() * 1e9 / f64::from(rounds)
+}
