@@ -1,1 +1,221 @@
-//! To come.
+//! The loop: failures, drift, restarts, and its pace.
+
+use std::time::{Duration, Instant};
+
+use lb_common::ip::{Family, V4};
+use lb_common::mem::Image;
+use lb_userspace::model::Protocol;
+use lb_userspace::reconcile::{self, Engine, Status};
+use lb_userspace::store::{FaultyStore, MemoryStore, Store};
+use lb_userspace::watch::{Change, Event, Message, Problem};
+use tokio::sync::{mpsc, watch};
+
+use crate::oracle::found;
+use crate::world::{Condition, empty_lists, ip, name, options, service, settle, slice};
+
+/// Two Services, the second without endpoints.
+fn two_services() -> Message {
+    let first =
+        service(0, vec![ip(Family::V4, 96, 1), ip(Family::V6, 96, 1)], &[(1, Protocol::Tcp), (2, Protocol::Udp)]);
+    let second = service(1, vec![ip(Family::V4, 96, 2)], &[(1, Protocol::Tcp)]);
+    let ready = [(1, Condition::Ready), (2, Condition::Ready), (3, Condition::Ready)];
+    Message::Events(vec![
+        Event::Node(Change::Reset(vec![])),
+        Event::EndpointSlice(Change::Reset(vec![slice(0, 0, Family::V4, &ready), slice(1, 0, Family::V6, &ready)])),
+        Event::Service(Change::Reset(vec![first, second])),
+    ])
+}
+
+fn one_endpoint_less() -> Message {
+    let left = [(1, Condition::Ready), (3, Condition::Ready)];
+    Message::Events(vec![Event::EndpointSlice(Change::Apply(slice(0, 0, Family::V4, &left)))])
+}
+
+fn run<S: Store>(store: S, now: Instant, messages: impl IntoIterator<Item = Message>) -> (Engine<S>, Instant) {
+    let mut engine = Engine::new(store, options(), now);
+    let mut now = now;
+    for message in messages {
+        engine.receive(message, now);
+        now = settle(&mut engine, now);
+    }
+    (engine, now)
+}
+
+fn image<S: Store>(engine: &mut Engine<S>) -> Image {
+    engine.store().read().expect("memory can be read")
+}
+
+#[test]
+fn nothing_is_written_before_every_list_has_come() {
+    let now = Instant::now();
+    let mut engine = Engine::new(MemoryStore::default(), options(), now);
+    let Message::Events(events) = two_services() else { unreachable!() };
+    for event in events {
+        assert_eq!(engine.due(), None);
+        engine.work(|| now);
+        assert_eq!(engine.store().writes(), 0);
+        engine.receive(Message::Events(vec![event]), now);
+    }
+    settle(&mut engine, now);
+    assert!(engine.store().writes() > 0);
+}
+
+#[test]
+fn a_restart_with_unchanged_input_writes_nothing() {
+    let (engine, now) = run(MemoryStore::default(), Instant::now(), [two_services(), one_endpoint_less()]);
+    let store = engine.into_store();
+    let writes = store.writes();
+    let unchanged = match (two_services(), one_endpoint_less()) {
+        (Message::Events(all), Message::Events(change)) => Message::Events([all, change].concat()),
+        _ => unreachable!(),
+    };
+    let (engine, _) = run(store, now, [unchanged]);
+    assert_eq!(engine.into_store().writes(), writes);
+}
+
+#[test]
+fn a_restart_finds_what_vanished_meanwhile() {
+    let (engine, now) = run(MemoryStore::default(), Instant::now(), [two_services()]);
+    let (mut engine, now) = run(engine.into_store(), now, [empty_lists()]);
+    assert!(image(&mut engine).v4.frontends.is_empty());
+    assert!(!image(&mut engine).v4.backends.is_empty(), "they rest");
+    let later = engine.due().expect("the end of their rest");
+    assert_eq!(later, now + Duration::from_secs(2));
+    engine.work(|| later);
+    assert_eq!(image(&mut engine), Image::default());
+}
+
+#[test]
+fn killed_at_any_write_the_next_one_converges_to_the_same() {
+    let now = Instant::now();
+    let (mut whole, _) = run(MemoryStore::default(), now, [two_services()]);
+    let wanted = (found::<V4>(&image(&mut whole)), image(&mut whole).filter);
+    for good in 0..whole.status().writes as usize {
+        let mut engine = Engine::new(FaultyStore::new(MemoryStore::default(), good), options(), now);
+        engine.receive(two_services(), now);
+        engine.work(|| now);
+        assert!(engine.store().failed(), "killed after {good} writes");
+        let (mut next, _) = run(engine.into_store().inner, now, [two_services()]);
+        assert_eq!((found::<V4>(&image(&mut next)), image(&mut next).filter), wanted, "killed after {good} writes");
+        // Only of tables can nobody tell that they were written, before a frontend points to them.
+        let again = next.status().writes + good as u64 - whole.status().writes;
+        assert!(again <= image(&mut next).runs.len() as u64, "{again} entries were written again after {good}");
+    }
+}
+
+#[test]
+fn a_failed_write_is_said_and_made_up_for() {
+    let now = Instant::now();
+    let mut engine = Engine::new(FaultyStore::new(MemoryStore::default(), 5), options(), now);
+    engine.receive(two_services(), now);
+    engine.work(|| now);
+    let Status { error, behind_since, .. } = engine.status();
+    assert!(error.as_deref().is_some_and(|error| error.contains("cannot write")), "{error:?}");
+    assert_eq!(*behind_since, Some(now));
+    assert_eq!(engine.due(), Some(now + Duration::from_millis(50)));
+    settle(&mut engine, now);
+    assert_eq!(engine.status().error, None);
+}
+
+#[test]
+fn a_full_map_gets_room_from_what_is_to_go() {
+    let now = Instant::now();
+    let (engine, now) = run(MemoryStore::default(), now, [two_services()]);
+    // Service 1 moves to another address: one frontend to add, two to remove.
+    let moved = service(1, vec![ip(Family::V4, 96, 3)], &[(1, Protocol::Tcp)]);
+    let Message::Events(mut lists) = two_services() else { unreachable!() };
+    lists.push(Event::Service(Change::Apply(moved)));
+    let mut engine = Engine::new(FaultyStore::full(engine.into_store(), 0), options(), now);
+    engine.receive(Message::Events(lists), now);
+    engine.work(|| now);
+    assert!(engine.status().error.as_deref().is_some_and(|error| error.contains("--max-services")));
+    let left: Vec<_> = image(&mut engine).v4.frontends.keys().map(|key| format!("{:?}", key.addr)).collect();
+    assert!(left.iter().all(|addr| addr == "10.96.0.1"), "{left:?}");
+    settle(&mut engine, now);
+}
+
+#[test]
+fn a_sweep_repairs_what_others_did() {
+    let spoils: [(&str, fn(&mut MemoryStore)); 6] = [
+        ("a frontend is gone", |store| {
+            store.spoil().v4.frontends.pop_first();
+        }),
+        ("a backend is another", |store| store.spoil().v4.backends.values_mut().for_each(|b| b.addr = V4::default())),
+        ("a name is gone", |store| store.spoil().names.clear()),
+        ("the filter is empty", |store| store.spoil().filter.clear()),
+        ("the tables are zero", |store| store.spoil_slots().fill(0)),
+        ("there is a stranger", |store| {
+            let (key, frontend) = store.spoil().v4.frontends.last_key_value().map(|(k, f)| (*k, *f)).expect("one");
+            let stranger = lb_common::tables::FrontendKey { addr: V4([9]), ..key };
+            store.spoil().v4.frontends.insert(stranger, frontend);
+        }),
+    ];
+    for (what, spoil) in spoils {
+        let (mut engine, now) = run(MemoryStore::default(), Instant::now(), [two_services()]);
+        let wanted = image(&mut engine);
+        spoil(engine.store());
+        assert_ne!(image(&mut engine), wanted, "{what}");
+        let sweep = engine.due().expect("a sweep");
+        assert!(sweep <= now + options().sweep);
+        engine.work(|| sweep);
+        assert_eq!(image(&mut engine), wanted, "{what}");
+        assert!(engine.status().repairs > 0, "{what}");
+    }
+}
+
+#[test]
+fn a_restart_over_spoiled_maps_repairs_them() {
+    let (mut engine, now) = run(MemoryStore::default(), Instant::now(), [two_services()]);
+    let wanted = found::<V4>(&image(&mut engine));
+    let mut store = engine.into_store();
+    // Two frontends lead into each other's tables, and ids stand twice.
+    store.spoil().v4.frontends.values_mut().for_each(|frontend| frontend.slots += 7);
+    let twice = store.spoil().v4.backends[&1];
+    store.spoil().v4.backends.insert(9, twice);
+    store.spoil().v4.backends.insert(900_000, twice);
+    let (mut engine, now) = run(store, now, [two_services()]);
+    assert_eq!(found::<V4>(&image(&mut engine)), wanted);
+    let later = now + Duration::from_secs(3);
+    engine.work(|| later);
+    assert_eq!(found::<V4>(&image(&mut engine)), wanted);
+    assert_eq!(image(&mut engine).v4.backends.len(), 6, "three endpoints, two target ports");
+}
+
+#[test]
+fn one_changed_service_costs_the_writes_of_that_service() {
+    let (mut engine, now) = run(MemoryStore::default(), Instant::now(), [two_services()]);
+    let before = engine.status().writes;
+    engine.receive(one_endpoint_less(), now);
+    settle(&mut engine, now);
+    // Two ports, each a table and a frontend.
+    assert_eq!(engine.status().writes - before, 4);
+}
+
+#[test]
+fn problems_of_sources_and_services_stand_in_the_status_until_they_are_gone() {
+    let (mut engine, now) = run(MemoryStore::default(), Instant::now(), [two_services()]);
+    let mistake = Problem::new("a.yaml", "it makes no sense");
+    engine.receive(Message::Problems(vec![mistake.clone()]), now);
+    assert_eq!(engine.status().problems, [mistake]);
+    engine.receive(Message::Problems(vec![]), now);
+    let clash = service(2, vec![ip(Family::V4, 96, 1)], &[(1, Protocol::Tcp)]);
+    engine.receive(Message::Events(vec![Event::Service(Change::Apply(clash))]), now);
+    let now = settle(&mut engine, now);
+    assert_eq!(engine.status().problems.len(), 1, "{:?}", engine.status().problems);
+    engine.receive(Message::Events(vec![Event::Service(Change::Delete(name(2)))]), now);
+    settle(&mut engine, now);
+    assert!(engine.status().problems.is_empty());
+}
+
+#[tokio::test]
+async fn the_loop_works_at_once_retries_and_ends_with_its_source() {
+    let (messages, receiver) = mpsc::channel(4);
+    let (sender, mut status) = watch::channel(Status::default());
+    let store = FaultyStore::new(MemoryStore::default(), 3);
+    let task = tokio::spawn(reconcile::run(store, options(), receiver, sender));
+    messages.send(two_services()).await.expect("it listens");
+    status.wait_for(|status| status.error.is_some()).await.expect("it lives");
+    status.wait_for(|status| status.behind_since.is_none()).await.expect("it lives");
+    drop(messages);
+    task.await.expect("it ends well");
+}
