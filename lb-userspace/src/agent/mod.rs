@@ -3,6 +3,7 @@
 mod datapath;
 mod report;
 mod run;
+mod sweep;
 
 use std::path::PathBuf;
 

@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{info, warn};
 
 use super::datapath::{Datapath, config};
-use super::{Report, Settings, clock};
+use super::{Report, Settings, clock, sweep};
 use crate::bpf::{BpfStore, Maps};
 use crate::compile::{Limits, NodeFacts};
 use crate::devices::{self, Nodes, Survey};
@@ -41,6 +41,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         agent.attach(&mut datapath)?;
     }
     let mut engine = Engine::start(&agent.settings, agent.survey.node)?;
+    let _sweep = Aborted(tokio::spawn(sweep::forever(agent.settings.pins.clone())));
     let mut repair = interval(REPAIR);
     repair.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -79,6 +80,15 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     engine.stop().await;
     agent.write_report(&datapath);
     Ok(())
+}
+
+/// A task that ends when this is dropped.
+struct Aborted(JoinHandle<()>);
+
+impl Drop for Aborted {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// The reconciler and its source.

@@ -136,7 +136,9 @@ impl Attacher {
         pinned: &[Attachment],
     ) -> Result<Attachment, Error> {
         let of = |&(hook, how): &(Hook, How)| Attachment { index: device.index, role: device.role, hook, how };
-        for attachment in candidates.iter().map(of).filter(|attachment| pinned.contains(attachment)) {
+        // A way that is not the best is kept where the best is known to fail: trying it again would leave a gap.
+        let kept = if self.notes.contains_key(&device.index) { candidates } else { &candidates[..1] };
+        for attachment in kept.iter().map(of).filter(|attachment| pinned.contains(attachment)) {
             if self.ours.contains(&attachment) && self.pins.attachment(&attachment).exists() {
                 return Ok(attachment);
             }

@@ -52,8 +52,12 @@ impl Words {
 }
 
 /// Numbers of the set bits of a word, the first of which has number `base`.
-pub(super) fn bits(base: u32, word: u64) -> impl Iterator<Item = u32> {
-    (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| base + bit)
+pub(super) fn bits(base: u32, mut word: u64) -> impl Iterator<Item = u32> {
+    std::iter::from_fn(move || {
+        let bit = (word != 0).then(|| word.trailing_zeros())?;
+        word &= word - 1;
+        Some(base + bit)
+    })
 }
 
 #[cfg(test)]

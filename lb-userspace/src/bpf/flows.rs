@@ -51,27 +51,17 @@ impl Maps {
     }
 }
 
-/// Removes the flow entries of a table that `over` condemns, and says how many these were.
-///
-/// # Errors
-/// The map cannot be read, or an entry not removed.
-pub fn expire<A: Of>(
-    maps: &mut Maps,
-    table: FlowTable,
-    over: impl Fn(&FlowKey<A>, &Flow<A>) -> bool,
-) -> Result<usize, Error> {
-    let mut condemned = Vec::new();
-    maps.flows::<A>(table, |key, flow| {
-        if over(key, flow) {
-            condemned.push(*key);
-        }
-    })?;
-    let entries = A::maps_mut(maps).flows_mut(table);
-    for key in &condemned {
-        // The packet path may have been first.
-        let _ = entries.map.remove(&Raw(*key));
+/// Removes flow entries of a table that have had no packet since they were read, and says how many these were.
+pub fn remove_flows<A: Of>(maps: &mut Maps, table: FlowTable, entries: &[(FlowKey<A>, Flow<A>)]) -> usize {
+    let flows = A::maps_mut(maps).flows_mut(table);
+    let mut removed = 0;
+    for (key, read) in entries {
+        // A new flow may have the same addresses and ports.
+        let same = flows.map.get(&Raw(*key), 0).is_ok_and(|Raw(now)| now.seen == read.seen && now.state == read.state);
+        // The packet path may be first: then there is nothing to remove.
+        removed += usize::from(same && flows.map.remove(&Raw(*key)).is_ok());
     }
-    Ok(condemned.len())
+    removed
 }
 
 /// Packets by reason, of all CPUs together.

@@ -7,7 +7,9 @@ use std::path::Path;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use lb_common::ip::{Family, Ip, V4, V6};
 use lb_common::mem;
-use lb_common::tables::{Backend, Config, Entry, Flow, FlowKey, FlowTable, Frontend, FrontendKey, Name, map};
+use lb_common::tables::{
+    Backend, Config, Entry, Flow, FlowKey, FlowTable, Frontend, FrontendKey, Name, SocketKey, SocketPeer, map,
+};
 
 use super::dense::Words;
 use super::shape::{self, Shape};
@@ -28,7 +30,8 @@ pub(super) struct Row<V: Entry> {
 /// A map to be read as a whole.
 struct Whole {
     fd: OwnedFd,
-    shape: (u32, u32),
+    /// Bytes of a key, bytes of a value, room for entries.
+    shape: (u32, u32, u32),
 }
 
 impl<K: Entry, V: Entry> Table<K, V> {
@@ -49,6 +52,7 @@ pub struct FamilyMaps<A: Ip> {
     pub(super) backends: Row<Backend<A>>,
     pub(super) half_open: Table<FlowKey<A>, Flow<A>>,
     pub(super) established: Table<FlowKey<A>, Flow<A>>,
+    pub(super) sockets: Table<SocketKey<A>, SocketPeer<A>>,
 }
 
 impl<A: Ip> FamilyMaps<A> {
@@ -197,6 +201,8 @@ impl<A: Ip> FamilyMaps<A> {
             self.half_open.each(|_, _| *n += 1)?;
         } else if name == map::ESTABLISHED[index] {
             self.established.each(|_, _| *n += 1)?;
+        } else if name == map::SOCKETS[index] {
+            self.sockets.each(|_, _| *n += 1)?;
         }
         Ok(())
     }
@@ -212,6 +218,7 @@ fn family<A: Ip>(folder: &Path) -> Result<FamilyMaps<A>, Error> {
         backends: row(folder, map::BACKENDS[index])?,
         half_open: table(folder, map::HALF_OPEN[index])?,
         established: table(folder, map::ESTABLISHED[index])?,
+        sockets: table(folder, map::SOCKETS[index])?,
     })
 }
 
@@ -222,7 +229,7 @@ fn data(folder: &Path, name: &'static str) -> Result<MapData, Error> {
 fn whole(data: &MapData, name: &'static str) -> Result<Whole, Error> {
     let fd = data.fd().as_fd().try_clone_to_owned().map_err(|error| Error::map("open", name, &error))?;
     let info = data.info().map_err(|error| Error::map("open", name, &error))?;
-    Ok(Whole { fd, shape: (info.key_size(), info.value_size()) })
+    Ok(Whole { fd, shape: (info.key_size(), info.value_size(), info.max_entries()) })
 }
 
 fn typed<T: TryFrom<Map, Error = MapError>>(data: MapData, name: &'static str) -> Result<T, Error> {

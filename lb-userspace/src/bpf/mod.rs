@@ -19,7 +19,7 @@ mod uninstall;
 
 pub use attach::{Attacher, TcMode, XdpMode};
 pub use error::Error;
-pub use flows::{counters, expire, now, ticks};
+pub use flows::{counters, now, remove_flows, ticks};
 pub use maps::{FamilyMaps, Fill, Maps, Of};
 pub use object::{Object, Programs};
 pub use pins::{Attachment, Pins};
@@ -103,3 +103,6 @@ impl How {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -209,17 +209,17 @@ struct BatchAttr {
 /// The keys or values are of another size, or the kernel cannot read this kind of map in batches.
 pub(super) fn read_all<K: Entry, V: Entry>(
     map: BorrowedFd<'_>,
-    shape: (u32, u32),
+    (key_size, value_size, capacity): (u32, u32, u32),
     mut each: impl FnMut(&K, &V),
 ) -> io::Result<()> {
-    if (shape.0 as usize, shape.1 as usize) != (size_of::<K>(), size_of::<V>()) {
+    if (key_size as usize, value_size as usize) != (size_of::<K>(), size_of::<V>()) {
         return Err(io::Error::other("its keys or values are of another size"));
     }
     // Arrays want room for a key, hash tables for 32 bits.
     let mut cursor = vec![0u64; size_of::<K>().div_ceil(8).max(1)];
     let mut next = cursor.clone();
     let (mut keys, mut values) = (Vec::<K>::new(), Vec::<V>::new());
-    let (mut room, mut started) = (BATCH, false);
+    let (mut room, mut started) = (BATCH.min(capacity as usize), false);
     loop {
         keys.resize_with(room, zeroed);
         values.resize_with(room, zeroed);

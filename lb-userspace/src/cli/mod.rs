@@ -61,10 +61,12 @@ fn agent(args: &AgentArgs) -> anyhow::Result<Outcome> {
 }
 
 fn log_to_stderr(directives: &str) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(directives)
+    // What libraries say of their own work would drown ours; whoever writes directives means them all.
+    let quiet = if directives.contains(['=', ',']) { "" } else { ",aya=warn,aya_obj=warn,netlink_proto=warn" };
+    let filter = tracing_subscriber::EnvFilter::try_new(format!("{directives}{quiet}"))
         .with_context(|| format!("--log: {directives:?} is neither a level nor a list of directives"))?
         // Whoever asks for the packets' log gets it: the programs themselves say nothing where it is off.
-        .add_directive("lb_ebpf=debug".parse()?);
+        .add_directive("sluice_ebpf=debug".parse()?);
     let output = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
     output.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).init();
     Ok(())
