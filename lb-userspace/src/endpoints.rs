@@ -33,6 +33,9 @@ fn rank(endpoint: &Endpoint) -> Rank {
     }
 }
 
+/// An endpoint, and what it would be in the tables.
+type Candidate<'a, A> = (Backend<A>, &'a Endpoint);
+
 /// The backends that serve `port` to clients on the node `here`, each once, by address and port.
 pub fn serving<'a, A: Ip>(
     port: &ServicePort,
@@ -48,14 +51,11 @@ pub fn serving<'a, A: Ip>(
     if ready.is_empty() {
         return of(Rank::LastResort).map(|(backend, _)| *backend).collect();
     }
-    let near = nearness(ready.iter().map(|(_, endpoint)| *endpoint), here);
+    let near = nearness(&ready, here);
     ready.into_iter().filter(|(_, endpoint)| near.admits(endpoint, here)).map(|(backend, _)| *backend).collect()
 }
 
-fn candidates<'a, A: Ip>(
-    port: &ServicePort,
-    slices: impl Iterator<Item = &'a EndpointSlice>,
-) -> Vec<(Backend<A>, &'a Endpoint)> {
+fn candidates<'a, A: Ip>(port: &ServicePort, slices: impl Iterator<Item = &'a EndpointSlice>) -> Vec<Candidate<'a, A>> {
     let mut all = Vec::new();
     for slice in slices.filter(|slice| slice.family == A::FAMILY) {
         // Ports are matched by name, so a named target port may differ from slice to slice.
@@ -80,10 +80,11 @@ enum Nearness {
 
 /// Hints count only when every ready endpoint has them and one of them names this place; otherwise some clients
 /// would be left without.
-fn nearness<'a>(ready: impl Iterator<Item = &'a Endpoint> + Clone, here: Here<'_>) -> Nearness {
-    let all = |level: Nearness| ready.clone().all(|endpoint| level.hinted(endpoint));
-    let any = |level: Nearness| ready.clone().any(|endpoint| level.admits(endpoint, here));
-    [Nearness::Node, Nearness::Zone].into_iter().find(|level| all(*level) && any(*level)).unwrap_or(Nearness::Anywhere)
+fn nearness<A: Ip>(ready: &[&Candidate<'_, A>], here: Here<'_>) -> Nearness {
+    let all = |level: Nearness| ready.iter().all(|(_, endpoint)| level.hinted(endpoint));
+    let any = |level: Nearness| ready.iter().any(|(_, endpoint)| level.admits(endpoint, here));
+    let levels = [Nearness::Node, Nearness::Zone].into_iter();
+    levels.filter(|level| all(*level)).find(|level| any(*level)).unwrap_or(Nearness::Anywhere)
 }
 
 impl Nearness {

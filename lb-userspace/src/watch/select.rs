@@ -9,9 +9,12 @@ use lb_common::ip::Family;
 use super::pod::Pod;
 use crate::model::{Endpoint, EndpointPort, EndpointSlice, ObjectName, Service, ServicePort, TargetPort};
 
+/// Positions of a Service's ports, with a pod's numbers for them.
+type Ports = Vec<(usize, u16)>;
+
 /// The slices for one Service: one for each family and each way its target ports come out at the pods.
 pub fn slices<'a>(service: &Service, pods: impl Iterator<Item = &'a Pod>) -> Vec<EndpointSlice> {
-    let mut groups: BTreeMap<(Family, Vec<(usize, u16)>), Vec<Endpoint>> = BTreeMap::new();
+    let mut groups: BTreeMap<(Family, Ports), Vec<Endpoint>> = BTreeMap::new();
     for pod in pods.filter(|pod| selects(service, pod)) {
         let ports = target_ports(service, pod);
         for address in &pod.addresses {
@@ -43,7 +46,7 @@ fn selects(service: &Service, pod: &Pod) -> bool {
 }
 
 /// The Service's ports that this pod has, by position, with its own number for each.
-fn target_ports(service: &Service, pod: &Pod) -> Vec<(usize, u16)> {
+fn target_ports(service: &Service, pod: &Pod) -> Ports {
     let ports = service.ports.iter().enumerate();
     ports.filter_map(|(i, port)| Some((i, target_port(port, pod)?))).collect()
 }

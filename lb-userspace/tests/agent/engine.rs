@@ -134,9 +134,11 @@ fn a_full_map_gets_room_from_what_is_to_go() {
     settle(&mut engine, now);
 }
 
+type Spoil = fn(&mut MemoryStore);
+
 #[test]
 fn a_sweep_repairs_what_others_did() {
-    let spoils: [(&str, fn(&mut MemoryStore)); 6] = [
+    let spoils: [(&str, Spoil); 6] = [
         ("a frontend is gone", |store| {
             store.spoil().v4.frontends.pop_first();
         }),
