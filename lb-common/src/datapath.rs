@@ -166,16 +166,28 @@ fn admit<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, now: u32, flow: 
     }
 }
 
+/// Opens a flow under the first source port that is free.
+#[inline(never)]
+fn open<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, flow: &mut Flow<A>) -> Reason {
+    for attempt in 0..flow::TRIES {
+        flow::set_source_port(key, flow, attempt);
+        match flow::open(tables, key, flow) {
+            Reason::NoSourcePort => {}
+            reason => return reason,
+        }
+    }
+    Reason::NoSourcePort
+}
+
 /// The first packet of a flow to a Service.
 #[inline(always)]
 fn first<A: Ip, P: Packet, T: Tables<A>>(packet: &mut P, tables: &mut T, parsed: &Parsed<A>, now: u32) -> Verdict {
     let key = parsed.key(Side::Ingress);
     let mut flow = Flow::zeroed();
-    let reason = match admit(tables, &key, now, &mut flow) {
-        Reason::NewFlow if parsed.resets() => Reason::Stateless,
-        Reason::NewFlow => flow::open(tables, &key, &mut flow),
-        reason => reason,
-    };
+    let mut reason = admit(tables, &key, now, &mut flow);
+    if reason == Reason::NewFlow {
+        reason = if parsed.resets() { Reason::Stateless } else { open(tables, &key, &mut flow) };
+    }
     match reason {
         Reason::NewFlow | Reason::HalfOpenFlow | Reason::Stateless => send(packet, parsed, &flow, reason),
         Reason::NotService => Verdict::Pass(Reason::NotService),

@@ -36,9 +36,6 @@ pub mod state {
 /// NodePorts (from 30000).
 const PORTS: core::ops::Range<u16> = 1024..30_000;
 
-/// Source ports that are tried before a flow is given up.
-const TRIES: u32 = 8;
-
 impl<A: Ip> Flow<A> {
     /// Whether the connection is over, so that its ports may be used anew.
     #[inline(always)]
@@ -92,54 +89,53 @@ pub fn there<A: Ip>(key: &FlowKey<A>, to: &Backend<A>, from: A, state: u32, now:
     }
 }
 
-/// Opens a flow for its first packet: claims the answer's tuple, with another source port where a different flow has
-/// it, and then adds the entry there. Corrects `flow` where that was needed.
-///
-/// The result is [`Reason::NewFlow`], [`Reason::HalfOpenFlow`] or [`Reason::Stateless`], or
-/// [`Reason::NoSourcePort`] where no source port was free.
+/// Source ports that are tried before a flow is given up.
+pub const TRIES: u32 = 4;
+
+/// Gives a flow the source port of an attempt: the client's own first, where it is the client's to choose.
 #[inline(never)]
-pub fn open<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, flow: &mut Flow<A>) -> Reason {
-    let hash = hash::address(&key.src, key.sport);
-    for attempt in 0..TRIES {
-        flow.sport = source_port(key.sport, flow.state, attempt, hash);
-        flow.ports = csum::words([key.sport.wire(), key.dport.wire()], [flow.sport.wire(), flow.dport.wire()]);
-        let (back_key, back) = mirror(key, flow);
-        let claimed = match claim(tables, &back_key, &back) {
-            Claim::Taken => continue,
-            Claim::Stateless => return Reason::Stateless,
-            Claim::Ours => true,
-            Claim::Was => false,
-        };
-        tables.set_filter(Filter::Backend.bit(&flow.dst, flow.dport));
-        if tables.insert_flow(FlowTable::HalfOpen, key, flow).is_ok() {
-            return Reason::NewFlow;
-        }
-        let Some(winner) = tables.flow(FlowTable::HalfOpen, key) else {
-            return Reason::Stateless;
-        };
-        // Another CPU was first with a packet of the same flow: both go where its entry says.
-        let same = winner.dst == flow.dst && winner.dport == flow.dport && winner.sport == flow.sport;
-        *flow = *winner;
-        if claimed && !same {
-            tables.remove_flow(FlowTable::HalfOpen, &back_key);
-        }
-        return Reason::HalfOpenFlow;
-    }
-    Reason::NoSourcePort
+pub fn set_source_port<A: Ip>(key: &FlowKey<A>, flow: &mut Flow<A>, attempt: u32) {
+    // Under the node's address a port of the ephemeral range could be a socket of the host itself.
+    let free = flow.state & state::MASQUERADE == 0 || PORTS.contains(&key.sport.get());
+    flow.sport = if attempt == 0 && free {
+        key.sport
+    } else {
+        let hash = hash::address(&key.src, key.sport);
+        let span = u32::from(PORTS.end - PORTS.start);
+        // An odd stride walks through other ports from each start.
+        let offset = hash.wrapping_add(attempt.wrapping_mul(hash >> 16 | 1)) % span;
+        Be16::new(PORTS.start + offset as u16)
+    };
+    flow.ports = csum::words([key.sport.wire(), key.dport.wire()], [flow.sport.wire(), flow.dport.wire()]);
 }
 
-/// The source port of an attempt: the client's own first, where it is the client's to choose.
-#[inline(always)]
-fn source_port(own: Be16, state: u32, attempt: u32, hash: u32) -> Be16 {
-    // Under the node's address a port of the ephemeral range could be a socket of the host itself.
-    let free = state & state::MASQUERADE == 0 || PORTS.contains(&own.get());
-    if attempt == 0 && free {
-        return own;
+/// Opens a flow for its first packet: claims the answer's tuple, then adds the entry there. Where another CPU was first
+/// with a packet of the same flow, `flow` becomes what its entry says.
+///
+/// The result is [`Reason::NewFlow`], [`Reason::HalfOpenFlow`] or [`Reason::Stateless`], or [`Reason::NoSourcePort`]
+/// where a different flow has the answer's tuple: try again with another port.
+#[inline(never)]
+pub fn open<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, flow: &mut Flow<A>) -> Reason {
+    let (back_key, back) = mirror(key, flow);
+    let claimed = match claim(tables, &back_key, &back) {
+        Claim::Taken => return Reason::NoSourcePort,
+        Claim::Stateless => return Reason::Stateless,
+        Claim::Ours => true,
+        Claim::Was => false,
+    };
+    tables.set_filter(Filter::Backend.bit(&flow.dst, flow.dport));
+    if tables.insert_flow(FlowTable::HalfOpen, key, flow).is_ok() {
+        return Reason::NewFlow;
     }
-    let span = u32::from(PORTS.end - PORTS.start);
-    // An odd stride walks through other ports from each start.
-    let offset = hash.wrapping_add(attempt.wrapping_mul(hash >> 16 | 1)) % span;
-    Be16::new(PORTS.start + offset as u16)
+    let Some(winner) = tables.flow(FlowTable::HalfOpen, key) else {
+        return Reason::Stateless;
+    };
+    let same = winner.dst == flow.dst && winner.dport == flow.dport && winner.sport == flow.sport;
+    *flow = *winner;
+    if claimed && !same {
+        tables.remove_flow(FlowTable::HalfOpen, &back_key);
+    }
+    Reason::HalfOpenFlow
 }
 
 enum Claim {
@@ -159,10 +155,12 @@ fn claim<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, back: &Flow<A>) 
         holder.src == back.src && holder.dst == back.dst && holder.sport == back.sport && holder.dport == back.dport
     };
     if let Some(holder) = tables.flow(FlowTable::Established, key) {
-        if !same(&holder) && !holder.over() {
+        // Also of a flow that is over: to remove its other half, too, takes more stack than is left here. The agent
+        // does it soon, and until then another port serves as well.
+        if !same(&holder) {
             return Claim::Taken;
         }
-        // What is left of this flow, or of one that is over, gives way.
+        // What is left of this flow: its other half is gone, or the packet would have followed it.
         tables.remove_flow(FlowTable::Established, key);
     }
     match tables.insert_flow(FlowTable::HalfOpen, key, back) {
