@@ -20,7 +20,20 @@ const fn finish(mut x: u32) -> u32 {
     x ^ (x >> 16)
 }
 
-/// Of an address and a port.
+/// Of an address and a port, for the bitmaps that every packet asks: one multiplication for each 8 bytes, and only the
+/// high bits are good. In host byte order neighbours differ in low bits, which a multiplication by the golden ratio
+/// spreads best (Knuth, TAOCP 3, 6.4).
+#[inline(always)]
+pub fn quick<A: Ip>(addr: &A, port: Be16) -> u64 {
+    let mut state = u64::from(port.get()) << 32;
+    for words in addr.words().chunks(2) {
+        state ^= words.iter().fold(0, |word, next| word << 32 | u64::from(u32::from_be(*next)));
+        state = state.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+    state
+}
+
+/// Of an address and a port, every bit good.
 #[inline(always)]
 pub fn address<A: Ip>(addr: &A, port: Be16) -> u32 {
     let state = addr.words().iter().fold(0x9e37_79b9, |state, word| mix(state, *word));
@@ -45,4 +58,27 @@ pub fn socket<A: Ip>(cookie: [u32; 2], dst: &A, dport: Be16) -> u32 {
 /// Of a number under a seed: the two independent hashes that Maglev wants are this with two seeds.
 pub const fn seeded(seed: u32, value: u32) -> u32 {
     finish(mix(seed, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use core::net::{Ipv4Addr, Ipv6Addr};
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::ip::{V4, V6};
+    use crate::tables::Filter;
+
+    /// Bits that 100,000 addresses in a row set, of 2^20: a random hash sets about 95,300.
+    #[test]
+    fn the_filter_spreads_addresses_that_follow_each_other() {
+        fn bits<A: Ip>(addresses: impl Iterator<Item = A>) -> usize {
+            addresses.map(|addr| Filter::Frontend.bit(&addr, Be16::new(0))).collect::<BTreeSet<_>>().len()
+        }
+        let v4 = (0..100_000).map(|n| V4::from(Ipv4Addr::from(0x0a60_0000 + n)));
+        let v6 = (0..100_000).map(|n| V6::from(Ipv6Addr::from((0xfd00 << 112) + n)));
+        for set in [bits(v4), bits(v6)] {
+            assert!(set > 90_000, "only {set} bits");
+        }
+    }
 }

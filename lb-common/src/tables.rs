@@ -309,7 +309,7 @@ impl Filter {
     /// The bit, counted over both bitmaps, of an address (and a port, 0 for frontends).
     #[inline(always)]
     pub fn bit<A: Ip>(self, addr: &A, port: Be16) -> u32 {
-        let bit = crate::hash::address(addr, port) & (Self::BITS - 1);
+        let bit = (crate::hash::quick(addr, port) >> (u64::BITS - Self::BITS.ilog2())) as u32;
         match self {
             Self::Frontend => bit,
             Self::Backend => bit + Self::BITS,
