@@ -231,7 +231,7 @@ pub(super) fn detach(pins: &Pins, attachment: &Attachment) -> Result<(), Error> 
             reason: format!("the old filter cannot be removed: {error}"),
         })?;
     }
-    pins::unpin(&pins.attachment(attachment))
+    pins::unlink(&pins.attachment(attachment))
 }
 
 fn failed(attachment: &Attachment, device: &Device, error: &io::Error) -> Error {

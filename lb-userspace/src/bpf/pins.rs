@@ -3,12 +3,13 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use lb_common::tables::LAYOUT;
 
-use super::{Error, Hook, How};
+use super::{Error, Hook, How, sys};
 use crate::devices::Role;
 
 /// Where maps, links and programs of this layout are pinned.
@@ -123,7 +124,7 @@ pub(super) fn sockets(links: &Path) -> Result<Vec<String>, Error> {
     Ok(found)
 }
 
-fn names(folder: &Path) -> Result<Vec<String>, Error> {
+pub(super) fn names(folder: &Path) -> Result<Vec<String>, Error> {
     let read = |folder| -> io::Result<Vec<String>> {
         fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
     };
@@ -131,6 +132,15 @@ fn names(folder: &Path) -> Result<Vec<String>, Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         result => result.map_err(|source| Error::file("read", folder, source)),
     }
+}
+
+/// Detaches what a link's pin holds, and removes the pin.
+pub(super) fn unlink(path: &Path) -> Result<(), Error> {
+    if let Ok(link) = sys::open(path) {
+        // A link whose device is gone is detached already; the pin of a filter's program is no link at all.
+        let _ = sys::detach(link.as_fd());
+    }
+    unpin(path)
 }
 
 /// Removes a pin; nothing happens where there is none.

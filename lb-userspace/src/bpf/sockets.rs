@@ -43,7 +43,7 @@ pub fn attach_sockets(pins: &Pins, programs: &Programs, cgroup: &Path) -> Result
         if adopt(&path, program, id).unwrap_or(false) {
             continue;
         }
-        pins::unpin(&path)?;
+        pins::unlink(&path)?;
         let attach = || -> io::Result<()> {
             let link = sys::attach(program, Target::Cgroup(folder.as_fd(), kind))?;
             sys::pin(link.as_fd(), &path)
@@ -73,7 +73,7 @@ fn adopt(path: &Path, program: BorrowedFd<'_>, cgroup: u64) -> io::Result<bool> 
 /// # Errors
 /// A pin cannot be removed.
 pub fn detach_sockets(pins: &Pins) -> Result<(), Error> {
-    pins.sockets()?.iter().try_for_each(|name| pins::unpin(&pins.socket(name)))
+    pins.sockets()?.iter().try_for_each(|name| pins::unlink(&pins.socket(name)))
 }
 
 #[cfg(test)]

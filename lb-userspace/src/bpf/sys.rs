@@ -19,6 +19,7 @@ const OBJ_GET_INFO_BY_FD: i64 = 15;
 const MAP_LOOKUP_BATCH: i64 = 24;
 const LINK_CREATE: i64 = 28;
 const LINK_UPDATE: i64 = 29;
+const LINK_DETACH: i64 = 34;
 
 /// `BPF_F_BEFORE` without a program to stand before: first of all.
 const FIRST: u32 = 8;
@@ -154,6 +155,16 @@ pub(super) fn swap(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     let mut attr = LinkUpdateAttr { link: raw(link), program: raw(program), flags: 0, old: 0 };
     // SAFETY: the attribute holds no pointers.
     unsafe { bpf(LINK_UPDATE, &mut attr) }.map(drop)
+}
+
+/// Detaches a link at once. Removing its pin alone does so, too, but at a time of the kernel's choice.
+///
+/// # Errors
+/// It cannot be detached, or is no link.
+pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = raw(link);
+    // SAFETY: the attribute is the number of the link and holds no pointers.
+    unsafe { bpf(LINK_DETACH, &mut attr) }.map(drop)
 }
 
 /// What the kernel says of a link: the start of `struct bpf_link_info`.

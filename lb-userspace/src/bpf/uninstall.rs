@@ -25,7 +25,7 @@ pub fn uninstall(pins: &Pins) -> Result<Removed, Error> {
     for layout in pins.layouts(false)? {
         let links = layout.join("links");
         for name in pins::sockets(&links)? {
-            pins::unpin(&links.join(format!("{}{name}", pins::SOCKET)))?;
+            pins::unlink(&links.join(format!("{}{name}", pins::SOCKET)))?;
             removed.sockets += 1;
         }
         let mut attachments = pins::attachments(&links)?;
@@ -38,7 +38,7 @@ pub fn uninstall(pins: &Pins) -> Result<Removed, Error> {
                 let failed = |source| Error::file("remove the filter of", Path::new(&device), source);
                 clsact::detach(&device, attachment.hook).map_err(failed)?;
             }
-            pins::unpin(&links.join(attachment.to_string()))?;
+            pins::unlink(&links.join(attachment.to_string()))?;
             removed.devices += 1;
         }
         remove(&layout)?;
@@ -63,5 +63,9 @@ pub fn remove_older_layouts(pins: &Pins) -> Result<Vec<PathBuf>, Error> {
 }
 
 fn remove(layout: &Path) -> Result<(), Error> {
+    let links = layout.join("links");
+    for name in pins::names(&links)? {
+        pins::unlink(&links.join(name))?;
+    }
     fs::remove_dir_all(layout).map_err(|source| Error::file("remove", layout, source))
 }
