@@ -230,3 +230,43 @@ fn the_node_object_fills_in_what_the_agent_was_not_told() {
         ("10.9.9.9".into(), "fd00::1".into())
     );
 }
+
+#[test]
+fn every_table_has_a_frontend_that_points_to_it() {
+    let mut world = World::new(Limits { services: 4, ..Limits::default() });
+    world.service("a", "10.96.0.1", 2).service("b", "10.96.0.2", 3).service("c", "10.96.0.3", 4).run();
+    let image = world.compiler.image();
+    let pointed: BTreeSet<u32> = image.v4.frontends.values().filter(|f| f.len > 0).map(|f| f.slots).collect();
+    assert_eq!(image.runs.keys().copied().collect::<BTreeSet<_>>(), pointed);
+    assert_eq!(pointed.len(), 2, "the third found no room for its frontend");
+}
+
+#[test]
+fn numbers_in_the_maps_are_kept_for_what_they_stand_for() {
+    let mut before = World::new(Limits::default());
+    before.service("a", "10.96.0.1", 2).service("b", "10.96.0.2", 3).run();
+    before.remove("a").run();
+    before.wait(100).run();
+    before.service("c", "10.96.0.3", 1).run();
+    // In the order of names, c would come after b; but it has the lower numbers.
+    let actual = before.compiler.image().clone();
+    let mut after = World::new(Limits::default());
+    after.compiler = Compiler::recover(Limits::default(), Rest::DEFAULT, &actual);
+    after.service("b", "10.96.0.2", 3).service("c", "10.96.0.3", 1).run();
+    assert_eq!(after.compiler.image(), &actual);
+}
+
+#[test]
+fn slots_that_make_no_sense_but_are_in_use_are_left_alone_until_they_are_not() {
+    let mut actual = Image::default();
+    let key = FrontendKey::new(std::net::Ipv4Addr::new(10, 96, 0, 9).into(), lb_common::ip::Be16::new(80), 6);
+    actual.v4.frontends.insert(key, lb_common::tables::Frontend { service: 7, slots: 3, len: 5 });
+    actual.runs.insert(3, vec![1, 2, 3, 4, 5].into());
+    let mut world = World::new(Limits { slots: 219, ..Limits::default() });
+    world.compiler = Compiler::recover(Limits { slots: 219, ..Limits::default() }, Rest::DEFAULT, &actual);
+    world.service("a", "10.96.0.1", 2).service("b", "10.96.0.2", 1).run();
+    let runs: Vec<_> = world.compiler.image().runs.iter().map(|(at, slots)| (*at, slots.len())).collect();
+    assert_eq!(runs, [(0, 1), (8, 211)]);
+    world.wait(2).service("c", "10.96.0.3", 1).run();
+    assert_eq!(world.compiler.image().runs.keys().copied().collect::<Vec<_>>(), [0, 1, 8]);
+}

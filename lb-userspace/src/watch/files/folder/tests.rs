@@ -136,3 +136,16 @@ fn a_file_that_did_not_change_is_not_read_again() {
     file.good = Manifest::default();
     assert!(world.look().0.is_empty(), "it was read again");
 }
+
+#[test]
+fn a_stamp_is_trusted_only_once_its_time_has_passed() {
+    let mut world = World::new();
+    world.write("a.yaml", "");
+    let stamp = Stamp::of(&fs::metadata(world.dir.path().join("a.yaml")).unwrap());
+    let changed = SystemTime::UNIX_EPOCH + Duration::new(stamp.changed.0.unsigned_abs(), 0);
+    assert!(!stamp.is_settled(changed));
+    assert!(stamp.is_settled(changed + Duration::from_secs(2)));
+    world.look();
+    let path = world.dir.path().join("a.yaml");
+    assert_eq!(world.folder.files[&path].stamp, None);
+}
