@@ -76,7 +76,7 @@ fn failures_are_told_apart() -> Result<()> {
 #[test]
 fn every_offload_setting_is_taken_and_carries_data() -> Result<()> {
     kernel_or_skip!();
-    let lab = Lab::new()?;
+    let lab = Lab::new()?.without_xdp_outside();
     let server = lab.pod("server", 11)?;
     for offload in OFFLOADS {
         let ends = [(&server.ns, "eth0"), (&lab.node, &*server.device), (&lab.node, NIC), (&lab.outside, "eth0")];

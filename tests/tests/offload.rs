@@ -18,7 +18,7 @@ fn sizes(family: Family) -> [usize; 5] {
 fn every_offload_setting_carries_bulk_data_and_datagrams_whole() -> Result<()> {
     kernel_or_skip!();
     for (options, ways) in WORLDS {
-        let lab = Lab::new()?;
+        let lab = Lab::new()?.without_xdp_outside();
         lab.manifests.write("web.yaml", &service_manifest("web", &cluster_ips(10)))?;
         let pods = lab.pods("web", 11..13)?;
         let client = lab.bare_pod("client", 40)?;

@@ -56,7 +56,7 @@ pub fn run(options: &DemoOptions) -> Result<()> {
         .say("The manifests, as you would give them to Kubernetes. This is the Service (the pods have one file each):");
     screen.quote(SERVICE);
 
-    // Off at the sockets, so that what you see is the packets being rewritten.
+    // Off at the pods' sockets, so that what you see is packets being rewritten.
     let agent_options = AgentOptions { socket_path: SocketPath::Host, xdp: Xdp::Native, ..AgentOptions::default() };
     let start = Instant::now();
     let agent = screen
@@ -84,8 +84,9 @@ pub fn run(options: &DemoOptions) -> Result<()> {
     replace(&screen, &lab, &mut pods, 2, 32, lab.outside())?;
 
     screen.title("4. What is in the kernel's maps now");
-    for command in ["services", "backends", "flows"] {
-        let output = agent.cli(&[command])?;
+    for command in [&["services"][..], &["backends"], &["flows", "--limit", "8"]] {
+        let output = agent.cli(command)?;
+        let command = command.join(" ");
         ensure!(
             output.status.success() && !output.stdout.is_empty(),
             "expected `sluice {command}` to show something, but it ended with {}: {}",
@@ -97,7 +98,7 @@ pub fn run(options: &DemoOptions) -> Result<()> {
 
     screen.title(&format!("All as expected, in {:.0} s.", began.elapsed().as_secs_f64()));
     if options.keep {
-        keep(&screen, &lab, &front);
+        keep(&screen, &lab, &agent, &front);
     }
     drop(agent);
     Ok(())
@@ -187,10 +188,10 @@ fn no_failure(screen: &Screen, report: &Report) -> Result<()> {
 }
 
 /// Leaves the world up, and says what to do with it. Ctrl-C removes it and ends the process.
-fn keep(screen: &Screen, lab: &Lab, front: &Pod) {
+fn keep(screen: &Screen, lab: &Lab, agent: &Agent<'_>, front: &Pod) {
     let nsenter = |ns: &Netns| format!("nsenter --net={}", ns.path().display());
-    let sluice = format!("{} sluice", nsenter(&lab.node));
-    let pins = format!("--pin-root {}", lab.bpffs().display());
+    let sluice = format!("{} {}", nsenter(&lab.node), agent.program().display());
+    let pins = format!("--pin-root {} --run-dir {}", lab.bpffs().display(), lab.run_dir().display());
     let [v4, v6] = FAMILIES.map(|family| SocketAddr::new(family.cluster_ip(10), 80));
     screen.title("The world stays up until you press Ctrl-C here. Try, in another terminal:");
     screen.commands(&[
@@ -198,6 +199,7 @@ fn keep(screen: &Screen, lab: &Lab, front: &Pod) {
         ("the same over IPv6", format!("{} curl -g 'http://{v6}'", nsenter(&front.ns))),
         ("from outside", format!("{} curl http://{v4}", nsenter(&lab.outside))),
         ("see what the kernel does", format!("{sluice} flows {pins} --watch")),
+        ("see how the agent is", format!("{sluice} status {pins}")),
         ("delete a pod, or edit one", format!("rm {}/web-1.yaml", lab.manifests.dir().display())),
         ("see the agent's log", format!("tail -f {}", lab.dir().join("agent.log").display())),
         ("remove all of it", "press Ctrl-C here".to_owned()),

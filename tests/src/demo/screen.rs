@@ -63,15 +63,8 @@ impl Screen {
 
     /// A command and what it printed.
     pub(super) fn command(&self, command: &str, output: &str) {
-        const LINES: usize = 12;
         println!("{}", self.styled("1", &format!("$ {command}")));
-        for line in output.lines().take(LINES) {
-            println!("{line}");
-        }
-        let more = output.lines().count().saturating_sub(LINES);
-        if more > 0 {
-            println!("… and {more} lines more");
-        }
+        print!("{output}");
         println!();
     }
 

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -87,6 +87,11 @@ impl<'a> Agent<'a> {
     pub fn launch(&mut self) -> Result<()> {
         (self.child, self.log) = launch(self.lab, &self.program, self.options)?;
         Ok(())
+    }
+
+    /// The binary.
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     /// SIGKILL.
@@ -187,12 +192,12 @@ impl Drop for Agent<'_> {
 pub fn cli(lab: &Lab, args: &[&str]) -> Result<Output> {
     let program = beside("SLUICE_BIN", "sluice", "cargo xtask build")?;
     let mut command = Command::new(program);
-    command.args(args).arg("--pin-root").arg(lab.bpffs());
+    command.args(args).arg("--pin-root").arg(lab.bpffs()).arg("--run-dir").arg(lab.run_dir());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     lab.node.spawn(&mut command)?.wait_with_output().context("cannot wait for `sluice`")
 }
 
-fn launch(lab: &Lab, program: &PathBuf, options: AgentOptions) -> Result<(Child, File)> {
+fn launch(lab: &Lab, program: &Path, options: AgentOptions) -> Result<(Child, File)> {
     let path = lab.dir().join("agent.log");
     // A file of its own for each process, so that the one before cannot speak for it.
     let _ = fs::remove_file(&path);
@@ -210,8 +215,9 @@ fn launch(lab: &Lab, program: &PathBuf, options: AgentOptions) -> Result<(Child,
     let mut command = Command::new(program);
     command.arg("agent");
     let dir = lab.manifests.dir();
-    let bpffs = lab.bpffs();
-    let pairs: [(&str, &OsStr); 9] = [
+    let (bpffs, run_dir) = (lab.bpffs(), lab.run_dir());
+    let pairs: [(&str, &OsStr); 10] = [
+        ("--run-dir", run_dir.as_ref()),
         ("--manifests", dir.as_ref()),
         ("--pin-root", bpffs.as_ref()),
         ("--cgroup", lab.cgroup().as_ref()),

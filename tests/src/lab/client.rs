@@ -62,12 +62,14 @@ pub struct Load {
     pub timeout_ms: u64,
     /// The client's port, for the first exchange; the next ones take the ports after it. Else the kernel chooses.
     pub from_port: Option<u16>,
+    /// All UDP exchanges from one socket, and so one flow; else each from one of its own.
+    pub one_socket: bool,
 }
 
 impl Load {
     /// So many exchanges, as fast as it goes.
     pub fn new(exchange: Exchange, to: SocketAddr, count: usize) -> Self {
-        Self { exchange, to, count, gap_ms: 0, timeout_ms: 2000, from_port: None }
+        Self { exchange, to, count, gap_ms: 0, timeout_ms: 2000, from_port: None, one_socket: false }
     }
 
     /// Exchanges at an even pace until it is stopped.
@@ -83,11 +85,13 @@ impl Load {
     /// Does it in the namespace of the calling thread; `each` sees every answer, and ends the load with `false`.
     pub fn run(&self, mut each: impl FnMut(&Answer) -> bool) -> Report {
         let start = Instant::now();
-        let mut answers = Vec::new();
+        let (mut answers, mut kept) = (Vec::new(), None);
         for n in 0..self.count {
             let began = Instant::now();
             let port = self.from_port.map_or(0, |first| first.wrapping_add(n as u16));
-            let result = self.one(port).map_err(|error| (reason(&error), error.kind() == ErrorKind::ConnectionRefused));
+            let result = self
+                .one(port, &mut kept)
+                .map_err(|error| (reason(&error), error.kind() == ErrorKind::ConnectionRefused));
             let (result, refused) = match result {
                 Ok(seen) => (Ok(seen), false),
                 Err((reason, refused)) => (Err(reason), refused),
@@ -104,12 +108,12 @@ impl Load {
         Report { answers }
     }
 
-    fn one(&self, port: u16) -> io::Result<Seen> {
+    fn one(&self, port: u16, kept: &mut Option<UdpSocket>) -> io::Result<Seen> {
         let timeout = Duration::from_millis(self.timeout_ms);
         match self.exchange {
             Exchange::Http => self.http(port, timeout),
             Exchange::Bulk { up, down } => self.bulk(port, timeout, up, down),
-            Exchange::Udp { size, connected } => self.udp(port, timeout, size, connected),
+            Exchange::Udp { size, connected } => self.udp(port, timeout, size, connected, kept),
             Exchange::UdpBurst { size, segments } => self.udp_burst(port, timeout, size, segments),
             Exchange::Lines { for_ms } => self.lines(port, timeout, Duration::from_millis(for_ms)),
         }
@@ -163,12 +167,29 @@ impl Load {
         Ok(Seen { server, peer, local })
     }
 
-    fn udp(&self, port: u16, timeout: Duration, size: usize, connected: bool) -> io::Result<Seen> {
-        let socket = UdpSocket::bind(any(self.to, port))?;
-        socket.set_read_timeout(Some(timeout))?;
+    fn udp(
+        &self,
+        port: u16,
+        timeout: Duration,
+        size: usize,
+        connected: bool,
+        kept: &mut Option<UdpSocket>,
+    ) -> io::Result<Seen> {
+        let socket = match kept.take() {
+            Some(socket) => socket,
+            None => {
+                let socket = UdpSocket::bind(any(self.to, port))?;
+                socket.set_read_timeout(Some(timeout))?;
+                if connected {
+                    socket.connect(self.to)?;
+                }
+                socket
+            }
+        };
+        // Kept also where this exchange fails.
+        let socket = if self.one_socket { &*kept.insert(socket) } else { &socket };
         let mut buffer = vec![0; 65_536];
         let (n, peer) = if connected {
-            socket.connect(self.to)?;
             socket.send(&pattern(0, size))?;
             (socket.recv(&mut buffer)?, socket.peer_addr()?)
         } else {

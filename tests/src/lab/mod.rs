@@ -17,6 +17,7 @@ mod manifest;
 mod netns;
 mod offload;
 mod owner;
+mod pass;
 mod place;
 mod server;
 mod way;
@@ -42,6 +43,7 @@ pub use way::{WORLDS, Way};
 pub use wire::{BULK_PORT, ECHO_PORT, Greeting, HTTP_PORT, UDP_PORT, is_pattern, pattern};
 
 pub(crate) use owner::Owner;
+use pass::Pass;
 
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +104,7 @@ pub struct Lab {
     pub outside: Netns,
     /// The manifests that the agent reads.
     pub manifests: Manifests,
+    pass: Option<Pass>,
     // Last, since it removes what the fields above still use.
     owner: Owner,
 }
@@ -138,11 +141,17 @@ impl Lab {
              route add default via 192.168.50.1
              route add default via fd00:50::1\n")?;
         node.ip("route add default via 192.168.50.2\nroute add default via fd00:50::2\n")?;
-        let lab = Self { node, outside, manifests, owner };
-        // XDP at the NIC cannot see partial checksums, so a veth's peer must send whole ones, as a wire does. GRO gives
-        // the peer a NAPI queue, without which the kernel drops what XDP sends back to it.
-        NO_TX_CHECKSUM.apply(&lab.outside, "eth0")?;
-        Ok(lab)
+        // XDP at the NIC cannot see partial checksums, so a veth's peer must send whole ones, as a wire does.
+        NO_TX_CHECKSUM.apply(&outside, "eth0")?;
+        let pass = Some(Pass::attach(&outside, "eth0")?);
+        Ok(Self { node, outside, manifests, pass, owner })
+    }
+
+    /// Takes the XDP program away that is needed for `XDP_TX` to reach the outside: with it, the kernel fixes TSO of
+    /// the node's NIC to off.
+    pub fn without_xdp_outside(mut self) -> Self {
+        drop(self.pass.take());
+        self
     }
 
     /// Adds pod number `n` (its addresses end in it), without servers.
@@ -218,6 +227,11 @@ impl Lab {
     /// The lab's own bpffs.
     pub fn bpffs(&self) -> PathBuf {
         self.owner.dir.join("bpf")
+    }
+
+    /// Where the agent says how it is.
+    pub fn run_dir(&self) -> PathBuf {
+        self.owner.dir.join("run")
     }
 
     /// The lab's own cgroup.
