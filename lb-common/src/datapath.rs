@@ -59,7 +59,8 @@ pub fn ingress<A: Ip, P: Packet, T: Tables<A>>(
     now: impl Fn() -> u32,
 ) -> Verdict {
     let to_service = tables.filtered(Filter::Frontend.bit(&parsed.dst, Be16::new(0)));
-    if !to_service && !(parsed.dst == tables.node() && from_backend(tables, parsed)) {
+    let to_node = || parsed.dst == tables.node() && from_backend(tables, parsed);
+    if !to_service && !to_node() {
         return Verdict::Pass(Reason::NotService);
     }
     let now = now();

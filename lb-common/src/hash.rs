@@ -37,22 +37,22 @@ pub fn quick<A: Ip>(addr: &A, port: Be16) -> u64 {
 #[inline(always)]
 pub fn address<A: Ip>(addr: &A, port: Be16) -> u32 {
     let state = addr.words().iter().fold(0x9e37_79b9, |state, word| mix(state, *word));
-    finish(mix(state, port.wire() as u32))
+    finish(mix(state, u32::from(port.wire())))
 }
 
 /// Of a client's five-tuple: what chooses the slot of a Maglev table.
 #[inline(always)]
 pub fn tuple<A: Ip>(src: &A, sport: Be16, dst: &A, dport: Be16, proto: u8) -> u32 {
     let words = src.words().iter().chain(dst.words());
-    let state = words.fold(0x51ed_270b ^ proto as u32, |state, word| mix(state, *word));
-    finish(mix(state, (sport.wire() as u32) << 16 | dport.wire() as u32))
+    let state = words.fold(0x51ed_270b ^ u32::from(proto), |state, word| mix(state, *word));
+    finish(mix(state, u32::from(sport.wire()) << 16 | u32::from(dport.wire())))
 }
 
 /// Of a socket that talks to a frontend.
 #[inline(always)]
 pub fn socket<A: Ip>(cookie: [u32; 2], dst: &A, dport: Be16) -> u32 {
     let state = dst.words().iter().fold(mix(cookie[0], cookie[1]), |state, word| mix(state, *word));
-    finish(mix(state, dport.wire() as u32))
+    finish(mix(state, u32::from(dport.wire())))
 }
 
 /// Of a number under a seed: the two independent hashes that Maglev wants are this with two seeds.

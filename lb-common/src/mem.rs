@@ -285,7 +285,7 @@ impl Frame {
 }
 
 impl crate::packet::Packet for Frame {
-    fn len(&self) -> usize {
+    fn length(&self) -> usize {
         self.0.len()
     }
 

@@ -8,7 +8,7 @@ use crate::ip::{Be16, V4, V6};
 /// A packet that begins with its Ethernet header. Offsets count from there.
 pub trait Packet {
     /// Bytes of the packet, those of an aggregate (GSO) included.
-    fn len(&self) -> usize;
+    fn length(&self) -> usize;
 
     /// The bytes at `offset`; `None` where the packet is too short.
     fn load<T: Pod>(&self, offset: usize) -> Option<T>;

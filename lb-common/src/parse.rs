@@ -117,7 +117,7 @@ impl Header for V4 {
     fn network<P: Packet>(packet: &P) -> Result<Network<Self>, Reason> {
         let header: Ipv4 = packet.load(ETHERNET).ok_or(Reason::Malformed)?;
         let header_len = usize::from(header.version_ihl & 15) * 4;
-        let there = packet.len().wrapping_sub(ETHERNET);
+        let there = packet.length().wrapping_sub(ETHERNET);
         let stated = usize::from(header.len.get());
         let len = if stated == 0 && there > LONGEST { there } else { stated };
         if header.version_ihl >> 4 != 4 || header_len < Self::HEADER || len < header_len || len > there {
@@ -148,7 +148,7 @@ impl Header for V6 {
     #[inline(always)]
     fn network<P: Packet>(packet: &P) -> Result<Network<Self>, Reason> {
         let header: Ipv6 = packet.load(ETHERNET).ok_or(Reason::Malformed)?;
-        let there = packet.len().wrapping_sub(ETHERNET + Self::HEADER);
+        let there = packet.length().wrapping_sub(ETHERNET + Self::HEADER);
         let stated = usize::from(header.len.get());
         let len = if stated == 0 && there > LONGEST { there } else { stated };
         if header.version_class_flow[0] >> 4 != 6 || len > there {

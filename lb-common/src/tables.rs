@@ -100,10 +100,8 @@ entry! {
     }
 }
 
-/// Longest name of a namespace or a Service (RFC 1123 label).
+/// Longest name of a namespace, a Service or a port of one (RFC 1123 label, as the API server demands of each).
 pub const LABEL: usize = 63;
-/// Longest name of a port (Kubernetes' IANA_SVC_NAME).
-pub const PORT_NAME: usize = 15;
 
 entry! {
     /// Value of the `NAMES` hash map, whose key is [`Frontend::service`]: what people call this Service port.
@@ -114,7 +112,7 @@ entry! {
         /// Name of the Service.
         pub service: [u8; LABEL],
         /// Name of the port; empty where it has none.
-        pub port: [u8; PORT_NAME],
+        pub port: [u8; LABEL],
     }
 }
 
@@ -390,7 +388,7 @@ mod tests {
             (size::<Frontend>(), 12),
             (size::<Backend<V4>>(), 8),
             (size::<Backend<V6>>(), 20),
-            (size::<Name>(), 141),
+            (size::<Name>(), 189),
             (size::<FlowKey<V4>>(), 16),
             (size::<FlowKey<V6>>(), 40),
             (size::<Flow<V4>>(), 32),

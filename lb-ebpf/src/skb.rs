@@ -29,7 +29,7 @@ impl Buffer {
 
 impl Packet for Buffer {
     #[inline(always)]
-    fn len(&self) -> usize {
+    fn length(&self) -> usize {
         self.0.len() as usize
     }
 

@@ -23,7 +23,7 @@ impl Frame {
 
 impl Packet for Frame {
     #[inline(always)]
-    fn len(&self) -> usize {
+    fn length(&self) -> usize {
         // SAFETY: the context is this run's own.
         unsafe { bpf_xdp_get_buff_len(self.0.ctx) as usize }
     }
@@ -42,7 +42,7 @@ impl Packet for Frame {
 
     #[inline(always)]
     fn resize(&mut self, len: usize) -> Option<()> {
-        let change = len as i32 - self.len() as i32;
+        let change = len as i32 - self.length() as i32;
         // SAFETY: the context is this run's own.
         (unsafe { bpf_xdp_adjust_tail(self.0.ctx, change) } == 0).then_some(())
     }

@@ -45,7 +45,7 @@ fn stream<A: Net>(data: &[u8]) {
     let mut tables = Native::new(random::image::<A>());
     for (now, step) in (0..).zip(data.chunks_exact(STEP)) {
         let (side, frame) = packet::<A>(step);
-        one(&mut tables, side, frame, now);
+        one(&mut tables, side, &frame, now);
     }
     pairs::<A>(&tables);
 }
@@ -61,9 +61,9 @@ fn packet<A: Net>(step: &[u8]) -> (Side, Vec<u8>) {
     (side, frame)
 }
 
-fn one(tables: &mut Native, side: Side, bytes: Vec<u8>, now: u32) {
-    let sound = verify_checksums(&bytes).is_ok();
-    let mut frame = Frame(bytes.clone());
+fn one(tables: &mut Native, side: Side, bytes: &[u8], now: u32) {
+    let sound = verify_checksums(bytes).is_ok();
+    let mut frame = Frame(bytes.to_vec());
     let verdict = frame.run(tables, side, now);
     match verdict {
         Verdict::Pass(_) => assert_eq!(frame.0, bytes, "passed, but changed"),

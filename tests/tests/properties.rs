@@ -75,7 +75,7 @@ proptest! {
 fn the_fuzz_targets_hold_on_seeds() {
     for seed in 0..300 {
         let mut numbers = Seed(seed);
-        let data: Vec<u8> = (0..2_400).map(|_| numbers.next() as u8).collect();
+        let data: Vec<u8> = (0..2_400).map(|_| numbers.number() as u8).collect();
         fuzz::datapath(&data);
         fuzz::parse(&data[..numbers.below(200) as usize]);
     }

@@ -81,6 +81,12 @@ fn copy_if_different(from: &Path, to: &Path) -> Result<bool> {
     Ok(true)
 }
 
+/// Builds all that tests and demo need in one go: cargo unites the features of the packages it is asked for, so
+/// building one binary alone would compile half of the dependencies twice.
+pub(crate) fn everything() -> Result<()> {
+    process::run(process::cargo().current_dir(workspace::root()).arg("build")).context("the workspace does not compile")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,10 +104,4 @@ mod tests {
         assert!(copy_if_different(&from, &to).unwrap());
         assert_eq!(fs::read_to_string(&to).unwrap(), "two");
     }
-}
-
-/// Builds all that tests and demo need in one go: cargo unites the features of the packages it is asked for, so
-/// building one binary alone would compile half of the dependencies twice.
-pub(crate) fn everything() -> Result<()> {
-    process::run(process::cargo().current_dir(workspace::root()).arg("build")).context("the workspace does not compile")
 }

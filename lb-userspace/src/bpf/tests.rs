@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use lb_common::ip::{Be16, V4, V6};
 use lb_common::mem::{self, Image, Native, frontend_bits};
-use lb_common::tables::{Backend, Config, Flow, FlowKey, FlowTable, Frontend, FrontendKey, LABEL, Name, PORT_NAME};
+use lb_common::tables::{Backend, Config, Flow, FlowKey, FlowTable, Frontend, FrontendKey, LABEL, Name};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
@@ -65,7 +65,7 @@ impl Drop for Lab {
 }
 
 fn name(id: u32) -> Name {
-    Name { namespace: [b'n'; LABEL], service: [u8::try_from(id).unwrap(); LABEL], port: [0; PORT_NAME] }
+    Name { namespace: [b'n'; LABEL], service: [u8::try_from(id).unwrap(); LABEL], port: [0; LABEL] }
 }
 
 fn v4(last: u8) -> V4 {

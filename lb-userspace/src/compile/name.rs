@@ -22,8 +22,8 @@ mod tests {
     #[test]
     fn a_name_fits_or_is_refused() {
         let longest = ObjectName::new("n".repeat(63), "s".repeat(63));
-        assert!(of(&longest, &"p".repeat(15)).is_some());
-        assert_eq!(of(&longest, &"p".repeat(16)), None);
+        assert!(of(&longest, &"p".repeat(63)).is_some());
+        assert_eq!(of(&longest, &"p".repeat(64)), None);
         assert_eq!(of(&ObjectName::new("n", "s".repeat(64)), ""), None);
     }
 }

@@ -203,7 +203,7 @@ pub fn verify_checksums(frame: &[u8]) -> Result<(), String> {
 
 fn same(what: &str, is: u16, right: u16) -> Result<(), String> {
     // 0 and 0xffff are one number in one's complement (RFC 1624).
-    if is == right || (is % 0xffff == 0 && right % 0xffff == 0) {
+    if is == right || [is, right].iter().all(|sum| sum.is_multiple_of(0xffff)) {
         return Ok(());
     }
     Err(format!("{what} checksum is {is:#06x}, should be {right:#06x}"))

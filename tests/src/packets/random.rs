@@ -17,7 +17,7 @@ pub struct Seed(pub u64);
 
 impl Seed {
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -27,7 +27,7 @@ impl Seed {
 
     /// A number below `n`, which is not 0.
     pub fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
+        self.number() % n
     }
 
     /// One of several.
@@ -67,7 +67,7 @@ pub fn packet<A: Net>(seed: &mut Seed) -> (Side, Vec<u8>) {
     let service = vip::<A>(seed.of(&[1, 1, 2, 2, 3, 4, 4, 9]), port);
     let back = seed.of(&[SYN_ACK, SYN_ACK, ACK, FIN_ACK, RST, UDP, UDP]);
     let len = seed.of(&[0, 1, 7, 64, 999]);
-    let payload: Vec<u8> = (0..len).map(|_| seed.next() as u8).collect();
+    let payload: Vec<u8> = (0..len).map(|_| seed.number() as u8).collect();
     let (side, src, dst, l4) = match seed.below(10) {
         0..=5 => (Side::Ingress, me, service, there),
         6..=7 => (Side::Egress, backend, me, back),
@@ -113,5 +113,5 @@ fn with_options(headers: IpHeaders) -> IpHeaders {
 /// A packet that is not one of the kinds above at all: bytes.
 pub fn bytes(seed: &mut Seed) -> Vec<u8> {
     let len = seed.below(200) as usize;
-    (0..len).map(|_| seed.next() as u8).collect()
+    (0..len).map(|_| seed.number() as u8).collect()
 }
