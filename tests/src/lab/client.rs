@@ -66,6 +66,9 @@ pub struct Load {
     pub one_socket: bool,
 }
 
+/// After so many failures in a row a load ends: what is broken would else take minutes to say so.
+const GIVE_UP: usize = 10;
+
 impl Load {
     /// So many exchanges, as fast as it goes.
     pub fn new(exchange: Exchange, to: SocketAddr, count: usize) -> Self {
@@ -85,7 +88,7 @@ impl Load {
     /// Does it in the namespace of the calling thread; `each` sees every answer, and ends the load with `false`.
     pub fn run(&self, mut each: impl FnMut(&Answer) -> bool) -> Report {
         let start = Instant::now();
-        let (mut answers, mut kept) = (Vec::new(), None);
+        let (mut answers, mut kept, mut failed_in_row) = (Vec::new(), None, 0);
         for n in 0..self.count {
             let began = Instant::now();
             let port = self.from_port.map_or(0, |first| first.wrapping_add(n as u16));
@@ -99,8 +102,9 @@ impl Load {
             let at_ms = began.duration_since(start).as_millis() as u64;
             let answer = Answer { at_ms, took_us: began.elapsed().as_micros() as u64, result, refused };
             let go_on = each(&answer);
+            failed_in_row = if answer.result.is_ok() { 0 } else { failed_in_row + 1 };
             answers.push(answer);
-            if !go_on {
+            if !go_on || failed_in_row == GIVE_UP {
                 break;
             }
             std::thread::sleep(Duration::from_millis(self.gap_ms).saturating_sub(began.elapsed()));
