@@ -209,7 +209,7 @@ mod tests {
     }
 
     fn take(draft: &mut Draft, step: &Step) {
-        let name = |n: u8| Name { namespace: [n; 63], service: [n; 63], port: [n; 15] };
+        let name = |n: u8| Name { namespace: [n; LABEL], service: [n; LABEL], port: [n; LABEL] };
         match *step {
             Step::Frontend(key, value) => {
                 let key = FrontendKey::new(V6([u32::from(key / 2); 4]), Be16::new(u16::from(key)), 6);
