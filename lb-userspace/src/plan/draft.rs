@@ -183,6 +183,7 @@ fn changed<'a, K: Ord + Copy, V: PartialEq + Clone + 'a>(
 #[cfg(test)]
 mod tests {
     use lb_common::mem::frontend_bits;
+    use lb_common::tables::LABEL;
     use proptest::prelude::*;
 
     use super::*;
