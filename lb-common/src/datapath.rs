@@ -3,7 +3,7 @@
 use crate::flow::{self, state};
 use crate::hash;
 use crate::ip::{Be16, Ip, V4, V6};
-use crate::packet::{Ethernet, Packet, tcp};
+use crate::packet::{Ethernet, Packet, proto, tcp};
 use crate::parse::{Header, Parsed, parse};
 use crate::rewrite;
 use crate::service::{Choice, choose};
@@ -43,8 +43,7 @@ fn family<A: Header, P: Packet, T: Tables<A>>(
             Side::Egress => egress(packet, tables, &parsed, now),
         },
     };
-    // Strangers leave without a trace: counting them would be most of what they cost.
-    if !matches!(verdict, Verdict::Pass(_)) {
+    if verdict.reason().is_counted() {
         tables.count(verdict.reason());
     }
     verdict
@@ -59,8 +58,8 @@ pub fn ingress<A: Ip, P: Packet, T: Tables<A>>(
     now: impl Fn() -> u32,
 ) -> Verdict {
     let to_service = tables.filtered(Filter::Frontend.bit(&parsed.dst, Be16::new(0)));
-    let to_node = || parsed.dst == tables.node() && from_backend(tables, parsed);
-    if !to_service && !to_node() {
+    // A flow outlives its Service, and answers to masqueraded flows come to the node's address.
+    if !to_service && !tables.filtered(Filter::Flow.bit(&parsed.dst, parsed.ports.dst)) {
         return Verdict::Pass(Reason::NotService);
     }
     let now = now();
@@ -79,16 +78,11 @@ pub fn egress<A: Ip, P: Packet, T: Tables<A>>(
     parsed: &Parsed<A>,
     now: impl Fn() -> u32,
 ) -> Verdict {
-    if !from_backend(tables, parsed) {
+    if !tables.filtered(Filter::Flow.bit(&parsed.src, parsed.ports.src)) {
         return Verdict::Pass(Reason::NotService);
     }
     let verdict = follow(packet, tables, parsed, Side::Egress, now());
     verdict.unwrap_or(Verdict::Pass(Reason::NotService))
-}
-
-#[inline(always)]
-fn from_backend<A: Ip, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> bool {
-    tables.filtered(Filter::Backend.bit(&parsed.src, parsed.ports.src))
 }
 
 /// A packet of a flow that is known.
@@ -138,6 +132,8 @@ fn follow_in<A: Ip, P: Packet, T: Tables<A>>(
     }
     if parsed.flags & (tcp::FIN | tcp::RST) != 0 {
         flow::close(tables, table, key, &mut entry, parsed.flags);
+    } else if entry.state & state::RST != 0 && parsed.proto == proto::TCP {
+        flow::revive(tables, table, key, &mut entry);
     }
     let reason = match (entry.state & state::THERE != 0, table) {
         (false, _) => Reason::Reply,
@@ -159,6 +155,9 @@ fn admit<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, now: u32, flow: 
             let hairpin = backend.addr == key.src;
             let state = if hairpin { state::MASQUERADE | state::HAIRPIN } else { 0 };
             let from = if hairpin { tables.node() } else { key.src };
+            if from == A::default() {
+                return Reason::NoNodeAddress;
+            }
             *flow = flow::there(key, &backend, from, state, now);
             flow.backend = id;
             flow.service = frontend.service;
@@ -190,7 +189,9 @@ fn first<A: Ip, P: Packet, T: Tables<A>>(packet: &mut P, tables: &mut T, parsed:
         reason = if parsed.resets() { Reason::Stateless } else { open(tables, &key, &mut flow) };
     }
     match reason {
-        Reason::NewFlow | Reason::HalfOpenFlow | Reason::Stateless => send(packet, parsed, &flow, reason),
+        Reason::NewFlow | Reason::HalfOpenFlow | Reason::EstablishedFlow | Reason::Stateless => {
+            send(packet, parsed, &flow, reason)
+        }
         Reason::NotService => Verdict::Pass(Reason::NotService),
         // A reset answered by a reset would go on for ever (RFC 9293, 3.10.7.1).
         Reason::NoEndpoints | Reason::NoSuchPort if !parsed.resets() => Verdict::Reject(reason),

@@ -90,7 +90,7 @@ pub fn there<A: Ip>(key: &FlowKey<A>, to: &Backend<A>, from: A, state: u32, now:
 }
 
 /// Source ports that are tried before a flow is given up.
-pub const TRIES: u32 = 4;
+pub const TRIES: u32 = 3;
 
 /// Gives a flow the source port of an attempt: the client's own first, where it is the client's to choose.
 #[inline(never)]
@@ -120,10 +120,21 @@ pub fn open<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, flow: &mut Fl
     let claimed = match claim(tables, &back_key, &back) {
         Claim::Taken => return Reason::NoSourcePort,
         Claim::Stateless => return Reason::Stateless,
+        Claim::Established => {
+            // Another CPU promoted this flow between our two look-ups.
+            if let Some(entry) = tables.flow(FlowTable::Established, key) {
+                *flow = *entry;
+                return Reason::EstablishedFlow;
+            }
+            tables.remove_flow(FlowTable::Established, &back_key);
+            return Reason::Stateless;
+        }
         Claim::Ours => true,
         Claim::Was => false,
     };
-    tables.set_filter(Filter::Backend.bit(&flow.dst, flow.dport));
+    for bit in filter_bits(key, flow) {
+        tables.set_filter(bit);
+    }
     if tables.insert_flow(FlowTable::HalfOpen, key, flow).is_ok() {
         return Reason::NewFlow;
     }
@@ -145,6 +156,8 @@ enum Claim {
     Was,
     /// It is another flow's.
     Taken,
+    /// It is this flow's, and the flow is established.
+    Established,
     /// The table takes no entry.
     Stateless,
 }
@@ -157,11 +170,7 @@ fn claim<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, back: &Flow<A>) 
     if let Some(holder) = tables.flow(FlowTable::Established, key) {
         // Also of a flow that is over: to remove its other half, too, takes more stack than is left here. The agent
         // does it soon, and until then another port serves as well.
-        if !same(&holder) {
-            return Claim::Taken;
-        }
-        // What is left of this flow: its other half is gone, or the packet would have followed it.
-        tables.remove_flow(FlowTable::Established, key);
+        return if same(&holder) { Claim::Established } else { Claim::Taken };
     }
     match tables.insert_flow(FlowTable::HalfOpen, key, back) {
         Ok(()) => Claim::Ours,
@@ -215,25 +224,47 @@ pub fn close<A: Ip, T: Tables<A>>(tables: &mut T, table: FlowTable, key: &FlowKe
     }
 }
 
-/// Makes a half-open pair whole again and notes when the backend spoke first. Called for each packet of the way back
-/// until it was noted, and for each packet there until then.
+/// Takes a connection back for living: a segment that is no reset came after the reset, so the other side did not
+/// believe it (RFC 5961, 3.2).
+#[inline(never)]
+pub fn revive<A: Ip, T: Tables<A>>(tables: &mut T, table: FlowTable, key: &FlowKey<A>, entry: &mut T::Entry) {
+    let (other, _) = mirror(key, entry);
+    tables.unmark(entry, state::RST);
+    if let Some(mut other) = tables.flow(table, &other) {
+        tables.unmark(&mut other, state::RST);
+    }
+}
+
+/// Makes a half-open pair whole again, and lets each half know what the other knows: that the backend has spoken.
+/// Called for each packet of a half-open flow.
 #[inline(never)]
 pub fn half_open<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, entry: &mut T::Entry) {
-    if entry.state & state::REPLIED != 0 {
-        return;
-    }
-    let bits = if entry.state & state::THERE != 0 { 0 } else { state::REPLIED };
-    if bits != 0 {
-        tables.mark(entry, bits);
-    }
-    let (other_key, mut other) = mirror(key, entry);
-    match tables.flow(FlowTable::HalfOpen, &other_key) {
-        Some(mut found) if bits != 0 => tables.mark(&mut found, bits),
-        Some(_) => {}
-        None => {
-            // The LRU table took it. A failure here is the next packet's to repair.
-            other.state |= bits;
-            let _ = tables.insert_flow(FlowTable::HalfOpen, &other_key, &other);
+    if entry.state & state::THERE == 0 {
+        if entry.state & state::REPLIED != 0 {
+            return;
         }
+        tables.mark(entry, state::REPLIED);
     }
+    let (other_key, other) = mirror(key, entry);
+    match tables.flow(FlowTable::HalfOpen, &other_key) {
+        Some(mut found) => {
+            let both = (found.state | entry.state) & state::REPLIED;
+            if both & !found.state != 0 {
+                tables.mark(&mut found, both);
+            }
+            if both & !entry.state != 0 {
+                tables.mark(entry, both);
+            }
+        }
+        // The LRU table took it. A failure here is the next packet's to repair.
+        None => drop(tables.insert_flow(FlowTable::HalfOpen, &other_key, &other)),
+    }
+}
+
+/// The bits of [`Filter::Flow`] that the packets of a flow, seen from its entry there, must find set.
+#[inline(always)]
+pub fn filter_bits<A: Ip>(there: &FlowKey<A>, flow: &Flow<A>) -> [u32; 2] {
+    let (back, port) =
+        if flow.state & state::MASQUERADE == 0 { (&flow.dst, flow.dport) } else { (&flow.src, flow.sport) };
+    [Filter::Flow.bit(&there.dst, there.dport), Filter::Flow.bit(back, port)]
 }

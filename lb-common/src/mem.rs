@@ -254,6 +254,13 @@ impl<A: Of> Tables<A> for Native {
         }
     }
 
+    fn unmark(&mut self, entry: &mut Entry<A>, bits: u32) {
+        entry.flow.state &= !bits;
+        if let Some(flow) = A::flows_mut(self).table_mut(entry.table).get_mut(&entry.key) {
+            flow.state &= !bits;
+        }
+    }
+
     fn remember(&mut self, key: &SocketKey<A>, peer: &SocketPeer<A>) {
         A::flows_mut(self).sockets.insert(*key, *peer);
     }

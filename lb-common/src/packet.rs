@@ -19,6 +19,14 @@ pub trait Packet {
     /// Cuts the packet to `len` bytes, or lengthens it by zeros; `None` where that cannot be.
     fn resize(&mut self, len: usize) -> Option<()>;
 
+    /// Writes the checksum of a new TCP segment at `offset`: `full`, or where a device is still to complete it
+    /// (`CHECKSUM_PARTIAL`, which the packet keeps from what it was), `pseudo`, the sum of the pseudo header alone.
+    #[inline(always)]
+    fn store_l4(&mut self, offset: usize, full: u16, pseudo: u16) -> Option<()> {
+        let _ = pseudo;
+        self.store(offset, &full)
+    }
+
     /// Corrects the TCP or UDP checksum at `offset` after addresses and ports were replaced.
     ///
     /// The two changes are apart since a checksum that a device is still to complete (`CHECKSUM_PARTIAL`) covers the

@@ -4,7 +4,7 @@ use bytemuck::Pod;
 
 use crate::csum;
 use crate::ip::{Be16, Ip, V4, V6};
-use crate::packet::{ETHERNET, Ethernet, Icmp, Ipv4, Ipv6, Packet, Ports, Tcp, proto, tcp};
+use crate::packet::{ETHERNET, Ethernet, Icmp, Ipv4, Ipv6, Packet, Ports, TCP_CHECKSUM, Tcp, proto, tcp};
 use crate::parse::{Header, Parsed, parse};
 
 /// Turns a packet into its own refusal, to be sent back out of the device that it came from.
@@ -45,9 +45,11 @@ fn answer<A: Reply, P: Packet>(packet: &mut P, ethernet: &Ethernet) -> Option<()
     let l4 = ETHERNET + A::HEADER;
     let (proto, len) = if parsed.proto == proto::TCP {
         let segment = reset(packet, &parsed)?;
-        let sum = pseudo(&parsed, proto::TCP, size_of::<Tcp>()) + csum::sum(&bytemuck::cast::<Tcp, [u32; 5]>(segment));
+        let pseudo = pseudo(&parsed, proto::TCP, size_of::<Tcp>());
+        let full = !csum::fold(pseudo + csum::sum(&bytemuck::cast::<Tcp, [u32; 5]>(segment)));
         packet.resize(l4 + size_of::<Tcp>())?;
-        packet.store(l4, &Tcp { checksum: !csum::fold(sum), ..segment })?;
+        packet.store(l4, &segment)?;
+        packet.store_l4(l4 + TCP_CHECKSUM, full, csum::fold(pseudo))?;
         (proto::TCP, size_of::<Tcp>())
     } else {
         if parsed.l4 != l4 {

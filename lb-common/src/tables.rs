@@ -294,8 +294,9 @@ pub mod map {
 pub enum Filter {
     /// Addresses of frontends. The agent writes it.
     Frontend,
-    /// Address and port of backends that have flows. The packet path sets bits.
-    Backend,
+    /// Address and port that packets of flows come with: the destination of those that apply at ingress, the source of
+    /// those at egress. The packet path sets bits.
+    Flow,
 }
 
 impl Filter {
@@ -310,7 +311,7 @@ impl Filter {
         let bit = (crate::hash::quick(addr, port) >> (u64::BITS - Self::BITS.ilog2())) as u32;
         match self {
             Self::Frontend => bit,
-            Self::Backend => bit + Self::BITS,
+            Self::Flow => bit + Self::BITS,
         }
     }
 }
@@ -364,6 +365,8 @@ pub trait Tables<A: Ip> {
     fn touch(&mut self, entry: &mut Self::Entry, now: u32);
     /// Adds bits to [`Flow::state`], atomically.
     fn mark(&mut self, entry: &mut Self::Entry, bits: u32);
+    /// Takes bits from [`Flow::state`], atomically.
+    fn unmark(&mut self, entry: &mut Self::Entry, bits: u32);
     /// Remembers which frontend a socket meant.
     fn remember(&mut self, key: &SocketKey<A>, peer: &SocketPeer<A>);
     /// The frontend that a socket meant.

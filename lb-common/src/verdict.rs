@@ -56,17 +56,17 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// Not for a Service. The only reason that is not counted, since it must cost nothing.
+    /// Not for a Service. Not counted: strangers must cost nothing.
     NotService => "not_service",
-    /// Neither IPv4 nor IPv6.
+    /// Neither IPv4 nor IPv6. Not counted.
     NotIp => "not_ip",
-    /// A protocol without ports (ICMP, for example).
+    /// A protocol without ports (ICMP, for example). Not counted.
     NoPorts => "no_ports",
-    /// A fragment; its ports are not in every part.
+    /// A fragment, passed as it came: its ports are not in every part.
     Fragment => "fragment",
-    /// Shorter than its headers say, or headers that contradict each other.
+    /// Passed as it came: shorter than its headers say, or headers that contradict each other.
     Malformed => "malformed",
-    /// More IPv6 extension headers than are followed.
+    /// Passed as it came: more IPv6 extension headers than are followed.
     ExtensionHeaders => "extension_headers",
     /// First packet of a flow: a backend was chosen.
     NewFlow => "new_flow",
@@ -86,6 +86,8 @@ reasons! {
     NoBackend => "no_backend",
     /// No source port was free for the translated flow.
     NoSourcePort => "no_source_port",
+    /// A pod reached itself through a Service, and the node has no address to stand between.
+    NoNodeAddress => "no_node_address",
     /// The kernel refused to change the packet.
     WriteFailed => "write_failed",
     /// An established flow could not be kept as such, since the table is full (option --max-flows).
@@ -97,6 +99,12 @@ reasons! {
 }
 
 impl Reason {
+    /// Whether packets with this reason are counted. Counting a stranger would be most of what it costs.
+    #[inline(always)]
+    pub const fn is_counted(self) -> bool {
+        !matches!(self, Self::NotService | Self::NotIp | Self::NoPorts)
+    }
+
     /// How many there are: the capacity of the `COUNTERS` map.
     pub const COUNT: u32 = Self::ALL.len() as u32;
 }

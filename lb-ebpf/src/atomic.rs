@@ -1,4 +1,4 @@
-//! Atomic OR. `core` offers none for this target, which has the instruction since Linux 5.12.
+//! Atomic OR and AND. `core` offers none for this target, which has the instructions since Linux 5.12.
 
 use core::arch::asm;
 
@@ -10,6 +10,16 @@ use core::arch::asm;
 pub(crate) unsafe fn or32(word: *mut u32, bits: u32) {
     // SAFETY: the caller's; the instruction touches this word only.
     unsafe { asm!("lock *(u32 *)({word} + 0) |= {bits}", word = in(reg) word, bits = in(wreg) bits) };
+}
+
+/// Keeps only `bits` in the word, which other CPUs may change at the same moment.
+///
+/// # Safety
+/// `word` points to an aligned word of a map.
+#[inline(always)]
+pub(crate) unsafe fn and32(word: *mut u32, bits: u32) {
+    // SAFETY: the caller's; the instruction touches this word only.
+    unsafe { asm!("lock *(u32 *)({word} + 0) &= {bits}", word = in(reg) word, bits = in(wreg) bits) };
 }
 
 /// Sets `bits` in the word, which other CPUs may change at the same moment.

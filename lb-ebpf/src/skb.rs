@@ -52,6 +52,16 @@ impl Packet for Buffer {
         (resized && self.0.pull_data(len as u32).is_ok()).then_some(())
     }
 
+    /// A helper that is told of changed data, not of a changed pseudo header, leaves a checksum alone that a device will
+    /// complete: so it tells which kind this one is.
+    #[inline(always)]
+    fn store_l4(&mut self, offset: usize, full: u16, pseudo: u16) -> Option<()> {
+        self.store(offset, &full)?;
+        self.0.l4_csum_replace(offset, 0, 1, 0).ok()?;
+        let left_alone = self.load::<u16>(offset)? == full;
+        self.store(offset, if left_alone { &pseudo } else { &full })
+    }
+
     /// The helper knows whether the checksum is complete or still to be completed by a device.
     #[inline(always)]
     fn fix_l4(&mut self, offset: usize, addresses: u16, ports: u16, optional: bool) -> Option<()> {

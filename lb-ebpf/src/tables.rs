@@ -113,6 +113,12 @@ impl<A: Maps> Tables<A> for Kernel {
     }
 
     #[inline(always)]
+    fn unmark(&mut self, entry: &mut Entry<A>, bits: u32) {
+        // SAFETY: as in `mark`.
+        unsafe { atomic::and32(&raw mut (*entry.0).state, !bits) };
+    }
+
+    #[inline(always)]
     fn remember(&mut self, key: &SocketKey<A>, peer: &SocketPeer<A>) {
         // An LRU map makes room; should it fail, the socket sees the backend's own address.
         let _ = A::sockets().insert(key, peer, BPF_ANY.into());

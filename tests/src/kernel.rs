@@ -5,10 +5,9 @@
 use std::fs;
 
 use anyhow::{Context, Result};
-use lb_common::flow::state;
+use lb_common::flow::{filter_bits, state};
 use lb_common::ip::{V4, V6};
 use lb_common::mem::{Image, Native, Of};
-use lb_common::tables::Filter;
 use lb_common::verdict::Verdict;
 use lb_userspace::bpf::{BpfStore, Capacities, Hook, Object, Pins, Programs};
 use lb_userspace::plan;
@@ -65,17 +64,16 @@ impl Kernel {
     pub fn tables(&mut self) -> Result<Native> {
         let mut tables = Native::new(self.store.read()?);
         self.store.maps().read_flows(&mut tables)?;
-        backend_bits::<V4>(&mut tables);
-        backend_bits::<V6>(&mut tables);
+        flow_bits::<V4>(&mut tables);
+        flow_bits::<V6>(&mut tables);
         Ok(tables)
     }
 }
 
 /// Sets the bits that the packet path sets when it opens a flow.
-fn backend_bits<A: Of>(tables: &mut Native) {
+fn flow_bits<A: Of>(tables: &mut Native) {
     let flows = A::flows(tables);
-    let there =
-        flows.half_open.values().chain(flows.established.values()).filter(|flow| flow.state & state::THERE != 0);
-    let bits: Vec<u32> = there.map(|flow| Filter::Backend.bit(&flow.dst, flow.dport)).collect();
+    let there = flows.half_open.iter().chain(&flows.established).filter(|(_, flow)| flow.state & state::THERE != 0);
+    let bits: Vec<u32> = there.flat_map(|(key, flow)| filter_bits(key, flow)).collect();
     tables.filter.extend(bits);
 }

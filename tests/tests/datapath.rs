@@ -98,6 +98,11 @@ both_families! {
     an_entry_matches_on_its_own_side_only
     strangers_leave_as_they_came
     the_refusal_is_one_that_the_client_accepts
+    a_flow_whose_half_was_lost_after_the_answer_is_promoted
+    a_reset_that_the_other_side_ignores_ends_nothing
+    an_established_flow_outlives_its_service
+    nobody_is_masqueraded_behind_no_address
+    what_cannot_be_translated_is_counted
 }
 
 mod rules {
@@ -181,8 +186,9 @@ mod rules {
                 }
             }
             // The last ACK still finds its flow.
-            assert_eq!(path.call(me, service, ACK, Reason::EstablishedFlow), backend);
-            assert_eq!(path.entries(), (0, 2));
+            let mut later = Path::<A> { tables: path.tables.clone(), ..path };
+            assert_eq!(later.call(me, service, ACK, Reason::EstablishedFlow), backend);
+            assert_eq!(later.entries(), (0, 2));
             path.call(me, service, SYN, Reason::NewFlow);
             assert_eq!(path.entries(), (2, 0));
         }
@@ -312,7 +318,73 @@ mod rules {
                 assert_eq!(frame.0, bytes);
             }
         }
+        path.tables.counters = before.counters.clone();
         assert_eq!(path.tables, before);
+    }
+
+    pub(super) fn a_flow_whose_half_was_lost_after_the_answer_is_promoted<A: Net>() {
+        let mut path = Path::<A>::three();
+        let (me, service) = (client::<A>(1, 40_000), vip::<A>(1, 80));
+        let backend = path.call(me, service, SYN, Reason::NewFlow);
+        path.answer(backend, me, SYN_ACK);
+        A::flows_mut(&mut path.tables).half_open.retain(|key, _| key.side == Side::Egress as u8);
+        assert_eq!(path.call(me, service, ACK, Reason::NewFlow), backend);
+        assert_eq!(path.call(me, service, ACK, Reason::EstablishedFlow), backend);
+        assert_eq!(path.entries(), (0, 2));
+        // The same with the way back, and a SYN that is sent again.
+        let mut path = Path::<A>::three();
+        let backend = path.call(me, service, SYN, Reason::NewFlow);
+        path.answer(backend, me, SYN_ACK);
+        A::flows_mut(&mut path.tables).half_open.retain(|key, _| key.side == Side::Ingress as u8);
+        path.call(me, service, SYN, Reason::HalfOpenFlow);
+        assert_eq!(path.answer(backend, me, SYN_ACK), service);
+        assert_eq!(path.call(me, service, ACK, Reason::EstablishedFlow), backend);
+    }
+
+    pub(super) fn a_reset_that_the_other_side_ignores_ends_nothing<A: Net>() {
+        for from_client in [true, false] {
+            let mut path = Path::<A>::three();
+            let (me, service) = (client::<A>(1, 40_000), vip::<A>(1, 80));
+            let backend = path.connect(me, service);
+            let over = |path: &Path<A>| A::flows(&path.tables).established.values().filter(|flow| flow.over()).count();
+            match from_client {
+                true => assert_eq!(path.call(me, service, RST, Reason::EstablishedFlow), backend),
+                false => assert_eq!(path.answer(backend, me, RST), service),
+            }
+            assert_eq!(over(&path), 2);
+            assert_eq!(path.answer(backend, me, ACK), service);
+            assert_eq!(over(&path), 0);
+        }
+    }
+
+    pub(super) fn an_established_flow_outlives_its_service<A: Net>() {
+        let mut path = Path::<A>::three();
+        let (me, service) = (client::<A>(1, 40_000), vip::<A>(1, 80));
+        let backend = path.connect(me, service);
+        let gone: Vec<u32> = path.tables.image.filter.iter().copied().collect();
+        path.tables.image = empty();
+        path.tables.filter.retain(|bit| !gone.contains(bit));
+        assert_eq!(path.call(me, service, ACK, Reason::EstablishedFlow), backend);
+        let (verdict, ..) = path.send(Side::Ingress, client::<A>(1, 40_001), service, SYN);
+        assert_eq!(verdict, Verdict::Pass(Reason::NotService));
+    }
+
+    pub(super) fn nobody_is_masqueraded_behind_no_address<A: Net>() {
+        let own = pod::<A>(1);
+        let mut path = Path::<A>::new(&[(vip::<A>(1, 80), proto::TCP, &[own])]);
+        path.tables.image.config = lb_common::tables::Config::EMPTY;
+        let me = SocketAddr::new(own.ip(), 40_000);
+        let (verdict, ..) = path.send(Side::Ingress, me, vip::<A>(1, 80), SYN);
+        assert_eq!(verdict, Verdict::Drop(Reason::NoNodeAddress));
+        assert_eq!(path.entries(), (0, 0));
+    }
+
+    pub(super) fn what_cannot_be_translated_is_counted<A: Net>() {
+        let mut path = Path::<A>::three();
+        let mut short = packets::packet(client::<A>(1, 40_000), vip::<A>(1, 80), SYN, b"");
+        short.pop();
+        Frame(short).run(&mut path.tables, Side::Ingress, 0);
+        assert_eq!(path.tables.counters.into_iter().collect::<Vec<_>>(), [(Reason::Malformed, 1)]);
     }
 
     pub(super) fn the_refusal_is_one_that_the_client_accepts<A: Net>() {

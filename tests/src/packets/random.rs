@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use etherparse::{IpHeaders, Ipv4Options};
+use etherparse::{IpHeaders, IpNumber, Ipv4Options, Ipv6RawExtHeader};
 use lb_common::mem::Image;
 use lb_common::packet::proto;
 use lb_common::tables::Side;
@@ -106,7 +106,12 @@ fn with_options(headers: IpHeaders) -> IpHeaders {
             header.options = Ipv4Options::from([1, 1, 1, 1]);
             IpHeaders::Ipv4(header, extensions)
         }
-        v6 @ IpHeaders::Ipv6(..) => v6,
+        IpHeaders::Ipv6(header, mut extensions) => {
+            // Six bytes of padding options: the least that a hop-by-hop header can be.
+            let padding = Ipv6RawExtHeader::new_raw(IpNumber(0), &[1, 4, 0, 0, 0, 0]).expect("the least there is");
+            extensions.hop_by_hop_options = Some(padding);
+            IpHeaders::Ipv6(header, extensions)
+        }
     }
 }
 
