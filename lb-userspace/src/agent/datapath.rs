@@ -1,6 +1,6 @@
 //! The programs, from their load to the devices and sockets they are attached to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context;
 use lb_common::ip::{V4, V6};
@@ -8,7 +8,7 @@ use lb_common::tables::Config;
 use tracing::{info, warn};
 
 use super::{Report, Settings};
-use crate::bpf::{self, Attacher, Object};
+use crate::bpf::{self, Attacher, Note, Object};
 use crate::devices::{Nodes, Survey};
 use crate::watch::Problem;
 
@@ -88,8 +88,13 @@ impl Datapath {
     }
 
     /// Why devices are not attached as asked for.
-    pub(super) fn notes(&self) -> &std::collections::BTreeMap<u32, String> {
+    pub(super) fn notes(&self) -> &BTreeMap<u32, Note> {
         self.attacher.notes()
+    }
+
+    /// How often something was found detached.
+    pub(super) fn repairs(&self) -> u64 {
+        self.attacher.repairs()
     }
 }
 

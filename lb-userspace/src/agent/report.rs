@@ -9,6 +9,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::bpf::Note;
+
 /// Why the run folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
@@ -48,7 +50,7 @@ pub struct Report {
     pub ready: bool,
     /// Map operations written since it started.
     pub writes: u64,
-    /// Map entries that others had changed.
+    /// Map entries that others had changed, and programs that others had detached.
     pub repairs: u64,
     /// Second, since 1970, of its last write to a map.
     pub last_write: Option<u64>,
@@ -59,7 +61,7 @@ pub struct Report {
     /// What is wrong with what was declared, or with devices: about what, and what.
     pub problems: Vec<(String, String)>,
     /// Why devices are not attached as asked for, by index.
-    pub notes: BTreeMap<u32, String>,
+    pub notes: BTreeMap<u32, Note>,
 }
 
 /// The run folder.
@@ -148,7 +150,8 @@ mod tests {
         assert_eq!(run.running(), None);
         let lock = run.lock().unwrap();
         assert_eq!(run.running(), Some(Report::default()), "an agent that has said nothing yet");
-        let report = Report { pid: 42, notes: [(3, "no XDP".to_owned())].into(), ..Report::default() };
+        let note = Note { ingress: Some("no XDP".to_owned()), egress: None };
+        let report = Report { pid: 42, notes: [(3, note)].into(), ..Report::default() };
         run.write(&report).unwrap();
         assert_eq!(run.running(), Some(report.clone()));
         let error = run.lock().unwrap_err().to_string();

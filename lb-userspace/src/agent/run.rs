@@ -206,7 +206,7 @@ impl Agent {
     }
 
     fn write_report(&mut self, datapath: &Datapath) {
-        let base = Report { notes: datapath.notes().clone(), ..Report::default() };
+        let base = Report { notes: datapath.notes().clone(), repairs: datapath.repairs(), ..Report::default() };
         let mut report = self.report(&base);
         let all = datapath.problems().iter().chain(&self.status.problems);
         report.problems = all.map(|Problem { about, message }| (about.clone(), message.clone())).collect();
@@ -223,7 +223,7 @@ impl Agent {
             started: self.started,
             ready: self.in_step() && self.attached,
             writes: self.before.0 + self.status.writes,
-            repairs: self.before.1 + self.status.repairs,
+            repairs: self.before.1 + self.status.repairs + base.repairs,
             last_write: self.last_write,
             services: self.status.services,
             error: self.status.error.clone(),

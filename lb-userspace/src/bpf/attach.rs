@@ -2,8 +2,12 @@
 //! are one and the same.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+
+use serde::{Deserialize, Serialize};
 
 use super::object::Programs;
 use super::sys::Target;
@@ -56,6 +60,36 @@ impl TcMode {
     }
 }
 
+/// Why a device is not attached as asked for, of each side.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// Its ingress.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<String>,
+    /// Its egress.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<String>,
+}
+
+impl Note {
+    const fn side(&mut self, hook: Hook) -> &mut Option<String> {
+        match hook {
+            Hook::Xdp | Hook::TcIngress => &mut self.ingress,
+            Hook::TcEgress => &mut self.egress,
+        }
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.ingress, &self.egress) {
+            (Some(ingress), Some(egress)) if ingress != egress => write!(f, "{ingress}; egress: {egress}"),
+            (Some(one), _) | (None, Some(one)) => f.write_str(one),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
 /// Keeps programs attached to the devices that need them.
 #[derive(Debug)]
 pub struct Attacher {
@@ -65,13 +99,14 @@ pub struct Attacher {
     tc: TcMode,
     /// What runs this agent's programs, not those of the one before.
     ours: BTreeSet<Attachment>,
-    notes: BTreeMap<u32, String>,
+    notes: BTreeMap<u32, Note>,
+    repairs: u64,
 }
 
 impl Attacher {
     /// For programs that were loaded.
     pub fn new(pins: Pins, programs: Programs, xdp: XdpMode, tc: TcMode) -> Self {
-        Self { pins, programs, xdp, tc, ours: BTreeSet::new(), notes: BTreeMap::new() }
+        Self { pins, programs, xdp, tc, ours: BTreeSet::new(), notes: BTreeMap::new(), repairs: 0 }
     }
 
     /// The programs that are attached.
@@ -80,43 +115,74 @@ impl Attacher {
     }
 
     /// Why a device is attached in another way than asked for, or not at all, by its index.
-    pub fn notes(&self) -> &BTreeMap<u32, String> {
+    pub fn notes(&self) -> &BTreeMap<u32, Note> {
         &self.notes
     }
 
     /// The same, to be filled with what an earlier agent knew.
-    pub fn notes_mut(&mut self) -> &mut BTreeMap<u32, String> {
+    pub fn notes_mut(&mut self) -> &mut BTreeMap<u32, Note> {
         &mut self.notes
+    }
+
+    /// How often something was pinned that was attached no more.
+    pub fn repairs(&self) -> u64 {
+        self.repairs
     }
 
     /// Attaches to all of these devices, and to no others. What cannot be attached is in the errors; the rest is.
     pub fn sync(&mut self, devices: &[Device]) -> Vec<Error> {
         let mut errors = Vec::new();
-        let pinned = match self.pins.attachments() {
+        let mut pinned = match self.pins.attachments() {
             Ok(pinned) => pinned,
             Err(error) => return vec![error],
         };
-        let mut wanted = BTreeSet::new();
+        self.follow_roles(devices, &mut pinned, &mut errors);
+        let (mut wanted, mut failed) = (BTreeSet::new(), BTreeSet::new());
         for device in devices {
             // Egress first: no packet is translated whose answer would not be.
             for candidates in self.hooks(device.role) {
                 match self.hook(device, &candidates, &pinned) {
                     Ok(attachment) => drop(wanted.insert(attachment)),
                     Err(error) => {
-                        self.notes.insert(device.index, error.to_string());
+                        failed.extend(candidates.iter().map(|(hook, _)| (device.index, *hook)));
+                        *self.note(device, &candidates) = Some(error.to_string());
                         errors.push(error);
                     }
                 }
             }
         }
         for attachment in pinned.iter().filter(|attachment| !wanted.contains(attachment)) {
+            // What is there still is better than nothing.
+            if failed.contains(&(attachment.index, attachment.hook)) {
+                continue;
+            }
             if let Err(error) = self.detach(attachment) {
                 errors.push(error);
             }
         }
-        self.notes.retain(|index, _| devices.iter().any(|device| device.index == *index));
+        self.notes.retain(|index, note| *note != Note::default() && devices.iter().any(|found| found.index == *index));
         self.ours = wanted;
         errors
+    }
+
+    /// Where a device is now something else, what is attached to it stays, under the name that this has now.
+    fn follow_roles(&mut self, devices: &[Device], pinned: &mut Vec<Attachment>, errors: &mut Vec<Error>) {
+        let roles: BTreeMap<_, _> = devices.iter().map(|device| (device.index, device.role)).collect();
+        for attachment in &mut *pinned {
+            let Some(&role) = roles.get(&attachment.index).filter(|role| **role != attachment.role) else { continue };
+            let renamed = Attachment { role, ..*attachment };
+            let path = self.pins.attachment(attachment);
+            if let Err(source) = fs::rename(&path, self.pins.attachment(&renamed)) {
+                errors.push(Error::file("rename", &path, source));
+                continue;
+            }
+            if self.ours.remove(attachment) {
+                self.ours.insert(renamed);
+            }
+            *attachment = renamed;
+        }
+        pinned.sort_unstable();
+        pinned.dedup();
     }
 
     /// The hooks of a device: for each, in which ways it may be attached, the best first.
@@ -129,6 +195,10 @@ impl Attacher {
         vec![egress.to_vec(), [xdp, ingress].concat()]
     }
 
+    fn note(&mut self, device: &Device, candidates: &[(Hook, How)]) -> &mut Option<String> {
+        self.notes.entry(device.index).or_default().side(candidates[0].0)
+    }
+
     fn hook(
         &mut self,
         device: &Device,
@@ -137,18 +207,14 @@ impl Attacher {
     ) -> Result<Attachment, Error> {
         let of = |&(hook, how): &(Hook, How)| Attachment { index: device.index, role: device.role, hook, how };
         // A way that is not the best is kept where the best is known to fail: trying it again would leave a gap.
-        let kept = if self.notes.contains_key(&device.index) { candidates } else { &candidates[..1] };
-        for attachment in kept.iter().map(of).filter(|attachment| pinned.contains(attachment)) {
-            if self.ours.contains(&attachment) && self.pins.attachment(&attachment).exists() {
-                return Ok(attachment);
-            }
-            match self.adopt(device, &attachment) {
-                Ok(true) => return Ok(attachment),
-                Ok(false) => self.detach(&attachment)?,
-                Err(error) => {
-                    self.detach(&attachment)?;
-                    tracing::warn!("{error}; attaching anew");
+        let known = self.note(device, candidates).is_some();
+        let kept = if known { candidates } else { &candidates[..1] };
+        for (i, attachment) in kept.iter().map(of).enumerate() {
+            if pinned.contains(&attachment) && self.keep(device, &attachment)? {
+                if i == 0 {
+                    *self.note(device, candidates) = None;
                 }
+                return Ok(attachment);
             }
         }
         // Other ways stand in the way, where the kernel takes only one at a time.
@@ -158,12 +224,10 @@ impl Attacher {
         }
         let mut reasons = Vec::new();
         for attachment in candidates.iter().map(of) {
-            match self.attach(device, &attachment) {
+            let there = pinned.contains(&attachment) && self.keep(device, &attachment)?;
+            match if there { Ok(()) } else { self.attach(device, &attachment) } {
                 Ok(()) => {
-                    match reasons.is_empty() {
-                        true => drop(self.notes.remove(&device.index)),
-                        false => drop(self.notes.insert(device.index, reasons.join("; "))),
-                    }
+                    *self.note(device, candidates) = Some(reasons.join("; ")).filter(|text| !text.is_empty());
                     return Ok(attachment);
                 }
                 Err(error) => reasons.push(format!("{}: {}", attachment.how.title(), why(&error))),
@@ -173,23 +237,37 @@ impl Attacher {
         Err(Error::Attach { program, target: device.name.clone(), reason: reasons.join("; ") })
     }
 
-    /// Swaps the program of what an earlier agent attached. False where its device is gone.
-    fn adopt(&mut self, device: &Device, attachment: &Attachment) -> Result<bool, Error> {
-        if attachment.how == How::Clsact {
-            return clsact::replace(self.programs.ebpf(), &device.name, attachment.hook)
-                .map(|()| true)
-                .map_err(|error| failed(attachment, device, &error));
+    /// Whether what is pinned is attached, and runs this agent's program from now on. What is not is removed.
+    fn keep(&mut self, device: &Device, attachment: &Attachment) -> Result<bool, Error> {
+        if !self.pins.attachment(attachment).exists() {
+            return Ok(false);
         }
+        match self.adopt(device, attachment) {
+            Ok(true) => return Ok(true),
+            Ok(false) => tracing::warn!("{} was detached from {}", attachment.hook.program(), device.name),
+            Err(error) => tracing::warn!("{}; attaching anew", failed(attachment, device, &error)),
+        }
+        self.repairs += 1;
+        self.detach(attachment).map(|()| false)
+    }
+
+    /// False where it is attached no more.
+    fn adopt(&mut self, device: &Device, attachment: &Attachment) -> io::Result<bool> {
         let path = self.pins.attachment(attachment);
-        let swap = || -> io::Result<bool> {
-            let link = sys::open(&path)?;
-            if sys::link_target(link.as_fd())? != u64::from(device.index) {
-                return Ok(false);
+        let ours = self.ours.contains(attachment);
+        if attachment.how == How::Clsact {
+            // To replace a filter by itself is the one question to the kernel that also mends it.
+            match clsact::replace(self.programs.ebpf(), &device.name, attachment.hook) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+                result => result?,
             }
-            let program = self.program(attachment.hook)?;
-            sys::swap(link.as_fd(), program).map(|()| true)
-        };
-        swap().map_err(|error| failed(attachment, device, &error))
+            return if ours { Ok(true) } else { pins::repin(self.program(attachment.hook)?, &path).map(|()| true) };
+        }
+        let link = sys::open(&path)?;
+        if sys::link_target(link.as_fd())? != u64::from(device.index) {
+            return Ok(false);
+        }
+        if ours { Ok(true) } else { sys::swap(link.as_fd(), self.program(attachment.hook)?).map(|()| true) }
     }
 
     fn attach(&mut self, device: &Device, attachment: &Attachment) -> io::Result<()> {
@@ -203,11 +281,11 @@ impl Attacher {
             (How::Clsact, hook) => {
                 clsact::attach(self.programs.ebpf(), &device.name, hook)?;
                 // A filter is no object that could be pinned: the pin of its program says that it is there.
-                return sys::pin(self.program(hook)?, &path);
+                return pins::repin(self.program(hook)?, &path);
             }
         };
         let link = sys::attach(self.program(attachment.hook)?, target)?;
-        sys::pin(link.as_fd(), &path)
+        pins::repin(link.as_fd(), &path)
     }
 
     fn detach(&mut self, attachment: &Attachment) -> Result<(), Error> {

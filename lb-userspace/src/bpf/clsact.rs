@@ -4,7 +4,7 @@ use std::io;
 
 use aya::Ebpf;
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
-use aya::programs::{SchedClassifier, TcAttachType};
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 
 use super::Hook;
 use super::error::chain;
@@ -29,12 +29,14 @@ fn other(error: impl std::error::Error) -> io::Error {
     io::Error::other(chain(&error))
 }
 
-/// Adds the filter, and the qdisc where there is none.
+/// Adds the filter, and the qdisc where there is none. A filter of ours that is there, such as a killed agent left
+/// without a pin, is replaced.
 pub(super) fn attach(ebpf: &mut Ebpf, device: &str, hook: Hook) -> io::Result<()> {
+    if replace(ebpf, device, hook).is_ok() {
+        return Ok(());
+    }
     // It fails where the qdisc is there already, which is well; if it failed for another reason, so will the filter.
     let _ = tc::qdisc_add_clsact(device);
-    // What a killed agent left without a pin.
-    let _ = detach(device, hook);
     let program = program(ebpf, hook)?;
     let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
     let id = program.attach_with_options(device, kind(hook), TcAttachOptions::Netlink(options)).map_err(other)?;
@@ -43,12 +45,27 @@ pub(super) fn attach(ebpf: &mut Ebpf, device: &str, hook: Hook) -> io::Result<()
 }
 
 /// Swaps the program of the filter.
+///
+/// # Errors
+/// `NotFound` where there is no such filter.
 pub(super) fn replace(ebpf: &mut Ebpf, device: &str, hook: Hook) -> io::Result<()> {
     let program = program(ebpf, hook)?;
     let link = SchedClassifierLink::attached(device, kind(hook), PRIORITY, HANDLE, None)?;
-    let id = program.attach_to_link(link).map_err(other)?;
+    let id = program.attach_to_link(link).map_err(missing)?;
     keep(program.take_link(id).map_err(other)?);
     Ok(())
+}
+
+/// The kernel says ENOENT where the filter is missing, EINVAL where its qdisc is.
+fn missing(error: ProgramError) -> io::Error {
+    match &error {
+        ProgramError::TcError(tc::TcError::NetlinkError(cause))
+            if matches!(cause.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) =>
+        {
+            io::Error::new(io::ErrorKind::NotFound, other(error))
+        }
+        _ => other(error),
+    }
 }
 
 /// Removes the filter; the qdisc stays, since others may use it.

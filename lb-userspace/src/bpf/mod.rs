@@ -17,7 +17,7 @@ mod store;
 mod sys;
 mod uninstall;
 
-pub use attach::{Attacher, TcMode, XdpMode};
+pub use attach::{Attacher, Note, TcMode, XdpMode};
 pub use error::Error;
 pub use flows::{counters, now, remove_flows, ticks};
 pub use maps::{FamilyMaps, Fill, Maps, Of};

@@ -1,7 +1,6 @@
 //! The object that the build embeds, and the programs in it.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use aya::programs::Program;
@@ -11,7 +10,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::error::chain;
-use super::{Capacities, Error, Pins, pins, shape, sys};
+use super::{Capacities, Error, Pins, pins, shape};
 
 static EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf.o"));
 
@@ -72,19 +71,12 @@ impl Object {
             load(program).map_err(|error| Error::program(name, &error))?;
             let fd = program.fd().map_err(|error| Error::program(name, &error))?;
             let fd = fd.as_fd().try_clone_to_owned().map_err(|error| Error::Load(error.to_string()))?;
-            repin(pins, name, fd.as_fd())?;
+            let path = pins.programs().join(name);
+            pins::repin(fd.as_fd(), &path).map_err(|source| Error::file("pin a program at", &path, source))?;
             fds.insert(name.to_owned(), fd);
         }
         Ok((Programs { fds, ebpf }, warnings))
     }
-}
-
-/// The pin changes from the old program to the new one in one step.
-fn repin(pins: &Pins, name: &str, program: BorrowedFd<'_>) -> Result<(), Error> {
-    let (path, new) = (pins.programs().join(name), pins.programs().join(format!("{name}-new")));
-    pins::unpin(&new)?;
-    sys::pin(program, &new).map_err(|source| Error::file("pin a program at", &new, source))?;
-    fs::rename(&new, &path).map_err(|source| Error::file("replace", &path, source))
 }
 
 fn load(program: &mut Program) -> Result<(), aya::programs::ProgramError> {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -154,6 +154,21 @@ pub(super) fn unpin(path: &Path) -> Result<(), Error> {
     }
 }
 
+/// Pins at a place where there may be a pin already: it changes from the old to the new in one step.
+pub(super) fn repin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push("-new");
+    let new = PathBuf::from(new);
+    // What a killed agent left.
+    if let Err(error) = fs::remove_file(&new)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    sys::pin(fd, &new)?;
+    fs::rename(&new, path)
+}
+
 fn is_bpffs(path: &Path) -> bool {
     use std::os::unix::ffi::OsStrExt;
     const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
@@ -199,6 +214,9 @@ impl FromStr for Attachment {
         let role = Role::ALL.into_iter().find(|r| r.label() == role).ok_or(())?;
         let hook = Hook::ALL.into_iter().find(|h| h.program() == hook).ok_or(())?;
         let how = How::ALL.into_iter().find(|h| h.label() == how).ok_or(())?;
+        if part().is_ok() {
+            return Err(());
+        }
         Ok(Self { index, role, hook, how })
     }
 }
@@ -221,7 +239,7 @@ mod tests {
 
     #[test]
     fn other_files_are_passed_over() {
-        for name in ["", "socket-connect4", "x-nic-tc_egress-tcx", "3-nic-tc_egress", "3-nic-tc_egress-other"] {
+        for name in ["", "socket-connect4", "x-nic-tc_egress-tcx", "3-nic-tc_egress", "3-nic-tc_egress-other", "3-nic-tc_egress-tcx-new"] {
             assert_eq!(name.parse::<Attachment>(), Err(()), "{name}");
         }
     }

@@ -17,6 +17,8 @@ use super::*;
 use crate::plan::{FamilyOp, Op, diff};
 use crate::store::{MemoryStore, Store, StoreError};
 
+mod attach;
+
 /// Small, so that tests are quick and can fill a map.
 const SMALL: Capacities = Capacities { services: 64, backends: 64, slots: 4096, flows: 64, half_open: 64 };
 

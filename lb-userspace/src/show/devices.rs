@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::table::Row;
-use crate::bpf::{Attachment, Hook};
+use crate::bpf::{Attachment, Hook, Note};
 
 /// A device with programs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -42,7 +42,7 @@ impl Row for DeviceRow {
 pub fn devices(
     attachments: &[Attachment],
     name: impl Fn(u32) -> Option<String>,
-    notes: &BTreeMap<u32, String>,
+    notes: &BTreeMap<u32, Note>,
 ) -> Vec<DeviceRow> {
     let mut rows = BTreeMap::new();
     for attachment in attachments {
@@ -56,7 +56,7 @@ pub fn devices(
                 kind: attachment.role.label(),
                 ingress: String::new(),
                 egress: String::new(),
-                note: notes.get(&attachment.index).map_or(gone, String::as_str).to_owned(),
+                note: notes.get(&attachment.index).map_or_else(|| gone.to_owned(), ToString::to_string),
             }
         });
         let side = match attachment.hook {
@@ -88,7 +88,8 @@ mod tests {
             at(5, Role::Pod, Hook::TcEgress, How::Clsact),
             at(9, Role::Pod, Hook::TcEgress, How::Tcx),
         ];
-        let notes = [(2, "xdp native: the driver cannot do it".to_owned())].into();
+        let note = Note { ingress: Some("xdp native: the driver cannot do it".to_owned()), egress: None };
+        let notes = [(2, note)].into();
         let name = |index| (index < 9).then(|| format!("dev{index}"));
         assert_eq!(
             render(&devices(&attachments, name, &notes), Output::Table).unwrap(),

@@ -1,0 +1,188 @@
+//! Programs at devices of a network namespace of its own, checked with the kernel after each step.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::Command;
+use std::thread;
+
+use super::super::sys::{self, Target};
+use super::*;
+use crate::devices::{Device, Role};
+
+const INDEX: u32 = 90;
+const NAME: &str = "sluice-a";
+
+/// A veth pair in the network namespace of this thread, and pins.
+struct Devices {
+    lab: Lab,
+    devices: Vec<Device>,
+}
+
+/// Runs a test in a thread with a network namespace of its own, which goes with it.
+fn in_namespace(test: &str, body: impl FnOnce(Devices) + Send + 'static) {
+    let Some(lab) = Lab::new(test) else { return };
+    let run = move || {
+        // SAFETY: it takes no pointers, and this thread holds nothing of its old namespace.
+        assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "{}", std::io::Error::last_os_error());
+        run("ip", &format!("link add {NAME} index {INDEX} type veth peer name sluice-b"));
+        run("ip", &format!("link set {NAME} up"));
+        run("ip", "link set sluice-b up");
+        body(Devices { lab, devices: vec![Device { index: INDEX, name: NAME.to_owned(), role: Role::Nic }] });
+    };
+    thread::spawn(run).join().unwrap();
+}
+
+fn run(program: &str, arguments: &str) -> String {
+    let output = Command::new(program).args(arguments.split(' ')).output().unwrap();
+    assert!(output.status.success(), "{program} {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+impl Devices {
+    fn attacher(&self, tc: TcMode) -> Attacher {
+        Attacher::new(self.lab.pins.clone(), self.lab.load(&SMALL).0, XdpMode::Native, tc)
+    }
+
+    fn role(&mut self, role: Role) {
+        self.devices[0].role = role;
+    }
+
+    fn sync(&self, attacher: &mut Attacher) -> Vec<String> {
+        attacher.sync(&self.devices).iter().map(ToString::to_string).collect()
+    }
+
+    /// What is pinned and, as the kernel says, attached.
+    fn attached(&self) -> Vec<String> {
+        let all = self.lab.pins.attachments().unwrap();
+        let live = all.iter().filter(|attachment| match attachment.how {
+            How::Clsact => filters(attachment.hook) == 1,
+            _ => self.target(attachment) == u64::from(INDEX),
+        });
+        live.map(ToString::to_string).collect()
+    }
+
+    fn link(&self, attachment: &Attachment) -> OwnedFd {
+        sys::open(&self.lab.pins.attachment(attachment)).unwrap()
+    }
+
+    fn target(&self, attachment: &Attachment) -> u64 {
+        sys::link_target(self.link(attachment).as_fd()).unwrap()
+    }
+}
+
+/// How many filters of ours the kernel has.
+fn filters(hook: Hook) -> usize {
+    let side = if hook == Hook::TcEgress { "egress" } else { "ingress" };
+    let shown = run("tc", &format!("filter show dev {NAME} {side}"));
+    shown.lines().filter(|line| line.contains(hook.program())).count()
+}
+
+/// The kernel takes a program once: then tcx fails, as on a kernel that has none.
+fn without_tcx(attacher: &Attacher) -> Vec<OwnedFd> {
+    let at = |hook: Hook, target| sys::attach(attacher.programs().get(hook.program()).unwrap(), target).unwrap();
+    vec![at(Hook::TcEgress, Target::TcxEgress(INDEX)), at(Hook::TcIngress, Target::TcxIngress(INDEX))]
+}
+
+const CLSACT_NIC: [&str; 2] = ["90-nic-xdp_ingress-native", "90-nic-tc_egress-clsact"];
+const TCX_NIC: [&str; 2] = ["90-nic-xdp_ingress-native", "90-nic-tc_egress-tcx"];
+const TCX_POD: [&str; 2] = ["90-pod-tc_ingress-tcx", "90-pod-tc_egress-tcx"];
+
+#[test]
+fn filters_stay_where_there_is_no_tcx_over_syncs_and_restarts() {
+    in_namespace("filters_stay_where_there_is_no_tcx_over_syncs_and_restarts", |mut world| {
+        for (role, expected) in
+            [(Role::Nic, CLSACT_NIC), (Role::Pod, ["90-pod-tc_ingress-clsact", "90-pod-tc_egress-clsact"])]
+        {
+            world.role(role);
+            for restart in 0..3 {
+                // Its notes are empty, as if what the agent before it had said were lost.
+                let mut attacher = world.attacher(TcMode::Tcx);
+                let _blocked = without_tcx(&attacher);
+                for sync in 0..3 {
+                    assert_eq!(world.sync(&mut attacher), [""; 0], "{role:?} {restart} {sync}");
+                    assert_eq!(world.attached(), expected, "{role:?} {restart} {sync}");
+                    let note = attacher.notes()[&INDEX].clone();
+                    assert!(note.egress.unwrap().starts_with("tcx: "), "{role:?} {restart} {sync}");
+                    assert_eq!(note.ingress.is_some(), role == Role::Pod, "{role:?} {restart} {sync}");
+                }
+                assert_eq!(attacher.repairs(), 0);
+            }
+        }
+    });
+}
+
+#[test]
+fn the_pin_of_a_filter_holds_the_program_that_runs() {
+    in_namespace("the_pin_of_a_filter_holds_the_program_that_runs", |world| {
+        let mut ids = Vec::new();
+        for _ in 0..2 {
+            let mut attacher = world.attacher(TcMode::Clsact);
+            assert_eq!(world.sync(&mut attacher), [""; 0]);
+            assert_eq!(world.attached(), CLSACT_NIC);
+            let shown = run("tc", &format!("filter show dev {NAME} egress"));
+            let pin = Attachment { index: INDEX, role: Role::Nic, hook: Hook::TcEgress, how: How::Clsact };
+            let id = program_id(&world.link(&pin));
+            assert!(shown.contains(&format!(" id {id} ")), "{id}: {shown}");
+            ids.push(id);
+        }
+        assert_ne!(ids[0], ids[1]);
+    });
+}
+
+fn program_id(program: &OwnedFd) -> u32 {
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", std::os::fd::AsRawFd::as_raw_fd(program))).unwrap();
+    text.lines().find_map(|line| line.strip_prefix("prog_id:")).unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn a_device_that_becomes_something_else_keeps_what_it_has() {
+    in_namespace("a_device_that_becomes_something_else_keeps_what_it_has", |mut world| {
+        let mut attacher = world.attacher(TcMode::Tcx);
+        for (role, expected) in [(Role::Nic, TCX_NIC), (Role::Pod, TCX_POD), (Role::Nic, TCX_NIC)] {
+            world.role(role);
+            assert_eq!(world.sync(&mut attacher), [""; 0], "{role:?}");
+            assert_eq!(world.attached(), expected, "{role:?}");
+            assert!(attacher.notes().is_empty(), "{role:?}: {:?}", attacher.notes());
+        }
+        // Also when it happens while no agent runs.
+        world.role(Role::Pod);
+        let mut attacher = world.attacher(TcMode::Tcx);
+        assert_eq!(world.sync(&mut attacher), [""; 0]);
+        assert_eq!(world.attached(), TCX_POD);
+        assert!(attacher.notes().is_empty() && attacher.repairs() == 0, "{attacher:?}");
+    });
+}
+
+#[test]
+fn what_others_detached_is_attached_again() {
+    in_namespace("what_others_detached_is_attached_again", |world| {
+        for (tc, expected) in [(TcMode::Tcx, TCX_NIC), (TcMode::Clsact, CLSACT_NIC)] {
+            let mut attacher = world.attacher(tc);
+            assert_eq!(world.sync(&mut attacher), [""; 0]);
+            for attachment in world.lab.pins.attachments().unwrap() {
+                match attachment.how {
+                    How::Clsact => drop(run("tc", &format!("qdisc del dev {NAME} clsact"))),
+                    _ => sys::detach(world.link(&attachment).as_fd()).unwrap(),
+                }
+            }
+            assert_eq!(world.attached(), [""; 0], "{tc:?}");
+            assert_eq!(world.sync(&mut attacher), [""; 0], "{tc:?}");
+            assert_eq!(world.attached(), expected, "{tc:?}");
+            assert_eq!(attacher.repairs(), 2, "{tc:?}");
+            assert_eq!(world.sync(&mut attacher), [""; 0], "{tc:?}");
+            assert_eq!(attacher.repairs(), 2, "{tc:?}: what is well is left alone");
+        }
+    });
+}
+
+#[test]
+fn what_cannot_be_attached_anew_is_not_detached() {
+    in_namespace("what_cannot_be_attached_anew_is_not_detached", |world| {
+        let mut attacher = world.attacher(TcMode::Tcx);
+        assert_eq!(world.sync(&mut attacher), [""; 0]);
+        // A device without the name that the survey saw: filters cannot be attached to it, links remain.
+        let mut attacher = world.attacher(TcMode::Clsact);
+        let renamed = [Device { name: "elsewhere".to_owned(), ..world.devices[0].clone() }];
+        assert_eq!(attacher.sync(&renamed).len(), 1);
+        assert_eq!(world.attached(), TCX_NIC);
+    });
+}
