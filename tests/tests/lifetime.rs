@@ -151,18 +151,35 @@ fn a_bad_manifest_is_named_and_the_last_good_state_serves() -> Result<()> {
 
 /// The maps hold the last good state; a new agent that cannot read a file must not take it for deleted.
 #[test]
-#[ignore = "not so yet: the agent calls itself ready and removes what it could not read"]
 fn a_manifest_that_broke_while_no_agent_ran_takes_nothing_away() -> Result<()> {
     kernel_or_skip!();
-    let lab = Lab::new()?;
-    let (_pods, client) = world(&lab)?;
-    let mut agent = Agent::start(&lab, WORLDS[0].0)?;
-    agent.kill()?;
-    lab.manifests.write("web.yaml", "apiVersion: v1\nkind: [Service\n")?;
-    agent.launch()?;
-    std::thread::sleep(Duration::from_secs(3));
-    let load = Load { timeout_ms: 300, ..Load::new(Exchange::Http, web(Family::V4, 80), 5) };
-    assert_eq!(client.client().run(load)?.failures(), [""; 0], "the log:\n{}", agent.log()?);
+    for (name, is_known) in [("the last agent's copy says what it held", true), ("nobody knows what it held", false)] {
+        let lab = Lab::new()?;
+        let (_pods, client) = world(&lab)?;
+        let mut agent = Agent::start(&lab, WORLDS[0].0)?;
+        agent.kill()?;
+        lab.manifests.write("web.yaml", "apiVersion: v1\nkind: [Service\n")?;
+        if !is_known {
+            std::fs::remove_dir_all(lab.run_dir()).context("cannot remove the run folder")?;
+        }
+        agent.launch()?;
+        agent.wait_until(&format!("the status names web.yaml ({name})"), |agent| {
+            let status = agent.json(&["status"])?;
+            let about = if is_known { "stays in force" } else { "is not known" };
+            let problem = status["agent"]["problems"].to_string();
+            Ok(problem.contains("web.yaml") && problem.contains(about) && status["agent"]["ready"] == is_known)
+        })?;
+        std::thread::sleep(Duration::from_secs(1));
+        for family in FAMILIES {
+            let load = Load { timeout_ms: 300, ..Load::new(Exchange::Http, web(family, 80), 20) };
+            let report = client.client().run(load)?;
+            assert_eq!(report.failures(), [""; 0], "{name} {family:?}, the log:\n{}", agent.log()?);
+        }
+        lab.manifests.write("web.yaml", &service_manifest("web", &cluster_ips(12)))?;
+        agent.wait_until(&format!("the mended manifest takes effect ({name})"), |agent| {
+            Ok(agent.json(&["services"])?.to_string().contains(&Family::V4.cluster_ip(12).to_string()))
+        })?;
+    }
     Ok(())
 }
 

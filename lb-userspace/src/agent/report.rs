@@ -1,5 +1,5 @@
-//! What a running agent tells the command line: a small file in a run folder, and a lock that says that it runs.
-//! All else is read from the kernel.
+//! What an agent leaves in its run folder: a small file that tells the command line how it is, a lock that says that it
+//! runs, and for the next agent what manifests last held. All else is read from the kernel.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -123,6 +123,25 @@ impl RunDir {
         let text = serde_json::to_string_pretty(report).map_err(io::Error::other);
         let written = text.and_then(|text| fs::write(&new, text + "\n")).and_then(|()| fs::rename(&new, &path));
         written.map_err(|source| ReportError::File { act: "write", path, source })
+    }
+
+    /// The folder of what manifests last held.
+    pub fn manifests(&self) -> PathBuf {
+        self.0.join("manifests")
+    }
+
+    /// Forgets what manifests last held, once it is in force no more.
+    ///
+    /// # Errors
+    /// The folder cannot be removed.
+    pub fn forget_manifests(&self) -> Result<(), ReportError> {
+        let path = self.manifests();
+        match fs::remove_dir_all(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(ReportError::File { act: "remove", path, source })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn lock_path(&self) -> PathBuf {

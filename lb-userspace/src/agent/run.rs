@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use lb_common::mem::Image;
 use lb_common::tables::map;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -16,6 +17,7 @@ use crate::bpf::{BpfStore, Maps};
 use crate::compile::{Limits, NodeFacts};
 use crate::devices::{self, Nodes, Survey};
 use crate::reconcile::{self, Options, Status};
+use crate::store::Store;
 use crate::watch::{Problem, files};
 
 /// How often what is attached is compared with what should be, beside each change of a device.
@@ -99,10 +101,14 @@ struct Engine {
 
 impl Engine {
     fn start(settings: &Settings, node: Nodes) -> anyhow::Result<Self> {
-        let store = BpfStore::open(&settings.pins)?;
+        let mut store = BpfStore::open(&settings.pins)?;
+        let mut kept = files::Kept::new(settings.run_dir.manifests());
+        if !kept.is_complete() && serves_nothing(&store.read()?) {
+            kept.start_afresh();
+        }
         let facts = NodeFacts { name: settings.node.clone(), zone: None, config: config(settings, node)? };
         let options = Options { limits: limits(store.maps()), ..Options::new(facts) };
-        let messages = files::watch(&settings.manifests);
+        let messages = files::watch(&settings.manifests, kept);
         let messages = messages.with_context(|| format!("cannot watch the folder {}", settings.manifests.display()))?;
         let (sender, status) = watch::channel(Status::default());
         let task = tokio::spawn(reconcile::run(store, options, messages, sender));
@@ -230,6 +236,11 @@ impl Agent {
             ..base.clone()
         }
     }
+}
+
+/// Whether no bad manifest can take anything away.
+fn serves_nothing(image: &Image) -> bool {
+    image.v4.frontends.is_empty() && image.v6.frontends.is_empty()
 }
 
 /// The room that there is, which may be another than the options say.

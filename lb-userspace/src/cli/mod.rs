@@ -74,8 +74,10 @@ fn log_to_stderr(directives: &str) -> anyhow::Result<()> {
 
 fn uninstall(place: &PlaceArgs) -> anyhow::Result<Outcome> {
     // Held to the end, so that no agent starts meanwhile.
-    let lock = place.run_dir().lock()?;
+    let run_dir = place.run_dir();
+    let lock = run_dir.lock()?;
     let removed = bpf::uninstall(&place.pins())?;
+    run_dir.forget_manifests()?;
     drop(lock);
     let text = match removed.layouts {
         0 => format!("nothing is installed at {}\n", place.pin_root.display()),

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant, SystemTime};
 use lb_common::mem::{Image, Of};
 use lb_userspace::reconcile::Engine;
 use lb_userspace::store::{MemoryStore, Store};
-use lb_userspace::watch::files::Folder;
+use lb_userspace::watch::files::{Folder, Kept};
 use lb_userspace::watch::{Change, Event, Message};
 
 use crate::oracle::shown;
@@ -29,6 +29,7 @@ use crate::world::{options, settle};
 
 struct Script {
     folder: tempfile::TempDir,
+    kept: tempfile::TempDir,
     files: Folder,
     engine: Engine<MemoryStore>,
     now: Instant,
@@ -37,9 +38,12 @@ struct Script {
 impl Script {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
+        let kept = tempfile::tempdir().expect("a temporary folder");
         let now = Instant::now();
         let engine = Engine::new(MemoryStore::default(), options(), now);
-        Self { files: Folder::new(folder.path()), folder, engine, now }
+        let mut afresh = Kept::new(kept.path());
+        afresh.start_afresh();
+        Self { files: Folder::new(folder.path(), afresh), folder, kept, engine, now }
     }
 
     /// Does a step; what it shows, where it shows something.
@@ -55,7 +59,9 @@ impl Script {
             ["restart"] => {
                 let store = std::mem::take(self.engine.store());
                 self.engine = Engine::new(store, options(), self.now);
+                self.files = Folder::new(self.folder.path(), Kept::new(self.kept.path()));
             }
+            ["lose", "copies"] => self.kept = tempfile::tempdir().expect("a temporary folder"),
             ["expect"] => {
                 self.sync();
                 return Some(show(&self.engine.store().read().expect("memory can be read")));
@@ -73,6 +79,9 @@ impl Script {
         self.files.scan(SystemTime::now());
         let (declared, problems) = self.files.declared();
         self.engine.receive(Message::Problems(problems), self.now);
+        if !self.files.is_known() {
+            return;
+        }
         let lists = vec![
             Event::Node(Change::Reset(declared.nodes.into_values().collect())),
             Event::EndpointSlice(Change::Reset(declared.slices.into_values().collect())),

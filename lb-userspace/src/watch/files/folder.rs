@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use tracing::info;
 
+use super::kept::Kept;
 use super::manifest::{self, Manifest, Mistake, Object};
 use crate::model::{EndpointSlice, Node, ObjectName, Service};
 use crate::watch::pod::Pod;
@@ -18,11 +19,18 @@ use crate::watch::{Problem, select};
 /// times showing it.
 const COARSE: Duration = Duration::from_millis(50);
 
+/// What a bad file comes to when nobody knows what it last held, and what it held may be in force.
+const UNKNOWN: &str =
+    "; what it last held is not known, so all that an earlier agent programmed stays until it is mended";
+
 /// A folder of manifests.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
     files: BTreeMap<PathBuf, File>,
+    kept: Kept,
+    /// Whether `kept` has what the files held at the last scan, and no more.
+    settled: bool,
     /// Why the folder could not be read.
     unreadable: Option<Problem>,
 }
@@ -30,8 +38,11 @@ pub struct Folder {
 #[derive(Debug, Default)]
 struct File {
     stamp: Option<Stamp>,
-    good: Manifest,
+    /// What it holds, or held last; none where nobody knows.
+    good: Option<Manifest>,
     mistakes: Vec<String>,
+    /// Why it could not be kept for the next agent.
+    unkept: Option<String>,
 }
 
 /// Tells one version of a file from another without reading it.
@@ -57,13 +68,13 @@ pub struct Declared {
 
 impl Folder {
     /// A folder that has not been read yet; it need not exist.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), files: BTreeMap::new(), unreadable: None }
+    pub fn new(path: impl Into<PathBuf>, kept: Kept) -> Self {
+        Self { path: path.into(), files: BTreeMap::new(), kept, settled: false, unreadable: None }
     }
 
-    /// Whether the last [`Folder::scan`] could read the folder.
-    pub fn is_readable(&self) -> bool {
-        self.unreadable.is_none()
+    /// Whether it is known what all files declare, since each makes sense or once did.
+    pub fn is_known(&self) -> bool {
+        self.unreadable.is_none() && self.files.values().all(|file| file.good.is_some())
     }
 
     /// Reads what changed on disk. What cannot be read, or makes no sense, stays what it last was.
@@ -77,9 +88,18 @@ impl Folder {
             }
         };
         self.unreadable = None;
-        self.files.retain(|path, _| listed.contains(path));
-        for path in listed {
-            self.files.entry(path.clone()).or_default().read(&path, now);
+        self.files.retain(|path, _| {
+            // The list is sorted.
+            let stays = listed.binary_search(path).is_ok();
+            self.settled &= stays;
+            stays
+        });
+        for path in &listed {
+            self.files.entry(path.clone()).or_default().read(path, now, &self.kept);
+        }
+        if !self.settled && self.is_known() {
+            self.kept.complete(&listed);
+            self.settled = true;
         }
     }
 
@@ -89,11 +109,16 @@ impl Folder {
         let mut merge = Merge::default();
         for (path, file) in &self.files {
             let about = shown(path);
-            let stale = file.good != Manifest::default();
-            let kept = if stale { "; what the file last held stays in force" } else { "" };
+            let kept = match &file.good {
+                None => UNKNOWN,
+                Some(good) if *good == Manifest::default() => "",
+                Some(_) => "; what the file last held stays in force",
+            };
             problems.extend(file.mistakes.iter().map(|text| Problem::new(&*about, format!("{text}{kept}"))));
-            problems.extend(file.good.notes.iter().map(|note: &Mistake| Problem::new(&*about, note.to_string())));
-            for object in &file.good.objects {
+            problems.extend(file.unkept.iter().map(|text| Problem::new(&*about, text)));
+            let Some(good) = &file.good else { continue };
+            problems.extend(good.notes.iter().map(|note: &Mistake| Problem::new(&*about, note.to_string())));
+            for object in &good.objects {
                 merge.add(path, object, &mut problems);
             }
         }
@@ -121,7 +146,14 @@ fn shown(path: &Path) -> String {
 }
 
 impl File {
-    fn read(&mut self, path: &Path, now: SystemTime) {
+    fn read(&mut self, path: &Path, now: SystemTime, kept: &Kept) {
+        self.look(path, now, kept);
+        if self.good.is_none() {
+            self.good = kept.recall(path);
+        }
+    }
+
+    fn look(&mut self, path: &Path, now: SystemTime, kept: &Kept) {
         let stamp = match fs::metadata(path) {
             Ok(metadata) => Stamp::of(&metadata),
             Err(error) => return self.fail(vec![format!("cannot read the file: {error}")]),
@@ -136,13 +168,16 @@ impl File {
                         info!("{} is well again", path.display());
                     }
                     self.mistakes.clear();
-                    self.good = manifest;
+                    self.good = Some(manifest);
+                    let unkept = kept.keep(path, &text).err();
+                    self.unkept = unkept.map(|error| format!("cannot keep a copy for the next agent: {error}"));
                 }
                 Err(mistakes) => self.mistakes = mistakes.iter().map(ToString::to_string).collect(),
             },
             Err(error) => return self.fail(vec![format!("cannot read the file: {error}")]),
         }
-        self.stamp = stamp.is_settled(now).then_some(stamp);
+        // What could not be kept is read again, until it can.
+        self.stamp = (stamp.is_settled(now) && self.unkept.is_none()).then_some(stamp);
     }
 
     fn fail(&mut self, mistakes: Vec<String>) {

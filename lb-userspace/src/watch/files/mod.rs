@@ -5,6 +5,7 @@
 
 mod changes;
 mod folder;
+mod kept;
 mod manifest;
 mod writers;
 
@@ -17,6 +18,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
 pub use folder::{Declared, Folder};
+pub use kept::Kept;
 pub use manifest::{Manifest, Mistake, Object, parse};
 
 use super::Message;
@@ -33,10 +35,10 @@ const QUEUE: usize = 16;
 ///
 /// # Errors
 /// No thread can be started.
-pub fn watch(folder: impl Into<PathBuf>) -> std::io::Result<mpsc::Receiver<Message>> {
+pub fn watch(folder: impl Into<PathBuf>, kept: Kept) -> std::io::Result<mpsc::Receiver<Message>> {
     let folder = folder.into();
     let (messages, receiver) = mpsc::channel(QUEUE);
-    std::thread::Builder::new().name("sluice-files".into()).spawn(move || Source::new(folder, messages).run())?;
+    std::thread::Builder::new().name("sluice-files".into()).spawn(move || Source::new(folder, kept, messages).run())?;
     Ok(receiver)
 }
 
@@ -48,8 +50,8 @@ struct Source {
 }
 
 impl Source {
-    fn new(path: PathBuf, messages: mpsc::Sender<Message>) -> Self {
-        Self { folder: Folder::new(&path), path, published: Published::default(), messages }
+    fn new(path: PathBuf, kept: Kept, messages: mpsc::Sender<Message>) -> Self {
+        Self { folder: Folder::new(&path, kept), path, published: Published::default(), messages }
     }
 
     fn run(mut self) {
@@ -80,8 +82,9 @@ impl Source {
     fn look(&mut self) -> bool {
         self.folder.scan(SystemTime::now());
         let (declared, problems) = self.folder.declared();
-        // A folder that was never there declares nothing: it is not the same as an empty one.
-        let known = self.folder.is_readable() || self.published.any();
+        // A folder that was never there declares nothing: it is not the same as an empty one. Nor is a file that nobody
+        // can make sense of the same as none.
+        let known = self.folder.is_known() || self.published.any();
         let news = self.published.news(known.then_some(declared), problems);
         news.into_iter().all(|message| self.messages.blocking_send(message).is_ok()) && !self.messages.is_closed()
     }

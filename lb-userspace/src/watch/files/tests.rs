@@ -19,7 +19,7 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("manifests");
         fs::create_dir(&folder).unwrap();
-        let messages = watch(&folder).unwrap();
+        let messages = watch(&folder, Kept::new(dir.path().join("kept"))).unwrap();
         let mut world = Self { dir, messages, state: State::default(), problems: vec![] };
         world.until(LOOK_ANYWAY, |world| world.state.ready());
         world
@@ -118,7 +118,7 @@ fn a_mistake_is_told_once_and_its_repair_too() {
 fn a_folder_that_is_not_there_yet_is_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("manifests");
-    let messages = watch(&folder).unwrap();
+    let messages = watch(&folder, Kept::new(dir.path().join("kept"))).unwrap();
     let mut world = World { dir, messages, state: State::default(), problems: vec![] };
     world.until(SOON, |world| world.problems.len() == 1);
     assert!(!world.state.ready());

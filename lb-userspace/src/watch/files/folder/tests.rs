@@ -4,14 +4,21 @@ use super::*;
 
 struct World {
     dir: tempfile::TempDir,
+    kept: tempfile::TempDir,
     folder: Folder,
 }
 
 impl World {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::new(dir.path());
-        Self { dir, folder }
+        let (dir, kept) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut afresh = Kept::new(kept.path());
+        afresh.start_afresh();
+        Self { folder: Folder::new(dir.path(), afresh), dir, kept }
+    }
+
+    /// As the next agent begins.
+    fn restart(&mut self) {
+        self.folder = Folder::new(self.dir.path(), Kept::new(self.kept.path()));
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -54,6 +61,77 @@ fn a_file_that_makes_no_sense_keeps_what_it_last_held() {
     );
     world.write("a.yaml", &service("a", "10.0.0.9"));
     assert_eq!(world.look(), (vec!["default/a 10.0.0.9".into(), "default/b 10.0.0.3".into()], vec![]));
+}
+
+#[test]
+fn a_file_that_broke_while_nobody_looked_keeps_what_it_last_held() {
+    let mut world = World::new();
+    world.write("a.yaml", &service("a", "10.0.0.1"));
+    world.write("b.yaml", &service("b", "10.0.0.2"));
+    world.look();
+    world.write("a.yaml", &service("a", "10.0.0.3"));
+    world.look();
+    world.write("a.yaml", "kind: [");
+    world.write("new.yaml", "kind: [");
+    fs::remove_file(world.dir.path().join("b.yaml")).unwrap();
+    // Twice: who falls back must not forget.
+    for _ in 0..2 {
+        world.restart();
+        let (objects, problems) = world.look();
+        assert!(world.folder.is_known());
+        assert_eq!(objects, ["default/a 10.0.0.3"]);
+        let kept = problems.iter().filter(|problem| problem.ends_with("; what the file last held stays in force"));
+        assert_eq!((kept.count(), problems.len()), (1, 2), "{problems:?}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_not_taken_for_empty() {
+    let mut world = World::new();
+    world.write("a.yaml", &service("a", "10.0.0.1"));
+    world.look();
+    fs::remove_file(world.dir.path().join("a.yaml")).unwrap();
+    symlink("nowhere", world.dir.path().join("a.yaml")).unwrap();
+    world.restart();
+    assert_eq!(world.look().0, ["default/a 10.0.0.1"]);
+}
+
+#[test]
+fn without_copies_a_broken_file_makes_everything_unknown_until_it_is_mended() {
+    let mut world = World::new();
+    world.kept = tempfile::tempdir().unwrap();
+    world.restart();
+    world.write("a.yaml", "kind: [");
+    world.write("b.yaml", &service("b", "10.0.0.2"));
+    for _ in 0..2 {
+        let (_, problems) = world.look();
+        assert!(!world.folder.is_known());
+        assert!(problems[0].ends_with(UNKNOWN), "{problems:?}");
+        // Nobody has known more since.
+        world.restart();
+    }
+    world.write("a.yaml", &service("a", "10.0.0.1"));
+    world.look();
+    assert!(world.folder.is_known());
+    world.write("a.yaml", "kind: [");
+    world.restart();
+    assert_eq!(world.look().0, ["default/a 10.0.0.1", "default/b 10.0.0.2"]);
+}
+
+#[test]
+fn a_copy_that_cannot_be_made_is_told_and_tried_again() {
+    let mut world = World::new();
+    let blocked = world.kept.path().join("no folder");
+    fs::write(&blocked, "").unwrap();
+    let mut kept = Kept::new(&blocked);
+    kept.start_afresh();
+    world.folder = Folder::new(world.dir.path(), kept);
+    world.write("a.yaml", &service("a", "10.0.0.1"));
+    let (objects, problems) = world.look();
+    assert_eq!(objects, ["default/a 10.0.0.1"]);
+    assert!(problems[0].starts_with("a.yaml: cannot keep a copy"), "{problems:?}");
+    fs::remove_file(&blocked).unwrap();
+    assert_eq!(world.look().1, [""; 0]);
 }
 
 #[test]
@@ -133,7 +211,7 @@ fn a_file_that_did_not_change_is_not_read_again() {
     world.folder.scan(SystemTime::now() + Duration::from_secs(1));
     let path = world.dir.path().join("a.yaml");
     let file = world.folder.files.get_mut(&path).unwrap();
-    file.good = Manifest::default();
+    file.good = Some(Manifest::default());
     assert!(world.look().0.is_empty(), "it was read again");
 }
 
