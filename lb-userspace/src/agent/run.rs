@@ -42,7 +42,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         info!("taking over what an earlier agent attached");
         agent.attach(&mut datapath)?;
     }
-    let mut engine = Engine::start(&agent.settings, agent.survey.node)?;
+    let mut engine = Engine::start(&agent.settings, &agent.survey)?;
     let _sweep = Aborted(tokio::spawn(sweep::forever(agent.settings.pins.clone())));
     let mut repair = interval(REPAIR);
     repair.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -64,14 +64,14 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
             }
             changed = devices.changed() => {
                 changed.context("cannot follow the devices of this node")?;
-                let node = agent.survey.node;
+                let Survey { node, own, .. } = agent.survey.clone();
                 agent.look(&devices.borrow_and_update().clone());
                 agent.sync(&mut datapath);
-                if agent.survey.node != node {
+                if agent.survey.node != node || agent.survey.own != own {
                     info!("the node's addresses are now {}", addresses(agent.survey.node));
                     engine.stop().await;
                     agent.settle();
-                    engine = Engine::start(&agent.settings, agent.survey.node)?;
+                    engine = Engine::start(&agent.settings, &agent.survey)?;
                 }
             }
             _ = repair.tick() => agent.sync(&mut datapath),
@@ -100,13 +100,14 @@ struct Engine {
 }
 
 impl Engine {
-    fn start(settings: &Settings, node: Nodes) -> anyhow::Result<Self> {
+    fn start(settings: &Settings, survey: &Survey) -> anyhow::Result<Self> {
         let mut store = BpfStore::open(&settings.pins)?;
         let mut kept = files::Kept::new(settings.run_dir.manifests());
         if !kept.is_complete() && serves_nothing(&store.read()?) {
             kept.start_afresh();
         }
-        let facts = NodeFacts { name: settings.node.clone(), zone: None, config: config(settings, node)? };
+        let (config, own) = (config(settings, survey.node)?, survey.own.clone());
+        let facts = NodeFacts { name: settings.node.clone(), zone: None, config, own };
         let options = Options { limits: limits(store.maps()), ..Options::new(facts) };
         let messages = files::watch(&settings.manifests, kept);
         let messages = messages.with_context(|| format!("cannot watch the folder {}", settings.manifests.display()))?;

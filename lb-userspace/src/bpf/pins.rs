@@ -239,7 +239,14 @@ mod tests {
 
     #[test]
     fn other_files_are_passed_over() {
-        for name in ["", "socket-connect4", "x-nic-tc_egress-tcx", "3-nic-tc_egress", "3-nic-tc_egress-other", "3-nic-tc_egress-tcx-new"] {
+        for name in [
+            "",
+            "socket-connect4",
+            "x-nic-tc_egress-tcx",
+            "3-nic-tc_egress",
+            "3-nic-tc_egress-other",
+            "3-nic-tc_egress-tcx-new",
+        ] {
             assert_eq!(name.parse::<Attachment>(), Err(()), "{name}");
         }
     }

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
+use std::net::IpAddr;
 
-use super::{Compiled, Compiler};
-use crate::ip_of;
+use super::{Compiled, Compiler, address};
 use crate::model::{ObjectName, Service};
 use crate::state::State;
 use lb_common::ip::{Be16, V4, V6};
@@ -44,13 +44,15 @@ impl<K: Hash + Eq> Claims<K> {
 }
 
 /// The keys that a Service wants in a family: its ports at its virtual IPs, and those IPs as a whole. Sorted.
-fn wanted<A: Compiled>(service: &Service) -> Vec<FrontendKey<A>> {
+fn wanted<A: Compiled>(service: &Service, own: &BTreeSet<IpAddr>) -> Vec<FrontendKey<A>> {
     let mut keys = Vec::new();
-    for addr in ip_of::<A>(&service.cluster_ips) {
-        keys.push(FrontendKey::whole(addr));
-        keys.extend(
-            service.ports.iter().map(|port| FrontendKey::new(addr, Be16::new(port.port), port.protocol.number())),
-        );
+    for addr in address::programmed::<A>(service, own) {
+        let ports = service.ports.iter().filter(|port| address::is_translated(port));
+        keys.extend(ports.map(|port| FrontendKey::new(addr, Be16::new(port.port), port.protocol.number())));
+        // Packets to an address of which no port is ours are none of our business.
+        if keys.last().is_some_and(|key: &FrontendKey<A>| key.addr == addr) {
+            keys.push(FrontendKey::whole(addr));
+        }
     }
     keys.sort_unstable();
     keys.dedup();
@@ -76,7 +78,7 @@ impl Compiler {
         service: Option<&Service>,
         affected: &mut BTreeSet<ObjectName>,
     ) {
-        let keys = service.map(wanted::<A>).unwrap_or_default();
+        let keys = service.map(|service| wanted::<A>(service, &self.own)).unwrap_or_default();
         let old = match self.records.get_mut(name) {
             Some(record) => std::mem::replace(A::keys(record), keys.clone()),
             None if keys.is_empty() => return,

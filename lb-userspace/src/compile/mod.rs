@@ -5,6 +5,7 @@
 //!
 //! What is wrong with one Service is a [`Problem`] of that Service; all others go on.
 
+mod address;
 mod bind;
 mod claims;
 mod name;
@@ -55,6 +56,8 @@ pub struct NodeFacts {
     pub zone: Option<String>,
     /// What the programs must know. An address that is not set here comes from the Node object.
     pub config: Config,
+    /// All addresses that it has, as far as they are known: none of them can be a Service's.
+    pub own: BTreeSet<IpAddr>,
 }
 
 /// Keeps the image that the maps shall have.
@@ -68,6 +71,8 @@ pub struct Compiler {
     problems: BTreeMap<ObjectName, Vec<Problem>>,
     limits: Limits,
     zone: Option<Arc<str>>,
+    /// The node's own addresses.
+    own: BTreeSet<IpAddr>,
     /// Services that had no room somewhere: they are tried again when there may be more.
     starved: BTreeSet<ObjectName>,
     /// Whether there may be more room since they were tried.
@@ -144,6 +149,7 @@ impl Compiler {
             problems: BTreeMap::new(),
             limits,
             zone: None,
+            own: BTreeSet::new(),
             starved: BTreeSet::new(),
             room: false,
         }
@@ -222,8 +228,13 @@ impl Compiler {
         self.draft.set_config(config);
 
         let zone = object.and_then(|object| object.zone.clone()).or_else(|| Some(node.zone.as_deref()?.into()));
-        let moved = zone != self.zone;
-        self.zone = zone;
+        let mut own = node.own.clone();
+        own.extend(addresses);
+        own.extend(
+            [IpAddr::from(config.node_v4), IpAddr::from(config.node_v6)].into_iter().filter(|ip| !ip.is_unspecified()),
+        );
+        let moved = zone != self.zone || own != self.own;
+        (self.zone, self.own) = (zone, own);
         moved
     }
 }

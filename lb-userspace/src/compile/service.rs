@@ -1,12 +1,14 @@
 //! One Service, from its declaration to its entries.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use lb_common::ip::{Be16, V4, V6};
 use lb_common::tables::{Frontend, FrontendKey};
 
 use super::bind::{Bound, NoRoom};
-use super::{Compiled, Compiler, Port, Record, name};
+use super::{Compiled, Compiler, Port, Record, address, name};
 use crate::endpoints::{self, Here};
-use crate::ip_of;
 use crate::model::{ObjectName, Service, ServicePort, TrafficPolicy};
 use crate::state::State;
 use crate::watch::Problem;
@@ -28,7 +30,7 @@ impl Compiler {
     ///
     /// New numbers are taken before old ones are given back: so what stays the same stays in use.
     pub(super) fn program(&mut self, name: &ObjectName, state: &State, here: Here<'_>) {
-        let Some(mut old) = self.records.remove(name) else { return };
+        let mut old = self.records.remove(name).unwrap_or_default();
         let new = Record { v4: std::mem::take(&mut old.v4), v6: std::mem::take(&mut old.v6), ports: Vec::new() };
         self.problems.remove(name);
         self.starved.remove(name);
@@ -37,7 +39,10 @@ impl Compiler {
         };
         let mut work = Work { service, old, new, problems: Vec::new(), starved: false };
         work.notices();
-        for (i, port) in self.name_ports(&mut work).into_iter().enumerate() {
+        work.refusals(&self.own);
+        let nothing = work.new.v4.is_empty() && work.new.v6.is_empty();
+        let ports = if nothing { Vec::new() } else { self.name_ports(&mut work) };
+        for (i, port) in ports.into_iter().enumerate() {
             self.bind::<V4>(&mut work, port, i, state, here);
             self.bind::<V6>(&mut work, port, i, state, here);
         }
@@ -56,7 +61,7 @@ impl Compiler {
     /// Ids for the ports, in their order; those ports that get one. The others have no frontends.
     fn name_ports<'a>(&mut self, work: &mut Work<'a>) -> Vec<&'a ServicePort> {
         let mut named = Vec::new();
-        for port in &work.service.ports {
+        for port in work.service.ports.iter().filter(|port| address::is_translated(port)) {
             let Some(name) = name::of(&work.service.name, &port.name) else {
                 work.complain(format!("port {}: its name is too long", port.port));
                 self.close::<V4>(work, port);
@@ -112,7 +117,7 @@ impl Compiler {
     /// The keys of a port, without those that another Service has.
     fn owned<A: Compiled>(&mut self, work: &mut Work<'_>, port: &ServicePort) -> Vec<FrontendKey<A>> {
         let mut owned = Vec::new();
-        for addr in ip_of::<A>(&work.service.cluster_ips) {
+        for addr in address::programmed::<A>(work.service, &self.own) {
             let key = FrontendKey::new(addr, Be16::new(port.port), port.protocol.number());
             match self.other_owner(&key, &work.service.name) {
                 Some(owner) => {
@@ -147,7 +152,7 @@ impl Compiler {
     /// Packets to a port that the Service does not have are refused, not sent on to nowhere.
     fn refuse_other_ports<A: Compiled>(&mut self, work: &mut Work<'_>) {
         let id = work.new.ports.first().map(|port| port.id);
-        for addr in ip_of::<A>(&work.service.cluster_ips) {
+        for addr in address::programmed::<A>(work.service, &self.own) {
             let key = FrontendKey::whole(addr);
             match id {
                 _ if self.other_owner(&key, &work.service.name).is_some() => {}
@@ -191,6 +196,18 @@ impl Work<'_> {
         }
         if self.service.affinity {
             self.complain("spec.sessionAffinity: ClientIP is not supported yet: each connection gets its own backend");
+        }
+        if !self.service.ports.iter().all(address::is_translated) {
+            self.complain("spec.ports: SCTP is not supported yet: its ports are not programmed");
+        }
+    }
+
+    /// Virtual IPs that would take packets from the node itself, or from everybody.
+    fn refusals(&mut self, own: &BTreeSet<IpAddr>) {
+        for ip in &self.service.cluster_ips {
+            if let Some(why) = address::refusal(*ip, own) {
+                self.complain(format!("clusterIP {ip} is not programmed: {why}"));
+            }
         }
     }
 

@@ -17,7 +17,7 @@ struct World {
 
 impl World {
     fn new(limits: Limits) -> Self {
-        let node = NodeFacts { name: "node".into(), zone: None, config: Config::EMPTY };
+        let node = NodeFacts { name: "node".into(), zone: None, config: Config::EMPTY, own: BTreeSet::new() };
         let rest = Rest { entry: Duration::from_secs(2), id: Duration::from_secs(60) };
         Self { state: State::default(), compiler: Compiler::new(limits, rest), node, now: Instant::now() }
     }
@@ -189,6 +189,69 @@ fn what_is_asked_for_and_not_done_is_said() {
     assert_eq!(problems.len(), 2);
     assert!(problems.iter().all(|problem| problem.contains("not supported yet")), "{problems:?}");
     assert_eq!(world.frontends(), ["10.96.0.1:80 0"]);
+}
+
+#[test]
+fn an_address_that_is_the_nodes_own_is_refused_alone() {
+    let mut world = World::new(Limits::default());
+    world.node.config.node_v4 = std::net::Ipv4Addr::new(192, 0, 2, 1).into();
+    world.node.own = ["192.0.2.7".parse().unwrap()].into();
+    world.service("a", "192.0.2.1", 1).service("b", "192.0.2.7", 1).service("c", "127.0.0.1", 1);
+    world.service("d", "10.96.0.1", 1);
+    let mut both = service("e", "0.0.0.0");
+    both.cluster_ips = vec!["10.96.0.2".parse().unwrap(), "::ffff:10.96.0.3".parse().unwrap()];
+    world.apply(Event::Service(Change::Apply(both)));
+    let expected = [
+        "Service ns/a: clusterIP 192.0.2.1 is not programmed: it is an address of this node itself",
+        "Service ns/b: clusterIP 192.0.2.7 is not programmed: it is an address of this node itself",
+        "Service ns/c: clusterIP 127.0.0.1 is not programmed: it is a loopback address",
+        "Service ns/e: clusterIP ::ffff:10.96.0.3 is not programmed: it is an IPv4 address mapped to IPv6",
+    ];
+    assert_eq!(world.run(), expected);
+    assert_eq!(world.frontends(), ["10.96.0.1:80 1", "10.96.0.2:80 0"]);
+    // Neither port nor whole address, and no name for what has no frontend.
+    let image = world.compiler.image();
+    assert_eq!((image.v4.frontends.len(), image.v6.frontends.len(), image.names.len()), (4, 0, 2));
+    for name in ["a", "b", "c", "e"] {
+        world.remove(name);
+    }
+    assert!(world.run().is_empty(), "what is gone has no problems");
+}
+
+#[test]
+fn an_address_that_becomes_the_nodes_own_is_given_up_and_comes_back() {
+    let mut world = World::new(Limits::default());
+    assert!(world.service("a", "10.96.0.1", 1).run().is_empty());
+    world.node.own = ["10.96.0.1".parse().unwrap()].into();
+    assert_eq!(world.run().len(), 1);
+    assert!(world.compiler.image().v4.frontends.is_empty());
+    world.node.own.clear();
+    assert!(world.run().is_empty());
+    assert_eq!(world.frontends(), ["10.96.0.1:80 1"]);
+}
+
+#[test]
+fn ports_of_sctp_are_told_of_once_and_not_programmed() {
+    let mut world = World::new(Limits::default());
+    let port = |name: &str, port, protocol| ServicePort {
+        name: name.into(),
+        port,
+        protocol,
+        target: TargetPort::Number(port),
+        node_port: None,
+    };
+    let sctp = [port("x", 80, Protocol::Sctp), port("y", 81, Protocol::Sctp)];
+    let mut mixed = service("a", "10.96.0.1");
+    mixed.ports.extend(sctp.clone());
+    let mut alone = service("b", "10.96.0.2");
+    alone.ports = sctp.to_vec();
+    world.apply(Event::Service(Change::Apply(mixed))).apply(Event::Service(Change::Apply(alone)));
+    let problem =
+        |name| format!("Service ns/{name}: spec.ports: SCTP is not supported yet: its ports are not programmed");
+    assert_eq!(world.run(), [problem("a"), problem("b")]);
+    let image = world.compiler.image();
+    assert_eq!(world.frontends(), ["10.96.0.1:80 0"]);
+    assert_eq!((image.v4.frontends.len(), image.names.len()), (2, 1), "nor the whole address of the other");
 }
 
 #[test]

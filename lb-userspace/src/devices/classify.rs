@@ -1,5 +1,6 @@
 //! What a device is to us: pure.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::world::{Link, World};
@@ -64,11 +65,16 @@ pub struct Survey {
     pub strange: Vec<String>,
     /// The node's own addresses.
     pub node: Nodes,
+    /// All addresses that it has. Those of link-local scope are left out: they come and go with each pod.
+    pub own: BTreeSet<IpAddr>,
 }
+
+/// A device without traffic to which kube-proxy binds all virtual IPs in its IPVS mode.
+const IPVS: &str = "kube-ipvs0";
 
 /// Looks at all devices.
 pub fn survey(world: &World, globs: &Globs) -> Survey {
-    let mut found = Survey { node: node(world, globs), ..Survey::default() };
+    let mut found = Survey { node: node(world, globs), own: own(world), ..Survey::default() };
     for (&index, link) in &world.links {
         match role(world, globs, index, link) {
             Some(_) if !link.ethernet => found.strange.push(link.name.clone()),
@@ -93,6 +99,16 @@ fn role(world: &World, globs: &Globs, index: u32, link: &Link) -> Option<Role> {
     } else {
         None
     }
+}
+
+fn own(world: &World) -> BTreeSet<IpAddr> {
+    let link_local = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    let virtual_ip = |index| world.links.get(&index).is_some_and(|link| link.name == IPVS);
+    let real = world.addresses.iter().filter(|address| !virtual_ip(address.index));
+    real.map(|address| address.ip).filter(|ip| !link_local(ip)).collect()
 }
 
 /// The first address of the NIC with the best default route, of each family; else of the first NIC that has one.
@@ -238,6 +254,24 @@ mod tests {
         assert_eq!(survey(&world, &Globs::default()).node, Nodes::default());
         let named = survey(&world, &globs(&["eth0"], &[])).node;
         assert_eq!(named.v4, "192.0.2.1".parse().ok());
+    }
+
+    #[test]
+    fn all_addresses_of_the_node_are_its_own_but_virtual_ips_that_another_proxy_bound() {
+        let mut world = world();
+        world.links.insert(9, Link { name: "kube-ipvs0".to_owned(), ethernet: true, ..Link::default() });
+        let address = |index, ip: &str, own| Address { index, ip: ip.parse().unwrap(), own };
+        world.addresses = vec![
+            address(1, "127.0.0.1", false),
+            address(4, "10.244.0.1", true),
+            address(2, "192.0.2.1", true),
+            address(2, "192.0.2.9", false),
+            address(5, "fe80::1", false),
+            address(9, "10.96.0.10", true),
+        ];
+        let own = survey(&world, &Globs::default()).own;
+        let expected = ["127.0.0.1", "10.244.0.1", "192.0.2.1", "192.0.2.9"];
+        assert_eq!(own, expected.map(|ip| ip.parse().unwrap()).into());
     }
 
     #[test]

@@ -17,7 +17,8 @@ use lb_userspace::watch::{Change, Event, Message};
 use proptest::prelude::*;
 
 pub(crate) fn options() -> Options {
-    let node = NodeFacts { name: "node".into(), zone: None, config: Config::EMPTY };
+    let node =
+        NodeFacts { name: "node".into(), zone: None, config: Config::EMPTY, own: std::collections::BTreeSet::new() };
     Options { rest: Rest::DEFAULT, limits: Limits::default(), sweep: Duration::from_secs(300), node }
 }
 
