@@ -8,13 +8,14 @@ use lb_common::tables::Config;
 use tracing::{info, warn};
 
 use super::{Report, Settings};
-use crate::bpf::{self, Attacher, Note, Object};
+use crate::bpf::{self, Attacher, Lock, Note, Object};
 use crate::devices::{Nodes, Survey};
 use crate::watch::Problem;
 
 /// Programs in the kernel.
 pub(super) struct Datapath {
     settings: Settings,
+    _lock: Lock,
     attacher: Attacher,
     attached: bool,
     problems: Vec<Problem>,
@@ -26,6 +27,8 @@ impl Datapath {
     pub(super) fn load(settings: &Settings, last: Option<Report>) -> anyhow::Result<Self> {
         let object = Object::embedded()?;
         settings.pins.create()?;
+        // Before the programs: their pins are another agent's, if there is one.
+        let lock = settings.pins.lock()?;
         let (mut programs, warnings) = object.load(&settings.pins, &settings.capacities, settings.packet_log)?;
         warnings.iter().for_each(|warning| warn!("{warning}"));
         if settings.packet_log && !programs.follow_log()? {
@@ -36,6 +39,7 @@ impl Datapath {
         *attacher.notes_mut() = last.map(|report| report.notes).unwrap_or_default();
         Ok(Self {
             settings: settings.clone(),
+            _lock: lock,
             attacher,
             attached: false,
             problems: Vec::new(),
@@ -52,6 +56,9 @@ impl Datapath {
     /// Attaches to what there is now, and from now on.
     pub(super) fn attach(&mut self, survey: &Survey) -> anyhow::Result<()> {
         let Settings { pins, cgroup, .. } = &self.settings;
+        if pins.take_over_links()? > 0 {
+            info!("taking over what an agent of another layout attached");
+        }
         match cgroup {
             Some(cgroup) => bpf::attach_sockets(pins, self.attacher.programs(), cgroup)?,
             None => bpf::detach_sockets(pins)?,

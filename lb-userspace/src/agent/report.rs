@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +65,11 @@ pub struct Report {
     pub notes: BTreeMap<u32, Note>,
 }
 
+/// Whoever asks whether an agent runs holds the lock for a moment: it is tried again, this often.
+const TRIES: u32 = 10;
+/// And after this time.
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// The run folder.
 #[derive(Clone, Debug)]
 pub struct RunDir(PathBuf);
@@ -91,7 +97,14 @@ impl RunDir {
         let path = self.lock_path();
         let file = File::options().create(true).truncate(false).write(true).open(&path);
         let file = file.map_err(fail("open", &path))?;
-        match file.try_lock() {
+        let mut tries = 0..TRIES;
+        let locked = loop {
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) if tries.next().is_some() => thread::sleep(PAUSE),
+                result => break result,
+            }
+        };
+        match locked {
             Ok(()) => Ok(Lock(file)),
             Err(TryLockError::WouldBlock) => {
                 Err(ReportError::Running { path: self.0.clone(), pid: self.last().map(|report| report.pid) })
@@ -179,5 +192,20 @@ mod tests {
         assert_eq!(run.running(), None);
         assert_eq!(run.last(), Some(report));
         run.lock().unwrap();
+    }
+
+    #[test]
+    fn who_asks_for_a_moment_whether_an_agent_runs_keeps_none_from_starting() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunDir::new(folder.path());
+        drop(run.lock().unwrap());
+        let asking = File::open(run.lock_path()).unwrap();
+        asking.try_lock_shared().unwrap();
+        let asked = thread::spawn(move || {
+            thread::sleep(PAUSE);
+            drop(asking);
+        });
+        run.lock().unwrap();
+        asked.join().unwrap();
     }
 }

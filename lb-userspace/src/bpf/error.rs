@@ -27,6 +27,12 @@ pub enum Error {
         /// The root of the pins.
         path: PathBuf,
     },
+    /// Two agents would fight for the pins.
+    #[error("another agent keeps the pins at {}: stop it first, or name other pins with --pin-root", path.display())]
+    Taken {
+        /// The root of the pins.
+        path: PathBuf,
+    },
     /// A file or folder.
     #[error("cannot {act} {}: {source}", path.display())]
     File {

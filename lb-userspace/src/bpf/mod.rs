@@ -22,7 +22,7 @@ pub use error::Error;
 pub use flows::{counters, now, remove_flows, ticks};
 pub use maps::{FamilyMaps, Fill, Maps, Of};
 pub use object::{Object, Programs};
-pub use pins::{Attachment, Pins};
+pub use pins::{Attachment, Lock, Pins};
 pub use run::Run;
 pub use shape::Capacities;
 pub use sockets::{attach_sockets, cgroup2_mount, detach_sockets};

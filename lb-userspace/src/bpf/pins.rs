@@ -1,7 +1,7 @@
 //! The folder of pins: `<root>/v<layout>/{maps,links,programs}` on a bpffs. What is pinned there outlives the agent.
 
 use std::fmt;
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -11,6 +11,10 @@ use lb_common::tables::LAYOUT;
 
 use super::{Error, Hook, How, sys};
 use crate::devices::Role;
+
+/// Held for as long as an agent keeps the pins.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "it is there to be dropped")] File);
 
 /// Where maps, links and programs of this layout are pinned.
 #[derive(Clone, Debug)]
@@ -68,6 +72,43 @@ impl Pins {
         Ok(())
     }
 
+    /// Takes the lock of these pins, which says that an agent keeps them. The kernel gives it back when it is dropped.
+    ///
+    /// # Errors
+    /// Another agent has it, or there is no such folder.
+    pub fn lock(&self) -> Result<Lock, Error> {
+        let folder = File::open(&self.root).map_err(|source| Error::file("open", &self.root, source))?;
+        match folder.try_lock() {
+            Ok(()) => Ok(Lock(folder)),
+            Err(TryLockError::WouldBlock) => Err(Error::Taken { path: self.root.clone() }),
+            Err(TryLockError::Error(source)) => Err(Error::file("lock", &self.root, source)),
+        }
+    }
+
+    /// Moves what agents of other layouts attached into this layout, where it is taken over without a gap: a link
+    /// takes a program over other maps. To be called when the maps are complete. What is here already stays; how much
+    /// was moved.
+    ///
+    /// # Errors
+    /// A pin cannot be moved.
+    pub fn take_over_links(&self) -> Result<usize, Error> {
+        let mut moved = 0;
+        // The latest layout first: of two that were there, it is the one that was in use.
+        for layout in self.layouts(true)?.iter().rev() {
+            let links = layout.join("links");
+            let attached = attachments(&links)?.into_iter().map(|attachment| attachment.to_string());
+            for name in attached.chain(sockets(&links)?.into_iter().map(|name| format!("{SOCKET}{name}"))) {
+                let (from, to) = (links.join(&name), self.links().join(&name));
+                if to.exists() {
+                    continue;
+                }
+                fs::rename(&from, &to).map_err(|source| Error::file("move", &from, source))?;
+                moved += 1;
+            }
+        }
+        Ok(moved)
+    }
+
     /// Everything that is attached to devices, in order.
     ///
     /// # Errors
@@ -94,16 +135,16 @@ impl Pins {
         self.links().join(format!("{SOCKET}{program}"))
     }
 
-    /// Folders of layouts; of other agents' alone, or all.
+    /// Folders of layouts, in order; of other agents' alone, or all.
     ///
     /// # Errors
     /// The root cannot be read.
     pub fn layouts(&self, others_only: bool) -> Result<Vec<PathBuf>, Error> {
-        let own = format!("v{LAYOUT}");
-        let is_layout = |name: &str| name.strip_prefix('v').is_some_and(|rest| rest.parse::<u32>().is_ok());
         let names = names(&self.root)?;
-        let wanted = names.iter().filter(|name| is_layout(name) && !(others_only && **name == own));
-        Ok(wanted.map(|name| self.root.join(name)).collect())
+        let number = |name: &String| name.strip_prefix('v')?.parse().ok();
+        let mut wanted: Vec<u32> = names.iter().filter_map(number).filter(|n| !(others_only && *n == LAYOUT)).collect();
+        wanted.sort_unstable();
+        Ok(wanted.iter().map(|layout| self.root.join(format!("v{layout}"))).collect())
     }
 }
 

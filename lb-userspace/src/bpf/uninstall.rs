@@ -19,9 +19,10 @@ pub struct Removed {
 /// Detaches all programs, whichever agent attached them, and removes all pins.
 ///
 /// # Errors
-/// A pin or a filter cannot be removed.
+/// An agent runs, or a pin or a filter cannot be removed.
 pub fn uninstall(pins: &Pins) -> Result<Removed, Error> {
     let mut removed = Removed::default();
+    let _lock = if pins.root().exists() { Some(pins.lock()?) } else { None };
     for layout in pins.layouts(false)? {
         let links = layout.join("links");
         for name in pins::sockets(&links)? {
@@ -51,7 +52,7 @@ pub fn uninstall(pins: &Pins) -> Result<Removed, Error> {
     Ok(removed)
 }
 
-/// Removes what agents of other layouts pinned. To be called when this one's programs are attached.
+/// Removes what agents of other layouts pinned and nobody took over. To be called when this one's programs are attached.
 ///
 /// # Errors
 /// A pin cannot be removed.

@@ -1,6 +1,6 @@
 //! Programs at devices of a network namespace of its own, checked with the kernel after each step.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::Command;
 use std::thread;
 
@@ -120,7 +120,7 @@ fn the_pin_of_a_filter_holds_the_program_that_runs() {
             assert_eq!(world.attached(), CLSACT_NIC);
             let shown = run("tc", &format!("filter show dev {NAME} egress"));
             let pin = Attachment { index: INDEX, role: Role::Nic, hook: Hook::TcEgress, how: How::Clsact };
-            let id = program_id(&world.link(&pin));
+            let id = fdinfo(&world.link(&pin), "prog_id");
             assert!(shown.contains(&format!(" id {id} ")), "{id}: {shown}");
             ids.push(id);
         }
@@ -128,9 +128,11 @@ fn the_pin_of_a_filter_holds_the_program_that_runs() {
     });
 }
 
-fn program_id(program: &OwnedFd) -> u32 {
-    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", std::os::fd::AsRawFd::as_raw_fd(program))).unwrap();
-    text.lines().find_map(|line| line.strip_prefix("prog_id:")).unwrap().trim().parse().unwrap()
+/// What the kernel says of a link or a program.
+fn fdinfo(of: &OwnedFd, field: &str) -> u32 {
+    let text = fs::read_to_string(format!("/proc/thread-self/fdinfo/{}", of.as_raw_fd())).unwrap();
+    let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    value.unwrap().trim().parse().unwrap()
 }
 
 #[test]
@@ -172,6 +174,50 @@ fn what_others_detached_is_attached_again() {
             assert_eq!(attacher.repairs(), 2, "{tc:?}: what is well is left alone");
         }
     });
+}
+
+#[test]
+fn another_layouts_links_are_taken_over_without_a_gap() {
+    in_namespace("another_layouts_links_are_taken_over_without_a_gap", |world| {
+        let pins = &world.lab.pins;
+        let mut attacher = world.attacher(TcMode::Tcx);
+        assert_eq!(world.sync(&mut attacher), [""; 0]);
+        let ids = || {
+            pins.attachments().unwrap().iter().map(|found| fdinfo(&world.link(found), "link_id")).collect::<Vec<_>>()
+        };
+        let before = ids();
+        let [layout] = &pins.layouts(false).unwrap()[..] else { panic!("one layout") };
+        let older = pins.root().join("v1000");
+        fs::rename(layout, &older).unwrap();
+
+        let mut attacher = world.attacher(TcMode::Tcx);
+        assert_eq!(pins.attachments().unwrap(), []);
+        assert_eq!(pins.take_over_links().unwrap(), 2);
+        assert_eq!(world.sync(&mut attacher), [""; 0]);
+        assert_eq!(remove_older_layouts(pins).unwrap(), [older]);
+        assert_eq!(world.attached(), TCX_NIC);
+        assert_eq!(ids(), before, "the same links");
+        assert!(attacher.notes().is_empty() && attacher.repairs() == 0, "{attacher:?}");
+        for attachment in pins.attachments().unwrap() {
+            let program = attacher.programs().get(attachment.hook.program()).unwrap();
+            let runs = fdinfo(&world.link(&attachment), "prog_id");
+            assert_eq!(runs, fdinfo(&program.try_clone_to_owned().unwrap(), "prog_id"), "{attachment}");
+        }
+    });
+}
+
+#[test]
+fn one_agent_keeps_the_pins() {
+    let Some(lab) = Lab::new("one_agent_keeps_the_pins") else { return };
+    lab.pins.create().unwrap();
+    let lock = lab.pins.lock().unwrap();
+    let error = lab.pins.lock().unwrap_err().to_string();
+    assert!(error.contains("--pin-root"), "{error}");
+    assert!(matches!(uninstall(&lab.pins), Err(Error::Taken { .. })) && lab.pins.exist());
+    drop(lock);
+    drop(lab.pins.lock().unwrap());
+    assert_eq!(uninstall(&lab.pins).unwrap().layouts, 1);
+    assert!(!lab.pins.root().exists());
 }
 
 #[test]
