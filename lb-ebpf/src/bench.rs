@@ -55,7 +55,8 @@ static TC_TARGET: ProgramArray = ProgramArray::with_max_entries(1, 0);
 /// Makes the packet, then calls the XDP program under test.
 #[xdp(frags)]
 fn front_xdp(ctx: XdpContext) -> u32 {
-    let excess = (ctx.data_end() - ctx.data()) as i32 - length();
+    // Opaque, or the compiler adds the length to a packet pointer first, which the verifier refuses.
+    let excess = core::hint::black_box(ctx.data_end() - ctx.data()) as i32 - length();
     // SAFETY: the context is this run's own. A refusal has another length than what it refused.
     if excess != 0 && unsafe { bpf_xdp_adjust_tail(ctx.ctx, -excess) } != 0 {
         return XDP_DROP;

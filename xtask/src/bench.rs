@@ -27,7 +27,7 @@ pub(crate) fn run(part: &Part) -> Result<()> {
     bench.arg("datapath").arg("--front").arg(workspace::bpf_built("sluice-bench"));
     bench.arg("--json").arg(workspace::target_dir().join("bench/datapath.json"));
     if *quick {
-        bench.args(["--runs", "3", "--rounds", "100000"]);
+        bench.args(["--runs", "3", "--rounds", "20000", "--services", "10000"]);
     }
     process::run(&mut bench).context("the benchmark failed")
 }

@@ -21,10 +21,10 @@ enum Part {
         #[arg(long)]
         front: PathBuf,
         /// Runs of each case
-        #[arg(long, default_value_t = 11)]
+        #[arg(long, default_value_t = 15)]
         runs: usize,
         /// Packets a run
-        #[arg(long, default_value_t = 500_000)]
+        #[arg(long, default_value_t = 100_000)]
         rounds: u32,
         /// Services of the second set of tables
         #[arg(long, default_value_t = 100_000)]
