@@ -2,8 +2,12 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use futures_util::{Stream, StreamExt};
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use futures_util::{FutureExt, Stream, StreamExt};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
@@ -11,6 +15,8 @@ use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, 
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::world::{Address, Link, Route, World};
 
@@ -19,55 +25,108 @@ use super::world::{Address, Link, Route, World};
 pub struct Watcher {
     /// What there is now.
     pub world: watch::Receiver<World>,
-    /// Ends with an error when netlink does.
+    /// Lasts through errors of netlink.
     pub task: tokio::task::JoinHandle<io::Result<()>>,
 }
 
-/// Reads what there is and follows it.
+/// The shortest pause before netlink is opened again; each further one is twice as long.
+const PAUSE: Duration = Duration::from_millis(100);
+/// And the longest. Whoever follows for longer than this has no trouble any more.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// Reads what there is and follows it. An error later on ends nothing: all is opened and read again.
 ///
 /// # Errors
-/// Netlink cannot be opened or read.
+/// Netlink cannot be opened or read at the start.
 pub async fn watch() -> io::Result<Watcher> {
-    // News first: what happens while we read is then read again.
-    let groups = [
-        MulticastGroup::Link,
-        MulticastGroup::Ipv4Ifaddr,
-        MulticastGroup::Ipv6Ifaddr,
-        MulticastGroup::Ipv4Route,
-        MulticastGroup::Ipv6Route,
-    ];
-    let (news, _, mut messages) = rtnetlink::new_multicast_connection(&groups)?;
-    tokio::spawn(news);
-    let (requests, handle, _) = rtnetlink::new_connection()?;
-    tokio::spawn(requests);
-    let mut world = World::default();
-    Stale::ALL.read(&handle, &mut world).await?;
-    let (sender, receiver) = watch::channel(world.clone());
-    let task = tokio::spawn(async move {
-        while let Some((message, _)) = messages.next().await {
-            let mut stale = Stale::by(&message, &world);
-            // A new pod is a burst of messages: read once for all that are here.
-            while let Ok((message, _)) = messages.try_recv() {
-                stale = stale.or(Stale::by(&message, &world));
+    let session = Session::open().await?;
+    let (sender, receiver) = watch::channel(session.world.clone());
+    let (mut session, sender) = (Some(session), Arc::new(sender));
+    let follow = move || {
+        let (session, sender) = (session.take(), sender.clone());
+        let follow = async move {
+            match session {
+                Some(session) => session.follow(&sender).await,
+                None => Session::open().await?.follow(&sender).await,
             }
-            stale.read(&handle, &mut world).await?;
+        };
+        follow.boxed()
+    };
+    Ok(Watcher { world: receiver, task: tokio::spawn(forever(follow)) })
+}
+
+/// Follows until nobody wants to know any more.
+async fn forever(mut follow: impl FnMut() -> BoxFuture<'static, io::Result<()>>) -> io::Result<()> {
+    let mut pause = PAUSE;
+    loop {
+        let began = Instant::now();
+        let Err(error) = follow().await else { return Ok(()) };
+        if began.elapsed() > LONGEST {
+            pause = PAUSE;
+        }
+        tracing::warn!("cannot follow the devices of this node, trying again in {pause:?}: {error}");
+        tokio::time::sleep(pause).await;
+        pause = LONGEST.min(pause * 2);
+    }
+}
+
+/// One connection to netlink, and what was read through it.
+struct Session {
+    messages: BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>,
+    handle: Handle,
+    world: World,
+    /// The connections; they end with it.
+    _tasks: JoinSet<()>,
+}
+
+impl Session {
+    async fn open() -> io::Result<Self> {
+        // News first: what happens while we read is then read again.
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
+        ];
+        let (news, _, messages) = rtnetlink::new_multicast_connection(&groups)?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(news);
+        let (requests, handle, _) = rtnetlink::new_connection()?;
+        tasks.spawn(requests);
+        let messages = messages.map(|(message, _)| message).boxed();
+        let mut session = Self { messages, handle, world: World::default(), _tasks: tasks };
+        Stale::ALL.read(&session.handle, &mut session.world).await?;
+        Ok(session)
+    }
+
+    /// Until the receiver is dropped.
+    async fn follow(mut self, sender: &watch::Sender<World>) -> io::Result<()> {
+        loop {
             let changed = sender.send_if_modified(|old| {
-                let changed = *old != world;
+                let changed = *old != self.world;
                 if changed {
-                    old.clone_from(&world);
+                    old.clone_from(&self.world);
                 }
                 changed
             });
             if changed {
-                tracing::debug!(devices = world.links.len(), "devices, addresses or default routes changed");
+                tracing::debug!(devices = self.world.links.len(), "devices, addresses or default routes changed");
             }
             if sender.is_closed() {
                 return Ok(());
             }
+            let Some(message) = self.messages.next().await else {
+                return Err(io::Error::other("the kernel closed the netlink socket"));
+            };
+            let mut stale = Stale::by(&message, &self.world);
+            // A new pod is a burst of messages: read once for all that are here.
+            while let Some(Some(message)) = self.messages.next().now_or_never() {
+                stale = stale.or(Stale::by(&message, &self.world));
+            }
+            stale.read(&self.handle, &mut self.world).await?;
         }
-        Err(io::Error::other("the kernel closed the netlink socket"))
-    });
-    Ok(Watcher { world: receiver, task })
+    }
 }
 
 /// What must be read again.
@@ -193,4 +252,31 @@ fn routes(message: &RouteMessage) -> Vec<Route> {
     }
     let v6 = header.address_family == AddressFamily::Inet6;
     devices.into_iter().map(|index| Route { v6, index, metric }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_is_followed_by_another_try_ever_later() {
+        let begun = Arc::new(Mutex::new(vec![Instant::now()]));
+        let log = begun.clone();
+        let follow = move || {
+            let mut log = log.lock().unwrap();
+            log.push(Instant::now());
+            let error = Err(io::Error::other("the dump was interrupted"));
+            match log.len() - 1 {
+                10 => tokio::time::sleep(LONGEST * 2).map(|()| error).boxed(),
+                12 => async { Ok(()) }.boxed(),
+                _ => async { error }.boxed(),
+            }
+        };
+        forever(follow).await.unwrap();
+        let at = begun.lock().unwrap();
+        let pauses: Vec<_> = at.windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect();
+        assert_eq!(pauses, [0, 100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000, 20_100, 200]);
+    }
 }
