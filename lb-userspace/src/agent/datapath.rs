@@ -18,6 +18,8 @@ pub(super) struct Datapath {
     _lock: Lock,
     attacher: Attacher,
     attached: bool,
+    /// Programs at sockets that others had detached.
+    mended: u64,
     problems: Vec<Problem>,
     strange: BTreeSet<String>,
 }
@@ -42,6 +44,7 @@ impl Datapath {
             _lock: lock,
             attacher,
             attached: false,
+            mended: 0,
             problems: Vec::new(),
             strange: BTreeSet::new(),
         })
@@ -76,7 +79,17 @@ impl Datapath {
         if !self.attached {
             return;
         }
-        let errors = self.attacher.sync(&survey.devices);
+        let mut errors = self.attacher.sync(&survey.devices);
+        if let Some(cgroup) = &self.settings.cgroup {
+            match bpf::mend_sockets(&self.settings.pins, self.attacher.programs(), cgroup) {
+                Ok(0) => {}
+                Ok(mended) => {
+                    warn!("{mended} programs were detached from sockets; attached anew");
+                    self.mended += mended;
+                }
+                Err(error) => errors.push(error),
+            }
+        }
         let strange: BTreeSet<_> = survey.strange.iter().cloned().collect();
         for name in strange.difference(&self.strange) {
             warn!("{name} leads outside, but has no Ethernet header: nothing is attached to it");
@@ -101,7 +114,7 @@ impl Datapath {
 
     /// How often something was found detached.
     pub(super) fn repairs(&self) -> u64 {
-        self.attacher.repairs()
+        self.attacher.repairs() + self.mended
     }
 }
 

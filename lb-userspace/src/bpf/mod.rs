@@ -25,7 +25,7 @@ pub use object::{Object, Programs};
 pub use pins::{Attachment, Lock, Pins};
 pub use run::Run;
 pub use shape::Capacities;
-pub use sockets::{attach_sockets, cgroup2_mount, detach_sockets};
+pub use sockets::{attach_sockets, cgroup2_mount, detach_sockets, mend_sockets};
 pub use store::BpfStore;
 pub use sys::{device_name, netns_cookie};
 pub use uninstall::{Removed, remove_older_layouts, uninstall};

@@ -34,13 +34,27 @@ pub fn cgroup2_mount(mounts: &str) -> Option<PathBuf> {
 /// # Errors
 /// The kernel refuses a hook.
 pub fn attach_sockets(pins: &Pins, programs: &Programs, cgroup: &Path) -> Result<(), Error> {
+    attach(pins, programs, cgroup, |link, program| sys::swap(link, program)).map(drop)
+}
+
+/// Attaches again what others detached since [`attach_sockets`]; how much that was.
+///
+/// # Errors
+/// The kernel refuses a hook.
+pub fn mend_sockets(pins: &Pins, programs: &Programs, cgroup: &Path) -> Result<u64, Error> {
+    attach(pins, programs, cgroup, |_, _| Ok(()))
+}
+
+/// Attaches what is not attached, and does to the rest as told. How much was not.
+fn attach(pins: &Pins, programs: &Programs, cgroup: &Path, adopt: Adopt) -> Result<u64, Error> {
+    let mut anew = 0;
     let folder = File::open(cgroup).map_err(|source| Error::file("open", cgroup, source))?;
     // The id of a cgroup is the number of its inode.
     let id = folder.metadata().map_err(|source| Error::file("open", cgroup, source))?.ino();
     for (name, kind) in HOOKS {
         let program = programs.get(name)?;
         let path = pins.socket(name);
-        if adopt(&path, program, id).unwrap_or(false) {
+        if adopted(&path, program, id, adopt).unwrap_or(false) {
             continue;
         }
         pins::unlink(&path)?;
@@ -53,11 +67,15 @@ pub fn attach_sockets(pins: &Pins, programs: &Programs, cgroup: &Path) -> Result
             target: cgroup.display().to_string(),
             reason: error.to_string(),
         })?;
+        anew += 1;
     }
-    Ok(())
+    Ok(anew)
 }
 
-fn adopt(path: &Path, program: BorrowedFd<'_>, cgroup: u64) -> io::Result<bool> {
+/// What becomes of a link that is attached, given the program it shall run.
+type Adopt = fn(BorrowedFd<'_>, BorrowedFd<'_>) -> io::Result<()>;
+
+fn adopted(path: &Path, program: BorrowedFd<'_>, cgroup: u64, adopt: Adopt) -> io::Result<bool> {
     if !fs::exists(path)? {
         return Ok(false);
     }
@@ -65,7 +83,7 @@ fn adopt(path: &Path, program: BorrowedFd<'_>, cgroup: u64) -> io::Result<bool> 
     if sys::link_target(link.as_fd())? != cgroup {
         return Ok(false);
     }
-    sys::swap(link.as_fd(), program).map(|()| true)
+    adopt(link.as_fd(), program).map(|()| true)
 }
 
 /// Detaches from all sockets. Those that are connected stay with their backends.

@@ -207,6 +207,29 @@ fn another_layouts_links_are_taken_over_without_a_gap() {
 }
 
 #[test]
+fn what_others_detached_from_sockets_is_attached_again() {
+    let Some(lab) = Lab::new("what_others_detached_from_sockets_is_attached_again") else { return };
+    let Some(root) = cgroup2_mount(&fs::read_to_string("/proc/mounts").unwrap()) else {
+        return eprintln!("SKIP what_others_detached_from_sockets_is_attached_again: no cgroup2 is mounted");
+    };
+    let programs = lab.load(&SMALL).0;
+    // A cgroup without processes: nobody's sockets are touched.
+    let cgroup = tempfile::Builder::new().prefix("sluice-").tempdir_in(root).unwrap();
+    let mend = || mend_sockets(&lab.pins, &programs, cgroup.path()).unwrap();
+    attach_sockets(&lab.pins, &programs, cgroup.path()).unwrap();
+    assert_eq!(mend(), 0);
+    let names = lab.pins.sockets().unwrap();
+    let target = |name: &str| sys::link_target(sys::open(&lab.pins.socket(name)).unwrap().as_fd()).unwrap();
+    let before: Vec<_> = names.iter().map(|name| target(name)).collect();
+    sys::detach(sys::open(&lab.pins.socket(&names[0])).unwrap().as_fd()).unwrap();
+    assert_eq!(target(&names[0]), 0);
+    assert_eq!((mend(), mend()), (1, 0));
+    assert_eq!(names.iter().map(|name| target(name)).collect::<Vec<_>>(), before);
+    detach_sockets(&lab.pins).unwrap();
+    fs::remove_dir(cgroup.keep()).unwrap();
+}
+
+#[test]
 fn one_agent_keeps_the_pins() {
     let Some(lab) = Lab::new("one_agent_keeps_the_pins") else { return };
     lab.pins.create().unwrap();
