@@ -34,7 +34,7 @@ pub fn cgroup2_mount(mounts: &str) -> Option<PathBuf> {
 /// # Errors
 /// The kernel refuses a hook.
 pub fn attach_sockets(pins: &Pins, programs: &Programs, cgroup: &Path) -> Result<(), Error> {
-    attach(pins, programs, cgroup, |link, program| sys::swap(link, program)).map(drop)
+    attach(pins, programs, cgroup, sys::swap).map(drop)
 }
 
 /// Attaches again what others detached since [`attach_sockets`]; how much that was.
