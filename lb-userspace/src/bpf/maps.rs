@@ -112,9 +112,9 @@ of!(V6, v6);
 pub struct Fill {
     /// The map.
     pub map: &'static str,
-    /// Entries in it.
+    /// What is in it: entries, or flows.
     pub entries: u64,
-    /// Entries it has room for.
+    /// What it has room for.
     pub capacity: u64,
     /// The option that enlarges it.
     pub option: Option<&'static str>,
@@ -163,16 +163,18 @@ impl Maps {
                 map::FILTER | map::CONFIG | map::COUNTERS => continue,
                 _ => self.entries(shape.map).map_err(|error| Error::map("read", shape.map, &error))?,
             };
-            let capacity = u64::from(shape.entries(*capacity));
+            let capacity = u64::from(shape.room(*capacity));
+            // A half that lost its other half is a flow as well.
+            let entries = entries.div_ceil(u64::from(shape.entries_each()));
             fills.push(Fill { map: shape.map, entries, capacity, option: shape.option });
         }
         Ok(fills)
     }
 
-    /// Room for entries in a map.
+    /// Room in a map, as people count it.
     pub fn capacity(&self, map: &str) -> u32 {
         let of = self.shapes.iter().find(|(shape, _)| shape.map == map);
-        of.map_or(0, |(shape, capacity)| shape.entries(*capacity))
+        of.map_or(0, |(shape, capacity)| shape.room(*capacity))
     }
 
     fn entries(&self, name: &str) -> io::Result<u64> {

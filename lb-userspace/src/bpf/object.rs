@@ -58,9 +58,9 @@ impl Object {
             if let (Some(pinned), Some(option)) = (pinned, shape.option)
                 && pinned != shape.capacity
             {
-                let (has, wants) = (shape.entries(pinned), shape.entries(shape.capacity));
+                let (has, wants) = (shape.room(pinned), shape.room(shape.capacity));
                 warnings.push(format!(
-                    "the map {} keeps room for {has} entries, not {wants}: {option} takes effect after `sluice uninstall`",
+                    "the map {} keeps room for {has}, not {wants}: {option} takes effect after `sluice uninstall`",
                     shape.map
                 ));
             }

@@ -20,9 +20,9 @@ pub struct Capacities {
     pub backends: u32,
     /// Maglev slots.
     pub slots: u32,
-    /// Entries for established flows of a family, two a flow.
+    /// Established flows of a family.
     pub flows: u32,
-    /// Entries for half-open flows of a family, two a flow.
+    /// Half-open flows of a family.
     pub half_open: u32,
 }
 
@@ -32,8 +32,8 @@ impl Default for Capacities {
             services: map::FRONTENDS_CAPACITY,
             backends: map::BACKENDS_CAPACITY,
             slots: map::SLOTS_CAPACITY,
-            flows: map::ESTABLISHED_CAPACITY,
-            half_open: map::HALF_OPEN_CAPACITY,
+            flows: map::ESTABLISHED_CAPACITY / ENTRIES_PER_FLOW,
+            half_open: map::HALF_OPEN_CAPACITY / ENTRIES_PER_FLOW,
         }
     }
 }
@@ -52,6 +52,8 @@ pub(super) struct Shape {
 
 /// Slots in one element of `SLOTS`.
 pub(super) const SLOTS_PER_WORD: u32 = 2;
+/// One there, one back.
+const ENTRIES_PER_FLOW: u32 = 2;
 
 /// All maps that are pinned, with the sizes asked for.
 pub(super) fn shapes(capacities: &Capacities) -> Vec<Shape> {
@@ -60,6 +62,7 @@ pub(super) fn shapes(capacities: &Capacities) -> Vec<Shape> {
     }
     use MapType::{Array, Hash, LruHash, PerCpuArray};
     let Capacities { services, backends, slots, flows, half_open } = *capacities;
+    let [flows, half_open] = [flows, half_open].map(|flows| flows.saturating_mul(ENTRIES_PER_FLOW));
     let (services_by, backends_by) = (Some("--max-services"), Some("--max-backends"));
     let (flows_by, half_open_by) = (Some("--max-flows"), Some("--max-half-open"));
     vec![
@@ -109,8 +112,17 @@ impl Shape {
         Ok(Some(info.max_entries()))
     }
 
-    /// Entries as people count them.
-    pub(super) fn entries(&self, capacity: u32) -> u32 {
-        if self.map == map::SLOTS { capacity.saturating_mul(SLOTS_PER_WORD) } else { capacity }
+    /// Room as people count it, from that of the kernel.
+    pub(super) fn room(&self, capacity: u32) -> u32 {
+        match self.map {
+            map::SLOTS => capacity.saturating_mul(SLOTS_PER_WORD),
+            _ => capacity / self.entries_each(),
+        }
+    }
+
+    /// Entries that people count as one.
+    pub(super) fn entries_each(&self) -> u32 {
+        let of_flows = [map::HALF_OPEN, map::ESTABLISHED].iter().flatten().any(|flows| *flows == self.map);
+        if of_flows { ENTRIES_PER_FLOW } else { 1 }
     }
 }

@@ -20,7 +20,7 @@ use crate::store::{MemoryStore, Store, StoreError};
 mod attach;
 
 /// Small, so that tests are quick and can fill a map.
-const SMALL: Capacities = Capacities { services: 64, backends: 64, slots: 4096, flows: 64, half_open: 64 };
+const SMALL: Capacities = Capacities { services: 64, backends: 64, slots: 4096, flows: 32, half_open: 32 };
 
 /// Maps in a bpffs of their own, which goes with them.
 struct Lab {
@@ -195,7 +195,7 @@ fn a_map_of_another_shape_is_refused_by_name() {
 #[test]
 fn flows_are_read_in_batches_and_removed_unless_they_live() {
     let Some(lab) = Lab::new("flows_are_read_in_batches_and_removed_unless_they_live") else { return };
-    let _programs = lab.load(&Capacities { flows: 20_000, ..SMALL });
+    let _programs = lab.load(&Capacities { flows: 8_000, ..SMALL });
     let mut maps = Maps::open(&lab.pins).unwrap();
     let (sport, dport) = (Be16::new(0), Be16::new(80));
     let entry = |n: u16| {
@@ -222,6 +222,9 @@ fn flows_are_read_in_batches_and_removed_unless_they_live() {
     maps.read_flows(&mut native).unwrap();
     assert_eq!(native.v6.established, (0..15_000).map(entry).collect());
     assert!(native.v4.established.is_empty() && native.v6.half_open.is_empty());
+    let fills = maps.fill(0).unwrap();
+    let fill = fills.iter().find(|fill| fill.map == "ESTABLISHED_V6").unwrap();
+    assert_eq!((fill.entries, fill.capacity), (7_500, 8_000), "two entries are one flow");
     // One had another packet since it was read, one is gone.
     let read = [
         entry(1),

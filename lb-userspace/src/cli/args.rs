@@ -151,11 +151,11 @@ pub(super) struct AgentArgs {
     /// Room for Maglev slots: about 100 for each backend of each set of backends.
     #[arg(long, value_name = "N", default_value_t = map::SLOTS_CAPACITY, value_parser = clap::value_parser!(u32).range(2..=1 << 30))]
     pub(super) max_slots: u32,
-    /// Room for entries of established flows of each address family, two a flow.
-    #[arg(long, value_name = "N", default_value_t = map::ESTABLISHED_CAPACITY, value_parser = clap::value_parser!(u32).range(2..=1 << 26))]
+    /// Room for established flows of each address family.
+    #[arg(long, value_name = "N", default_value_t = map::ESTABLISHED_CAPACITY / 2, value_parser = clap::value_parser!(u32).range(1..=1 << 25))]
     pub(super) max_flows: u32,
-    /// Room for entries of half-open flows of each address family, two a flow.
-    #[arg(long, value_name = "N", default_value_t = map::HALF_OPEN_CAPACITY, value_parser = clap::value_parser!(u32).range(2..=1 << 26))]
+    /// Room for half-open flows of each address family.
+    #[arg(long, value_name = "N", default_value_t = map::HALF_OPEN_CAPACITY / 2, value_parser = clap::value_parser!(u32).range(1..=1 << 25))]
     pub(super) max_half_open: u32,
     /// What the agent logs: error, warn, info, debug, trace, or directives as RUST_LOG has them.
     #[arg(long, alias = "log-level", value_name = "LEVEL", default_value = "info")]

@@ -150,7 +150,7 @@ mod tests {
             (vec!["--manifests", file.to_str().unwrap()], "is not a folder"),
             (vec!["--manifests", here, "--node-name", " "], "the node has no name"),
             (vec!["--manifests", here, "--cgroup", here], "is not a cgroup2 folder"),
-            (vec!["--manifests", here, "--max-flows", "0"], "0 is not in 2..="),
+            (vec!["--manifests", here, "--max-flows", "0"], "0 is not in 1..="),
             (vec!["--manifests", here, "--xdp", "fast"], "possible values: native, generic, off"),
         ] {
             let error = match parse(&args) {

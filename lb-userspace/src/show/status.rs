@@ -61,7 +61,7 @@ fn problems<S: serde::Serializer>(problems: &[Problem], serializer: S) -> Result
 pub struct MapRow {
     /// Its name.
     pub map: String,
-    /// Entries in it.
+    /// What is in it: entries, or flows.
     pub entries: u64,
     /// Room.
     pub capacity: u64,
