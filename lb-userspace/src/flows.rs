@@ -24,6 +24,8 @@ const RESET: u64 = 10;
 const DATAGRAMS: u64 = 120;
 /// Only one side has spoken.
 const HALF_OPEN: u64 = 60;
+/// How long answers to datagrams may be on their way.
+const IN_FLIGHT: u64 = 2;
 
 /// Which backends each frontend has now: what a sweep asks of the image, found once for all flows.
 #[derive(Debug)]
@@ -80,6 +82,14 @@ pub fn over<A: Of>(
         }
     }
     keys
+}
+
+/// Whether an entry that is over goes now. The way there of datagrams goes first, and the way back when it is found alone
+/// and silent: a backend that left may just be answering.
+pub fn goes_now<A: Of>(entries: &BTreeMap<FlowKey<A>, Flow<A>>, key: &FlowKey<A>, flow: &Flow<A>, now: u32) -> bool {
+    let (other, _) = mirror(key, flow);
+    let is_first = flow.state & state::THERE != 0 || key.proto != Protocol::Udp.number();
+    is_first || !entries.contains_key(&other) && age(flow.seen, now) > ticks(IN_FLIGHT)
 }
 
 fn is_over<A: Of>(

@@ -18,8 +18,9 @@ const EMPTY: u8 = 20;
 /// Chi-square for three pods (two degrees of freedom) that a fair choice exceeds once in a million runs.
 const UNEVEN: f64 = 27.6;
 
-/// How long a UDP flow may stick to a backend that has left: the agent looks for such flows every few seconds.
-const LEFT: Duration = Duration::from_secs(12);
+/// How long a UDP flow may stick to a backend that has left: the agent looks for such flows as soon as it knows, and a
+/// machine may be busy.
+const LEFT: Duration = Duration::from_secs(1);
 
 const HTTP: (Exchange, u16) = (Exchange::Http, 80);
 const UDP: (Exchange, u16) = (Exchange::Udp { size: 100, connected: false }, 53);

@@ -1,12 +1,13 @@
 //! The main loop of the agent.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use lb_common::mem::Image;
 use lb_common::tables::map;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{info, warn};
@@ -43,7 +44,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         agent.attach(&mut datapath)?;
     }
     let mut engine = Engine::start(&agent.settings, &agent.survey)?;
-    let _sweep = Aborted(tokio::spawn(sweep::forever(agent.settings.pins.clone())));
+    let _sweep = Aborted(tokio::spawn(sweep::forever(agent.settings.pins.clone(), agent.turned.clone())));
     let mut repair = interval(REPAIR);
     repair.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -130,6 +131,8 @@ struct Agent {
     status: Status,
     /// Writes and repairs of reconcilers before this one.
     before: (u64, u64),
+    /// Frontends of datagrams were changed.
+    turned: Arc<Notify>,
     attached: bool,
     announced: bool,
     started: u64,
@@ -144,6 +147,7 @@ impl Agent {
             survey,
             status: Status::default(),
             before: (0, 0),
+            turned: Arc::default(),
             attached: false,
             announced: false,
             started: clock(),
@@ -163,6 +167,9 @@ impl Agent {
     fn status(&mut self, status: Status) {
         if status.writes > self.status.writes {
             self.last_write = Some(clock());
+        }
+        if status.turned > self.status.turned {
+            self.turned.notify_one();
         }
         self.status = status;
         self.report_soon();

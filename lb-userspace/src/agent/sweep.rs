@@ -1,72 +1,151 @@
-//! Removes flows that are over, now and then.
+//! Removes flows that are over: all of them now and then, and those of datagrams whose backend no longer serves at once.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
+use lb_common::flow::state;
 use lb_common::ip::{V4, V6};
 use lb_common::mem::Image;
-use lb_common::tables::{FlowKey, FlowTable};
+use lb_common::tables::{Flow, FlowKey, FlowTable};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{debug, warn};
 
 use crate::bpf::{self, BpfStore, Error, Of, Pins};
-use crate::flows::{Current, over};
+use crate::flows::{Current, goes_now, over};
 use crate::model::Protocol;
 use crate::store::Store;
 
-/// The least time between two sweeps.
+/// The least time between two sweeps of all flows.
 const PAUSE: Duration = Duration::from_secs(5);
-/// After a sweep comes a pause this many times as long, so that millions of flows do not take a core.
+/// After a sweep of all flows comes a pause this many times as long, so that millions do not take a core.
 const SHARE: u32 = 50;
+/// Changes come in groups, and a packet that saw the frontend of before may just be opening its flow.
+const HOLD: Duration = Duration::from_millis(10);
+/// After a sweep of datagrams comes a pause this many times as long: half of a core while changes never cease, since the
+/// second change of a pair must not wait for long.
+const SHARE_OF_DATAGRAMS: u32 = 1;
+/// Sweeps of datagrams in a row. A flow that has a packet between look and removal is spared, and an answer on its way
+/// may make a removed half whole again: so it is looked again until nothing is found. What is left after all these is
+/// the next sweep's of all.
+const AGAIN: u32 = 8;
 
-/// Sweeps until it is dropped.
-pub(super) async fn forever(pins: Pins) {
-    let mut pause = PAUSE;
+/// What is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Which {
+    All,
+    Datagrams,
+}
+
+/// Sweeps until it is dropped; `turned` says that datagrams of some frontend may have to go elsewhere.
+pub(super) async fn forever(pins: Pins, turned: Arc<Notify>) {
+    // An agent before this one may have ended between a change and its sweep.
+    let mut next = Instant::now();
+    let mut rested = next;
+    let mut again = 0;
     loop {
-        tokio::time::sleep(pause).await;
+        // Also where changes never cease.
+        let which = match Instant::now() < next && timeout_at(next, turned.notified()).await.is_ok() {
+            false => Which::All,
+            true => {
+                sleep_until(rested.max(Instant::now() + HOLD)).await;
+                Which::Datagrams
+            }
+        };
         let began = Instant::now();
-        let pins = pins.clone();
-        // Reading large maps takes long; devices and Services must not wait for it.
-        match tokio::task::spawn_blocking(move || sweep(&pins)).await {
-            Ok(Ok(0)) => {}
-            Ok(Ok(removed)) => debug!("removed {removed} entries of flows that are over"),
-            Ok(Err(error)) => warn!("cannot remove flows that are over: {error:#}"),
-            Err(error) => warn!("cannot remove flows that are over: {error}"),
+        let found = run(pins.clone(), which).await;
+        let took = began.elapsed();
+        debug!("a sweep of {which:?} took {took:?}");
+        match which {
+            Which::All => (next, again) = (Instant::now() + PAUSE.max(took * SHARE), 0),
+            Which::Datagrams => {
+                rested = Instant::now() + took * SHARE_OF_DATAGRAMS;
+                again = if found > 0 { again + 1 } else { 0 };
+                if (1..AGAIN).contains(&again) {
+                    turned.notify_one();
+                }
+            }
         }
-        pause = PAUSE.max(began.elapsed() * SHARE);
     }
 }
 
-fn sweep(pins: &Pins) -> anyhow::Result<usize> {
+/// Sweeps once, and says how many entries were over.
+async fn run(pins: Pins, which: Which) -> usize {
+    // Reading large maps takes long; devices and Services must not wait for it.
+    match tokio::task::spawn_blocking(move || sweep(&pins, which)).await {
+        Ok(Ok(Swept { found, removed })) => {
+            if found > 0 {
+                debug!("{found} entries of flows are over, {removed} of them removed");
+            }
+            return found;
+        }
+        Ok(Err(error)) => warn!("cannot remove flows that are over: {error:#}"),
+        Err(error) => warn!("cannot remove flows that are over: {error}"),
+    }
+    0
+}
+
+#[derive(Default)]
+struct Swept {
+    found: usize,
+    removed: usize,
+}
+
+fn sweep(pins: &Pins, which: Which) -> anyhow::Result<Swept> {
     let mut store = BpfStore::open(pins)?;
+    // Flows first: one that opens later may go to a backend that an image read before it does not know.
+    let (v4, v6) = (Flows::<V4>::read(&store, which)?, Flows::<V6>::read(&store, which)?);
     // Only datagrams ask where their Service leads now, and reading it costs more than all the rest.
-    let mut image = None;
-    let mut removed = 0;
-    for table in [FlowTable::HalfOpen, FlowTable::Established] {
-        removed += family::<V4>(&mut store, table, &mut image)?;
-        removed += family::<V6>(&mut store, table, &mut image)?;
-    }
-    Ok(removed)
+    let image = if v4.any_datagram() || v6.any_datagram() { store.read()? } else { Image::default() };
+    let mut swept = Swept::default();
+    v4.remove(&mut store, which, &image, &mut swept);
+    v6.remove(&mut store, which, &image, &mut swept);
+    Ok(swept)
 }
 
-fn family<A: Of>(store: &mut BpfStore, table: FlowTable, image: &mut Option<Image>) -> anyhow::Result<usize> {
-    let entries = entries::<A>(store, table)?;
-    let datagrams = entries.keys().any(|key: &FlowKey<A>| key.proto == Protocol::Udp.number());
-    if datagrams && image.is_none() {
-        *image = Some(store.read()?);
+/// The flows of a family, by table.
+struct Flows<A: Of>([(FlowTable, Entries<A>); 2]);
+
+type Entries<A> = BTreeMap<FlowKey<A>, Flow<A>>;
+
+impl<A: Of> Flows<A> {
+    fn read(store: &BpfStore, which: Which) -> Result<Self, Error> {
+        let read = |table| {
+            let mut entries = Entries::new();
+            store.maps().flows::<A>(table, |key, flow| {
+                if which == Which::All || is_datagram(key) {
+                    entries.insert(*key, *flow);
+                }
+            })?;
+            Ok((table, entries))
+        };
+        Ok(Self([read(FlowTable::HalfOpen)?, read(FlowTable::Established)?]))
     }
-    let none = Image::default();
-    let mut current = Current::<A>::new(image.as_ref().unwrap_or(&none));
-    let keys = over(table, &entries, &mut current, bpf::now());
-    let over: Vec<_> = keys.iter().filter_map(|key| Some((*key, *entries.get(key)?))).collect();
-    Ok(bpf::remove_flows(store.maps_mut(), table, &over))
+
+    fn any_datagram(&self) -> bool {
+        self.0.iter().any(|(_, entries)| entries.keys().any(is_datagram))
+    }
+
+    fn remove(&self, store: &mut BpfStore, which: Which, image: &Image, swept: &mut Swept) {
+        let mut current = Current::<A>::new(image);
+        for (table, entries) in &self.0 {
+            let now = bpf::now();
+            let mut over: Vec<_> = over(*table, entries, &mut current, now)
+                .iter()
+                .filter_map(|key| Some((*key, *entries.get(key)?)))
+                .filter(|(key, flow)| goes_now(entries, key, flow, now))
+                .collect();
+            if which == Which::Datagrams {
+                // Their way back is the next sweep's of all.
+                over.retain(|(_, flow)| flow.state & state::THERE != 0);
+            }
+            swept.found += over.len();
+            swept.removed += bpf::remove_flows(store.maps_mut(), *table, &over);
+        }
+    }
 }
 
-type Entries<A> = BTreeMap<FlowKey<A>, lb_common::tables::Flow<A>>;
-
-fn entries<A: Of>(store: &BpfStore, table: FlowTable) -> Result<Entries<A>, Error> {
-    let mut entries = Entries::new();
-    store.maps().flows::<A>(table, |key, flow| {
-        entries.insert(*key, *flow);
-    })?;
-    Ok(entries)
+fn is_datagram<A: Of>(key: &FlowKey<A>) -> bool {
+    key.proto == Protocol::Udp.number()
 }

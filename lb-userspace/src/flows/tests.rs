@@ -107,6 +107,22 @@ fn datagrams_leave_a_backend_that_no_longer_serves_at_once() {
 }
 
 #[test]
+fn an_answer_to_datagrams_still_finds_its_way_back() {
+    let going = |proto, age, alone: bool| {
+        let mut entries = pair(proto, 1, 0, (age, age));
+        if alone {
+            entries.retain(|_, flow| flow.state & state::THERE == 0);
+        }
+        let going = entries.iter().filter(|(key, flow)| goes_now(&entries, key, flow, NOW));
+        going.map(|(_, flow)| flow.state & state::THERE != 0).collect::<Vec<_>>()
+    };
+    assert_eq!(going(UDP, 100, false), [true], "the way there");
+    assert_eq!(going(UDP, 0, true), [false; 0], "answers come");
+    assert_eq!(going(UDP, 10, true), [false], "no more answers");
+    assert_eq!(going(TCP, 0, false).len(), 2);
+}
+
+#[test]
 fn a_connection_stays_with_its_backend_whatever_becomes_of_the_service() {
     let nothing = Image::default();
     assert_eq!(removed(FlowTable::Established, &pair(TCP, 1, 0, (0, 0)), &nothing), 0);

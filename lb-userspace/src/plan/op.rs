@@ -6,6 +6,8 @@ use std::sync::Arc;
 use lb_common::ip::{Family, Ip, V4, V6};
 use lb_common::tables::{Backend, Config, Frontend, FrontendKey, Name, map};
 
+use crate::model::Protocol;
+
 /// One write to the maps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
@@ -95,6 +97,17 @@ impl Op {
         }
     }
 
+    /// Whether datagrams of a frontend may have to go elsewhere after it.
+    pub const fn turns_datagrams(&self) -> bool {
+        match self {
+            Self::V4(op) => op.turns_datagrams(),
+            Self::V6(op) => op.turns_datagrams(),
+            Self::Config(_) | Self::Run { .. } | Self::Name { .. } | Self::RemoveName { .. } | Self::Filter { .. } => {
+                false
+            }
+        }
+    }
+
     /// Whether it only takes something away, so that a full map is no obstacle.
     pub const fn is_removal(&self) -> bool {
         match self {
@@ -115,6 +128,13 @@ impl<A: Ip> FamilyOp<A> {
         match self {
             Self::Backend { .. } | Self::RemoveBackend { .. } => map::BACKENDS[family],
             Self::Frontend { .. } | Self::RemoveFrontend { .. } => map::FRONTENDS[family],
+        }
+    }
+
+    const fn turns_datagrams(&self) -> bool {
+        match self {
+            Self::Frontend { key, .. } | Self::RemoveFrontend { key } => key.proto == Protocol::Udp.number(),
+            Self::Backend { .. } | Self::RemoveBackend { .. } => false,
         }
     }
 

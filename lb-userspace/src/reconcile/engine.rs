@@ -191,7 +191,7 @@ impl<S: Store> Engine<S> {
             Ok(()) => ops.len(),
             Err(Stopped { done, .. }) => *done,
         };
-        self.status.writes += done as u64;
+        self.count(&ops[..done]);
         self.status.generation += 1;
         debug!("{done} of {} writes made", ops.len());
         let Err(Stopped { error, .. }) = written else { return Ok(()) };
@@ -202,12 +202,17 @@ impl<S: Store> Engine<S> {
         Err(error)
     }
 
+    fn count(&mut self, written: &[Op]) {
+        self.status.writes += written.len() as u64;
+        self.status.turned += written.iter().filter(|op| op.turns_datagrams()).count() as u64;
+    }
+
     fn make_room(&mut self, ops: &[Op]) {
         let removals: Vec<_> = ops.iter().filter(|op| op.is_removal()).cloned().collect();
         match self.store.apply(&removals) {
-            Ok(()) => self.status.writes += removals.len() as u64,
+            Ok(()) => self.count(&removals),
             Err(Stopped { done, error }) => {
-                self.status.writes += done as u64;
+                self.count(&removals[..done]);
                 warn!("{error}");
             }
         }

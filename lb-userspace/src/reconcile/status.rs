@@ -17,6 +17,8 @@ pub struct Status {
     pub generation: u64,
     /// Entries written in all.
     pub writes: u64,
+    /// Writes, among these, after which datagrams of a frontend may have to go elsewhere.
+    pub turned: u64,
     /// Entries that someone else had changed, and that were repaired.
     pub repairs: u64,
     /// Why the last round failed; none where it went well.

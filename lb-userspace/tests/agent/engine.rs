@@ -134,6 +134,25 @@ fn a_full_map_gets_room_from_what_is_to_go() {
     settle(&mut engine, now);
 }
 
+#[test]
+fn writes_after_which_datagrams_may_have_to_go_elsewhere_are_counted() {
+    let (mut engine, mut now) = run(MemoryStore::default(), Instant::now(), [two_services()]);
+    let emptied = slice(0, 0, Family::V4, &[]);
+    let rows = [
+        ("an endpoint left a Service with a UDP port", one_endpoint_less(), true),
+        ("nothing changed", one_endpoint_less(), false),
+        ("a Service of TCP alone is gone", Message::Events(vec![Event::Service(Change::Delete(name(1)))]), false),
+        ("all endpoints left", Message::Events(vec![Event::EndpointSlice(Change::Apply(emptied))]), true),
+        ("the Service is gone", Message::Events(vec![Event::Service(Change::Delete(name(0)))]), true),
+    ];
+    for (what, message, expected) in rows {
+        let before = engine.status().turned;
+        engine.receive(message, now);
+        now = settle(&mut engine, now);
+        assert_eq!(engine.status().turned > before, expected, "{what}");
+    }
+}
+
 type Spoil = fn(&mut MemoryStore);
 
 #[test]
