@@ -8,6 +8,7 @@
 #![feature(asm_experimental_arch)]
 
 mod atomic;
+mod bytes;
 mod log;
 mod maps;
 mod skb;

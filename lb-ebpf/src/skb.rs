@@ -9,6 +9,7 @@ use lb_common::reject;
 use lb_common::tables::Side;
 use lb_common::verdict::Verdict;
 
+use crate::bytes;
 use crate::tables::Kernel;
 
 /// Go on with the programs of others, then up the stack (`TCX_NEXT`; clsact knows it as `TC_ACT_UNSPEC`).
@@ -19,14 +20,6 @@ const HEADERS: u32 = 128;
 
 struct Buffer(TcContext);
 
-impl Buffer {
-    #[inline(always)]
-    fn at<T>(&self, offset: usize) -> Option<*mut T> {
-        let start = self.0.data() + offset;
-        (start + size_of::<T>() <= self.0.data_end()).then_some(start as *mut T)
-    }
-}
-
 impl Packet for Buffer {
     #[inline(always)]
     fn length(&self) -> usize {
@@ -35,14 +28,12 @@ impl Packet for Buffer {
 
     #[inline(always)]
     fn load<T: bytemuck::Pod>(&self, offset: usize) -> Option<T> {
-        // SAFETY: `at` has checked the bounds, and the verifier checks `at`. BPF loads a word at any address.
-        self.at::<T>(offset).map(|p| unsafe { *p })
+        bytes::load(self.0.data(), self.0.data_end(), offset)
     }
 
     #[inline(always)]
     fn store<T: bytemuck::Pod>(&mut self, offset: usize, value: &T) -> Option<()> {
-        // SAFETY: as in `load`.
-        self.at::<T>(offset).map(|p| unsafe { *p = *value })
+        bytes::store(self.0.data(), self.0.data_end(), offset, value)
     }
 
     #[inline(always)]

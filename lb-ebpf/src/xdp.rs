@@ -9,17 +9,10 @@ use lb_common::reject;
 use lb_common::tables::Side;
 use lb_common::verdict::Verdict;
 
+use crate::bytes;
 use crate::tables::Kernel;
 
 struct Frame(XdpContext);
-
-impl Frame {
-    #[inline(always)]
-    fn at<T>(&self, offset: usize) -> Option<*mut T> {
-        let start = self.0.data() + offset;
-        (start + size_of::<T>() <= self.0.data_end()).then_some(start as *mut T)
-    }
-}
 
 impl Packet for Frame {
     #[inline(always)]
@@ -30,14 +23,12 @@ impl Packet for Frame {
 
     #[inline(always)]
     fn load<T: bytemuck::Pod>(&self, offset: usize) -> Option<T> {
-        // SAFETY: `at` has checked the bounds, and the verifier checks `at`. BPF loads a word at any address.
-        self.at::<T>(offset).map(|p| unsafe { *p })
+        bytes::load(self.0.data(), self.0.data_end(), offset)
     }
 
     #[inline(always)]
     fn store<T: bytemuck::Pod>(&mut self, offset: usize, value: &T) -> Option<()> {
-        // SAFETY: as in `load`.
-        self.at::<T>(offset).map(|p| unsafe { *p = *value })
+        bytes::store(self.0.data(), self.0.data_end(), offset, value)
     }
 
     #[inline(always)]

@@ -1,0 +1,22 @@
+//! Direct access to the bytes of a packet, between the two pointers that the kernel gives.
+
+/// Where `T` stands at `offset` from `start`, if that is before `end`. The verifier follows this very comparison.
+#[inline(always)]
+fn at<T>(start: usize, end: usize, offset: usize) -> Option<*mut T> {
+    let start = start + offset;
+    (start + size_of::<T>() <= end).then_some(start as *mut T)
+}
+
+/// Reads.
+#[inline(always)]
+pub(crate) fn load<T: bytemuck::Pod>(start: usize, end: usize, offset: usize) -> Option<T> {
+    // SAFETY: `at` has checked the bounds, and the verifier checks `at`. BPF loads a word at any address.
+    at::<T>(start, end, offset).map(|p| unsafe { *p })
+}
+
+/// Writes.
+#[inline(always)]
+pub(crate) fn store<T: bytemuck::Pod>(start: usize, end: usize, offset: usize, value: &T) -> Option<()> {
+    // SAFETY: as in `load`.
+    at::<T>(start, end, offset).map(|p| unsafe { *p = *value })
+}
