@@ -1,6 +1,5 @@
 //! The real agent, and the command line, run as a user runs them: as processes in the node's namespace.
 
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -37,6 +36,15 @@ pub enum Xdp {
     Off,
 }
 
+/// How programs are attached at TC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tc {
+    /// By links.
+    Tcx,
+    /// By filters.
+    Clsact,
+}
+
 /// What the agent is told.
 #[derive(Clone, Copy, Debug)]
 pub struct AgentOptions {
@@ -44,13 +52,34 @@ pub struct AgentOptions {
     pub socket_path: SocketPath,
     /// `--xdp`.
     pub xdp: Xdp,
+    /// `--tc`.
+    pub tc: Tc,
     /// `--log-level`.
     pub log_level: &'static str,
+    /// `--packet-log debug`.
+    pub packet_log: bool,
+    /// `--max-flows`, where it is not the default.
+    pub max_flows: Option<u32>,
+    /// `--max-half-open`, where it is not the default.
+    pub max_half_open: Option<u32>,
+}
+
+impl AgentOptions {
+    /// What most tests want, as a constant for tables.
+    pub const USUAL: Self = Self {
+        socket_path: SocketPath::Host,
+        xdp: Xdp::Native,
+        tc: Tc::Tcx,
+        log_level: "info",
+        packet_log: false,
+        max_flows: None,
+        max_half_open: None,
+    };
 }
 
 impl Default for AgentOptions {
     fn default() -> Self {
-        Self { socket_path: SocketPath::Host, xdp: Xdp::Native, log_level: "info" }
+        Self::USUAL
     }
 }
 
@@ -81,6 +110,12 @@ impl<'a> Agent<'a> {
     pub fn restart(&mut self) -> Result<()> {
         self.launch()?;
         self.wait_ready()
+    }
+
+    /// As [`Agent::restart`], but with other options from now on.
+    pub fn restart_with(&mut self, options: AgentOptions) -> Result<()> {
+        self.options = options;
+        self.restart()
     }
 
     /// As [`Agent::restart`], but does not wait: for an agent that has no reason to become ready.
@@ -188,13 +223,45 @@ impl Drop for Agent<'_> {
     }
 }
 
-/// Runs `sluice <args> --pin-root …` on the node of `lab`.
+/// Runs `sluice <args> --pin-root …` on the node of `lab`. It is killed if it does not end.
 pub fn cli(lab: &Lab, args: &[&str]) -> Result<Output> {
+    let mut child = start_cli(lab, args)?;
+    let pid = Pid::from_raw(child.id().cast_signed());
+    let (done, is_done) = std::sync::mpsc::channel();
+    let watchdog = std::thread::spawn(move || {
+        let late = is_done.recv_timeout(READY).is_err();
+        // The process is waited for only after this thread has ended, so the number is still its own.
+        late && kill(pid, Signal::SIGKILL).is_ok()
+    });
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let read = std::thread::scope(|scope| {
+        let errors = scope.spawn(|| stderr.map(|mut pipe| pipe.read_to_end(&mut err)));
+        let read = stdout.map(|mut pipe| pipe.read_to_end(&mut out));
+        [read, errors.join().unwrap_or_default()].into_iter().flatten().find_map(Result::err)
+    });
+    let _ = done.send(());
+    let killed = watchdog.join().unwrap_or(false);
+    let status = child.wait().context("cannot wait for `sluice`")?;
+    if let Some(error) = read {
+        return Err(error).context("cannot read what `sluice` prints");
+    }
+    if killed {
+        bail!("`sluice {}` did not end within {} s", args.join(" "), READY.as_secs());
+    }
+    Ok(Output { status, stdout: out, stderr: err })
+}
+
+/// Starts `sluice <args> --pin-root …` on the node of `lab`, its output on pipes. It ends with the lab at the latest.
+pub fn start_cli(lab: &Lab, args: &[&str]) -> Result<Child> {
     let program = beside("SLUICE_BIN", "sluice", "cargo xtask build")?;
     let mut command = Command::new(program);
     command.args(args).arg("--pin-root").arg(lab.bpffs()).arg("--run-dir").arg(lab.run_dir());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    lab.node.spawn(&mut command)?.wait_with_output().context("cannot wait for `sluice`")
+    let child = lab.node.spawn(&mut command)?;
+    // What has ended already needs no cgroup.
+    let _ = fs::write(lab.cgroup().join("cgroup.procs"), child.id().to_string());
+    Ok(child)
 }
 
 fn launch(lab: &Lab, program: &Path, options: AgentOptions) -> Result<(Child, File)> {
@@ -202,6 +269,22 @@ fn launch(lab: &Lab, program: &Path, options: AgentOptions) -> Result<(Child, Fi
     // A file of its own for each process, so that the one before cannot speak for it.
     let _ = fs::remove_file(&path);
     let log = File::options().create_new(true).append(true).read(true).open(&path).context("cannot make a log")?;
+    let mut command = Command::new(program);
+    command.arg("agent");
+    command.arg("--run-dir").arg(lab.run_dir()).arg("--pin-root").arg(lab.bpffs());
+    command.arg("--manifests").arg(lab.manifests.dir()).arg("--cgroup").arg(lab.cgroup());
+    command.args(["--node-name", "node", "--nic", NIC, "--pod-device", "pod-*"]).args(arguments(options));
+    command.stdin(Stdio::null());
+    command.stdout(log.try_clone().context("cannot share the log")?);
+    command.stderr(log.try_clone().context("cannot share the log")?);
+    let child = lab.node.spawn(&mut command)?;
+    // In the lab's cgroup, so that it ends with the lab also when the test was killed.
+    fs::write(lab.cgroup().join("cgroup.procs"), child.id().to_string()).context("cannot move the agent")?;
+    Ok((child, log))
+}
+
+/// Options as they are typed.
+fn arguments(options: AgentOptions) -> Vec<String> {
     let socket_path = match options.socket_path {
         SocketPath::All => "all",
         SocketPath::Host => "host",
@@ -212,30 +295,22 @@ fn launch(lab: &Lab, program: &Path, options: AgentOptions) -> Result<(Child, Fi
         Xdp::Generic => "generic",
         Xdp::Off => "off",
     };
-    let mut command = Command::new(program);
-    command.arg("agent");
-    let dir = lab.manifests.dir();
-    let (bpffs, run_dir) = (lab.bpffs(), lab.run_dir());
-    let pairs: [(&str, &OsStr); 10] = [
-        ("--run-dir", run_dir.as_ref()),
-        ("--manifests", dir.as_ref()),
-        ("--pin-root", bpffs.as_ref()),
-        ("--cgroup", lab.cgroup().as_ref()),
-        ("--node-name", "node".as_ref()),
-        ("--socket-path", socket_path.as_ref()),
-        ("--nic", NIC.as_ref()),
-        ("--pod-device", "pod-*".as_ref()),
-        ("--xdp", xdp.as_ref()),
-        ("--log-level", options.log_level.as_ref()),
-    ];
-    for (name, value) in pairs {
-        command.arg(name).arg(value);
+    let tc = match options.tc {
+        Tc::Tcx => "tcx",
+        Tc::Clsact => "clsact",
+    };
+    let packet_log = if options.packet_log { "debug" } else { "off" };
+    let mut arguments = Vec::new();
+    for (name, value) in [
+        ("--socket-path", Some(socket_path.to_owned())),
+        ("--xdp", Some(xdp.to_owned())),
+        ("--tc", Some(tc.to_owned())),
+        ("--log-level", Some(options.log_level.to_owned())),
+        ("--packet-log", Some(packet_log.to_owned())),
+        ("--max-flows", options.max_flows.map(|n| n.to_string())),
+        ("--max-half-open", options.max_half_open.map(|n| n.to_string())),
+    ] {
+        arguments.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));
     }
-    command.stdin(Stdio::null());
-    command.stdout(log.try_clone().context("cannot share the log")?);
-    command.stderr(log.try_clone().context("cannot share the log")?);
-    let child = lab.node.spawn(&mut command)?;
-    // In the lab's cgroup, so that it ends with the lab also when the test was killed.
-    fs::write(lab.cgroup().join("cgroup.procs"), child.id().to_string()).context("cannot move the agent")?;
-    Ok((child, log))
+    arguments
 }

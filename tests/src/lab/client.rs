@@ -45,6 +45,11 @@ pub enum Exchange {
         /// Milliseconds.
         for_ms: u64,
     },
+    /// A line and its answer, silence for so long, and once more over the same connection.
+    Silence {
+        /// Milliseconds.
+        for_ms: u64,
+    },
 }
 
 /// Exchanges, one after another.
@@ -65,6 +70,9 @@ pub struct Load {
     /// All UDP exchanges from one socket, and so one flow; else each from one of its own.
     pub one_socket: bool,
 }
+
+/// Between two lines of [`Exchange::Lines`].
+const LINES: Duration = Duration::from_millis(20);
 
 /// After so many failures in a row a load ends: what is broken would else take minutes to say so.
 const GIVE_UP: usize = 10;
@@ -119,7 +127,11 @@ impl Load {
             Exchange::Bulk { up, down } => self.bulk(port, timeout, up, down),
             Exchange::Udp { size, connected } => self.udp(port, timeout, size, connected, kept),
             Exchange::UdpBurst { size, segments } => self.udp_burst(port, timeout, size, segments),
-            Exchange::Lines { for_ms } => self.lines(port, timeout, Duration::from_millis(for_ms)),
+            Exchange::Lines { for_ms } => self.lines(port, timeout, Duration::from_millis(for_ms), LINES),
+            Exchange::Silence { for_ms } => {
+                let length = Duration::from_millis(for_ms);
+                self.lines(port, timeout, length, length)
+            }
         }
     }
 
@@ -224,7 +236,7 @@ impl Load {
         Ok(Seen { server, peer: socket.peer_addr()?, local: socket.local_addr()? })
     }
 
-    fn lines(&self, port: u16, timeout: Duration, length: Duration) -> io::Result<Seen> {
+    fn lines(&self, port: u16, timeout: Duration, length: Duration, gap: Duration) -> io::Result<Seen> {
         let stream = self.connect(port, timeout)?;
         let (peer, local) = (stream.peer_addr()?, stream.local_addr()?);
         let mut reader = BufReader::new(&stream);
@@ -241,7 +253,7 @@ impl Load {
             if Instant::now() >= end {
                 return Ok(Seen { server: now, peer, local });
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(gap);
         }
     }
 }

@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
 use super::Netns;
@@ -25,13 +26,35 @@ impl Frames {
             let index = nix::net::if_::if_nametoindex(device).with_context(|| format!("no device {device}"))?;
             socket.bind(&link_address(all, index)).with_context(|| format!("cannot bind to {device}"))?;
             socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+            // Room for a burst of some thousand frames; as root, above the limit of the system.
+            setsockopt(&socket, RcvBufForce, &(16 << 20)).context("cannot enlarge a packet socket's buffer")?;
             Ok(Self { socket })
         })
     }
 
-    /// Sends one frame, from its destination address on.
+    /// The hardware address of `device` in `ns`.
+    pub fn address(ns: &Netns, device: &str) -> Result<[u8; 6]> {
+        ns.run(|| {
+            let mut all = nix::ifaddrs::getifaddrs().context("cannot list the devices")?;
+            let of_device = all.find_map(|found| {
+                (found.interface_name == device).then_some(())?;
+                found.address?.as_link_addr()?.addr()
+            });
+            of_device.with_context(|| format!("{device} has no hardware address"))
+        })
+    }
+
+    /// Sends one frame, from its destination address on; waits where the other end of a veth takes no more for now.
     pub fn send(&mut self, frame: &[u8]) -> Result<()> {
-        let sent = self.socket.write(frame).context("cannot send a frame")?;
+        let end = Instant::now() + Duration::from_secs(5);
+        let sent = loop {
+            match self.socket.write(frame) {
+                Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) && Instant::now() < end => {
+                    std::thread::sleep(Duration::from_micros(100));
+                }
+                result => break result.context("cannot send a frame")?,
+            }
+        };
         anyhow::ensure!(sent == frame.len(), "{sent} of {} bytes of a frame were sent", frame.len());
         Ok(())
     }

@@ -11,6 +11,7 @@
 //! link, an address without a subnet, and a gateway that the node answers for.
 
 mod agent;
+mod attached;
 mod client;
 mod frame;
 mod manifest;
@@ -30,20 +31,21 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 
-pub use agent::{Agent, AgentOptions, SocketPath, Xdp, cli};
+pub use agent::{Agent, AgentOptions, SocketPath, Tc, Xdp, cli, start_cli};
+pub use attached::Attached;
 pub use client::{Answer, Exchange, Load, Report, Seen};
 pub use frame::Frames;
 pub use manifest::{Manifests, endpoint_slice, pod as pod_manifest, pod_in_state, service as service_manifest};
 pub use netns::Netns;
 pub use offload::{DEFAULT, NO_TX_CHECKSUM, Offload, TABLE as OFFLOADS};
 pub use owner::{found, remove_leftovers};
+pub use pass::Pass;
 pub use place::{Place, Running};
 pub use server::Server;
 pub use way::{WORLDS, Way};
 pub use wire::{BULK_PORT, ECHO_PORT, Greeting, HTTP_PORT, UDP_PORT, is_pattern, pattern};
 
 pub(crate) use owner::Owner;
-use pass::Pass;
 
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,7 +145,7 @@ impl Lab {
         node.ip("route add default via 192.168.50.2\nroute add default via fd00:50::2\n")?;
         // XDP at the NIC cannot see partial checksums, so a veth's peer must send whole ones, as a wire does.
         NO_TX_CHECKSUM.apply(&outside, "eth0")?;
-        let pass = Some(Pass::attach(&outside, "eth0")?);
+        let pass = Some(Pass::xdp(&outside, "eth0")?);
         Ok(Self { node, outside, manifests, pass, owner })
     }
 
@@ -156,11 +158,17 @@ impl Lab {
 
     /// Adds pod number `n` (its addresses end in it), without servers.
     pub fn bare_pod(&self, name: &str, n: u8) -> Result<Pod> {
+        self.bare_pod_with_index(name, n, None)
+    }
+
+    /// The same, but with this index for the node's end of its link, where one is given.
+    pub fn bare_pod_with_index(&self, name: &str, n: u8, index: Option<u64>) -> Result<Pod> {
         let device = format!("pod-{name}");
+        let index = index.map_or(String::new(), |index| format!("index {index} "));
         let ns = Netns::new(&format!("{}-{device}", self.owner.id))?;
         let [v4, v6] = FAMILIES.map(|family| family.pod_ip(n));
         self.node.ip(&format!(
-            "link add {device} type veth peer name eth0 netns {}
+            "link add {device} {index}type veth peer name eth0 netns {}
              link set {device} address ee:ee:ee:ee:ee:ee addrgenmode none
              addr add fe80::1/64 dev {device} nodad\n",
             ns.name()

@@ -21,12 +21,9 @@ pub enum Way {
 
 /// Two settings of the agent that open all ways between them.
 pub const WORLDS: [(AgentOptions, &[Way]); 2] = [
+    (AgentOptions::USUAL, &[Way::PodPacket, Way::Host, Way::OutsideXdp]),
     (
-        AgentOptions { socket_path: SocketPath::Host, xdp: Xdp::Native, log_level: "info" },
-        &[Way::PodPacket, Way::Host, Way::OutsideXdp],
-    ),
-    (
-        AgentOptions { socket_path: SocketPath::All, xdp: Xdp::Off, log_level: "info" },
+        AgentOptions { socket_path: SocketPath::All, xdp: Xdp::Off, ..AgentOptions::USUAL },
         &[Way::PodSocket, Way::Host, Way::OutsideTc],
     ),
 ];
