@@ -230,7 +230,7 @@ impl Attacher {
                     *self.note(device, candidates) = Some(reasons.join("; ")).filter(|text| !text.is_empty());
                     return Ok(attachment);
                 }
-                Err(error) => reasons.push(format!("{}: {}", attachment.how.title(), why(&error))),
+                Err(error) => reasons.push(format!("{}: {}", attachment.how.title(), why(attachment.hook, &error))),
             }
         }
         let program = candidates.last().map_or("a program", |(hook, _)| hook.program());
@@ -313,14 +313,20 @@ pub(super) fn detach(pins: &Pins, attachment: &Attachment) -> Result<(), Error> 
 }
 
 fn failed(attachment: &Attachment, device: &Device, error: &io::Error) -> Error {
-    Error::Attach { program: attachment.hook.program(), target: device.name.clone(), reason: why(error) }
+    Error::Attach {
+        program: attachment.hook.program(),
+        target: device.name.clone(),
+        reason: why(attachment.hook, error),
+    }
 }
 
 /// The kernel's answer, and what it means here.
-fn why(error: &io::Error) -> String {
+fn why(hook: Hook, error: &io::Error) -> String {
     let meaning = match error.raw_os_error() {
         Some(libc::EOPNOTSUPP) => "the driver or the kernel cannot do it",
         Some(libc::EBUSY | libc::EEXIST) => "another program is there",
+        // XDP says so of frames that do not fit a page, tcx of the 63 programs that a device takes.
+        Some(libc::ERANGE | libc::E2BIG) if hook != Hook::Xdp => "the device takes no more programs",
         Some(libc::ERANGE | libc::E2BIG) => "the device's MTU or offloads are too large for it",
         Some(libc::ENODEV) => "the device is gone",
         _ => return error.to_string(),
