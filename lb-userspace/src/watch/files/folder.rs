@@ -155,7 +155,9 @@ impl File {
 
     fn look(&mut self, path: &Path, now: SystemTime, kept: &Kept) {
         let stamp = match fs::metadata(path) {
-            Ok(metadata) => Stamp::of(&metadata),
+            Ok(metadata) if metadata.is_file() => Stamp::of(&metadata),
+            // To open a pipe would wait for a writer for ever.
+            Ok(_) => return self.fail(vec!["it is no file".into()]),
             Err(error) => return self.fail(vec![format!("cannot read the file: {error}")]),
         };
         if self.stamp == Some(stamp) {

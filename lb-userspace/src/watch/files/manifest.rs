@@ -209,7 +209,9 @@ fn head_at<'a>(head: &'a Head, path: &str) -> &'a Head {
 
 /// As Kubernetes reads YAML: `version: 1` is no text, `yes` is no truth.
 fn options() -> serde_saphyr::Options {
-    serde_saphyr::options! { with_snippet: false, no_schema: true, strict_booleans: true }
+    // A List of a whole cluster is one document. Depth and aliases, which make a small file large, stay limited.
+    let budget = serde_saphyr::budget! { max_events: 100_000_000, max_nodes: 50_000_000 };
+    serde_saphyr::options! { with_snippet: false, no_schema: true, strict_booleans: true, budget: budget }
 }
 
 /// A message without the line, which counts from the document's start, and without advice to programmers.

@@ -227,3 +227,14 @@ fn a_stamp_is_trusted_only_once_its_time_has_passed() {
     let path = world.dir.path().join("a.yaml");
     assert_eq!(world.folder.files[&path].stamp, None);
 }
+
+#[test]
+fn a_pipe_stops_nothing() {
+    let mut world = World::new();
+    world.write("b.yaml", &service("b", "10.0.0.2"));
+    let pipe = world.dir.path().join("a.yaml");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let (services, problems) = world.look();
+    assert_eq!(services, ["default/b 10.0.0.2"]);
+    assert!(problems.iter().any(|problem| problem.contains("it is no file")), "{problems:?}");
+}

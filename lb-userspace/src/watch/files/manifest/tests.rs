@@ -149,3 +149,11 @@ fn slices_of_nobody_and_of_other_proxies_are_left_out() {
         "document 1, line 1: EndpointSlice default/s: endpoints[0].addresses[0]: 10.0.0.1 is not of the slice's addressType"
     );
 }
+
+#[test]
+fn a_list_may_be_as_long_as_a_cluster_is_large() {
+    let item = "- {apiVersion: v1, kind: Service, metadata: {name: s, namespace: n}, spec: {clusterIP: 10.0.0.1, ports: [{port: 80}]}}\n";
+    let list = format!("apiVersion: v1\nkind: List\nitems:\n{}", item.repeat(20_000));
+    assert_eq!(mistakes(&list), [""; 0]);
+    assert_eq!(parse(&list).unwrap().objects.len(), 20_000);
+}
