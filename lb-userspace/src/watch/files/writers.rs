@@ -11,7 +11,7 @@ const QUIET: Duration = Duration::from_millis(5);
 /// Longest wait, while changes go on.
 const LONGEST: Duration = Duration::from_millis(100);
 /// Longest wait for somebody who has opened a file, emptied it and not finished writing.
-const LONGEST_WRITE: Duration = Duration::from_millis(2000);
+const LONGEST_WRITE: Duration = Duration::from_millis(500);
 
 /// Files that are being written, by what the kernel reports.
 #[derive(Debug, Default)]
@@ -80,7 +80,7 @@ mod tests {
     fn a_file_is_looked_at_once_its_writer_is_done() {
         assert_eq!(after(&[]), None);
         assert_eq!(after(&[OPEN]), None);
-        assert_eq!(after(&[CREATE, WRITE]), Some(2000 * MS));
+        assert_eq!(after(&[CREATE, WRITE]), Some(500 * MS));
         assert_eq!(after(&[CREATE, WRITE, CLOSE]), Some(5 * MS));
         assert_eq!(after(&[WRITE, EventKind::Remove(RemoveKind::File)]), Some(5 * MS));
     }
