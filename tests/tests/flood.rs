@@ -122,12 +122,15 @@ fn long_exchanges(lab: &Lab, client: &Pod, for_ms: u64) -> Result<Vec<(String, R
     Ok(streams)
 }
 
-/// No exchange failed, and none saw another pod than at its begin.
+/// No exchange failed, and none saw another pod than at its begin. One datagram in fifty may be lost: nobody sends it
+/// again, and a flood overruns the receive ring of the very device it comes through.
 fn assert_undisturbed(case: &str, streams: Vec<(String, Running)>) -> Result<()> {
     for (name, stream) in streams {
         let report = stream.stop()?;
         assert!(!report.answers.is_empty(), "{case}, {name}");
-        assert_eq!(report.failures(), [""; 0], "{case}, {name}: of {}", report.answers.len());
+        let lost = if name.contains("Udp") { report.answers.len() / 50 } else { 0 };
+        let failures = report.failures();
+        assert!(failures.len() <= lost, "{case}, {name}: of {}: {failures:?}", report.answers.len());
         assert_eq!(report.by_pod().len(), 1, "{case}, {name}: it moved: {:?}", report.by_pod());
     }
     Ok(())
