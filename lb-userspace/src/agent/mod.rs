@@ -13,11 +13,18 @@ pub use run::run;
 use crate::bpf::{Capacities, Pins, TcMode, XdpMode};
 use crate::devices::Globs;
 
+/// Where to learn what is declared.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// From manifests in this folder.
+    Manifests(PathBuf),
+}
+
 /// What the agent was told, all of it checked.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The folder of manifests.
-    pub manifests: PathBuf,
+    /// Where to learn what is declared.
+    pub source: Source,
     /// Where to pin.
     pub pins: Pins,
     /// Where to say how it is.

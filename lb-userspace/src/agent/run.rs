@@ -13,11 +13,11 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{info, warn};
 
 use super::datapath::{Datapath, config};
-use super::{Report, Settings, clock, sweep};
+use super::{Report, Settings, Source, clock, sweep};
 use crate::bpf::{BpfStore, Maps};
 use crate::compile::{Limits, NodeFacts};
 use crate::devices::{self, Nodes, Survey};
-use crate::reconcile::{self, Options, Status};
+use crate::reconcile::{self, News, Options, Status};
 use crate::store::Store;
 use crate::watch::{Problem, files};
 
@@ -65,15 +65,13 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
             }
             changed = devices.changed() => {
                 changed.context("cannot follow the devices of this node")?;
-                let Survey { node, own, .. } = agent.survey.clone();
+                let before = agent.survey.node;
                 agent.look(&devices.borrow_and_update().clone());
                 agent.sync(&mut datapath);
-                if agent.survey.node != node || agent.survey.own != own {
+                if agent.survey.node != before {
                     info!("the node's addresses are now {}", addresses(agent.survey.node));
-                    engine.stop().await;
-                    agent.settle();
-                    engine = Engine::start(&agent.settings, &agent.survey)?;
                 }
+                engine.move_to(facts(&agent.settings, &agent.survey)?);
             }
             _ = repair.tick() => agent.sync(&mut datapath),
             () = sleep_until(report_at), if agent.report_at.is_some() => agent.write_report(&datapath),
@@ -97,24 +95,39 @@ impl Drop for Aborted {
 /// The reconciler and its source.
 struct Engine {
     task: JoinHandle<()>,
+    node: watch::Sender<NodeFacts>,
     status: watch::Receiver<Status>,
 }
 
 impl Engine {
     fn start(settings: &Settings, survey: &Survey) -> anyhow::Result<Self> {
         let mut store = BpfStore::open(&settings.pins)?;
-        let mut kept = files::Kept::new(settings.run_dir.manifests());
-        if !kept.is_complete() && serves_nothing(&store.read()?) {
-            kept.start_afresh();
-        }
-        let (config, own) = (config(settings, survey.node)?, survey.own.clone());
-        let facts = NodeFacts { name: settings.node.clone(), zone: None, config, own };
-        let options = Options { limits: limits(store.maps()), ..Options::new(facts) };
-        let messages = files::watch(&settings.manifests, kept);
-        let messages = messages.with_context(|| format!("cannot watch the folder {}", settings.manifests.display()))?;
+        let facts = facts(settings, survey)?;
+        let options = Options { limits: limits(store.maps()), ..Options::new(facts.clone()) };
+        let messages = match &settings.source {
+            Source::Manifests(folder) => {
+                let mut kept = files::Kept::new(settings.run_dir.manifests());
+                if !kept.is_complete() && serves_nothing(&store.read()?) {
+                    kept.start_afresh();
+                }
+                let messages = files::watch(folder, kept);
+                messages.with_context(|| format!("cannot watch the folder {}", folder.display()))?
+            }
+        };
+        let (node, news_of_node) = watch::channel(facts);
         let (sender, status) = watch::channel(Status::default());
-        let task = tokio::spawn(reconcile::run(store, options, messages, sender));
-        Ok(Self { task, status })
+        let news = News { messages, node: news_of_node };
+        let task = tokio::spawn(reconcile::run(store, options, news, sender));
+        Ok(Self { task, node, status })
+    }
+
+    /// What is known of this node now.
+    fn move_to(&self, facts: NodeFacts) {
+        self.node.send_if_modified(|known| {
+            let news = *known != facts;
+            *known = facts;
+            news
+        });
     }
 
     /// Stops between two rounds: no write is left half done.
@@ -129,8 +142,6 @@ struct Agent {
     settings: Settings,
     survey: Survey,
     status: Status,
-    /// Writes and repairs of reconcilers before this one.
-    before: (u64, u64),
     /// Frontends of datagrams were changed.
     turned: Arc<Notify>,
     attached: bool,
@@ -146,7 +157,6 @@ impl Agent {
             settings,
             survey,
             status: Status::default(),
-            before: (0, 0),
             turned: Arc::default(),
             attached: false,
             announced: false,
@@ -173,13 +183,6 @@ impl Agent {
         }
         self.status = status;
         self.report_soon();
-    }
-
-    /// The reconciler was replaced: its counts are kept.
-    fn settle(&mut self) {
-        self.before.0 += self.status.writes;
-        self.before.1 += self.status.repairs;
-        self.status = Status::default();
     }
 
     fn in_step(&self) -> bool {
@@ -236,14 +239,20 @@ impl Agent {
             node: self.settings.node.clone(),
             started: self.started,
             ready: self.in_step() && self.attached,
-            writes: self.before.0 + self.status.writes,
-            repairs: self.before.1 + self.status.repairs + base.repairs,
+            writes: self.status.writes,
+            repairs: self.status.repairs + base.repairs,
             last_write: self.last_write,
             services: self.status.services,
             error: self.status.error.clone(),
             ..base.clone()
         }
     }
+}
+
+/// What the devices and their addresses say of this node.
+fn facts(settings: &Settings, survey: &Survey) -> anyhow::Result<NodeFacts> {
+    let (config, own) = (config(settings, survey.node)?, survey.own.clone());
+    Ok(NodeFacts { name: settings.node.clone(), zone: None, config, own })
 }
 
 /// Whether no bad manifest can take anything away.

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use lb_common::tables::socket_path;
 
 use super::args::{AgentArgs, PacketLogArg, SocketPathArg, TcArg, XdpArg};
-use crate::agent::Settings;
+use crate::agent::{Settings, Source};
 use crate::bpf::{Capacities, TcMode, XdpMode, cgroup2_mount};
 use crate::devices::Globs;
 
@@ -35,7 +35,7 @@ pub(super) fn settings(args: &AgentArgs) -> anyhow::Result<Settings> {
         (None, _) => Some(mounted_cgroup2()?),
     };
     Ok(Settings {
-        manifests,
+        source: Source::Manifests(manifests),
         pins: args.place.pins(),
         run_dir: args.place.run_dir(),
         node,

@@ -17,7 +17,7 @@ use crate::watch::{Message, Problem};
 /// What the loop is told once.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// This node.
+    /// This node, as it is known at the start.
     pub node: NodeFacts,
     /// Room in the maps.
     pub limits: Limits,
@@ -85,7 +85,15 @@ impl<S: Store> Engine<S> {
         self.store
     }
 
-    /// Takes in what a source sent.
+    /// Takes in what is known of this node now.
+    pub fn move_to(&mut self, node: NodeFacts, now: Instant) {
+        if self.options.node != node {
+            self.options.node = node;
+            self.status.behind_since.get_or_insert(now);
+        }
+    }
+
+    /// Takes in what a source sent, and when that came in.
     pub fn receive(&mut self, message: Message, now: Instant) {
         match message {
             Message::Events(events) => events.into_iter().for_each(|event| self.state.apply(event)),

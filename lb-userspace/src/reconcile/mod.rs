@@ -19,16 +19,26 @@ use tokio::time::sleep_until;
 pub use engine::{Engine, Options};
 pub use status::Status;
 
+use crate::compile::NodeFacts;
 use crate::store::Store;
-use crate::watch::Message;
+use crate::watch::Arrived;
 
-/// Keeps the maps of `store` as the messages want them, until no more can come.
+/// What the loop listens to.
+#[derive(Debug)]
+pub struct News {
+    /// What was declared.
+    pub messages: mpsc::Receiver<Arrived>,
+    /// What is known of this node.
+    pub node: watch::Receiver<NodeFacts>,
+}
+
+/// Keeps the maps of `store` as the news want them, until no more messages can come.
 ///
 /// Writes are made in place, not in a thread of their own: each takes about a microsecond.
 pub async fn run<S: Store>(
     store: S,
     options: Options,
-    mut messages: mpsc::Receiver<Message>,
+    News { mut messages, mut node }: News,
     status: watch::Sender<Status>,
 ) {
     let mut engine = Engine::new(store, options, Instant::now());
@@ -46,13 +56,14 @@ pub async fn run<S: Store>(
         let due = engine.due();
         tokio::select! {
             message = messages.recv() => match message {
-                Some(message) => engine.receive(message, Instant::now()),
+                Some(Arrived { at, message }) => engine.receive(message, at),
                 None => return,
             },
+            Ok(()) = node.changed() => engine.move_to(node.borrow_and_update().clone(), Instant::now()),
             () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {}
         }
-        while let Ok(message) = messages.try_recv() {
-            engine.receive(message, Instant::now());
+        while let Ok(Arrived { at, message }) = messages.try_recv() {
+            engine.receive(message, at);
         }
     }
 }

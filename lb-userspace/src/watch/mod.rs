@@ -11,6 +11,7 @@ pub mod select;
 mod service;
 
 use std::fmt;
+use std::time::Instant;
 
 use crate::model::{EndpointSlice, Node, ObjectName, Service};
 
@@ -48,6 +49,22 @@ pub enum Message {
     Events(Vec<Event>),
     /// All that is wrong with the source now. An empty list says that it is well again.
     Problems(Vec<Problem>),
+}
+
+impl Message {
+    /// This message, come in now.
+    pub fn now(self) -> Arrived {
+        Arrived { at: Instant::now(), message: self }
+    }
+}
+
+/// A message, and when it came in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arrived {
+    /// When the source had it.
+    pub at: Instant,
+    /// What it says.
+    pub message: Message,
 }
 
 /// Something that people must know of and repair.

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use lb_common::ip::{Family, V4};
 use lb_common::mem::Image;
+use lb_userspace::compile::NodeFacts;
 use lb_userspace::model::Protocol;
-use lb_userspace::reconcile::{self, Engine, Status};
+use lb_userspace::reconcile::{self, Engine, News, Status};
 use lb_userspace::store::{FaultyStore, MemoryStore, Store};
 use lb_userspace::watch::{Change, Event, Message, Problem};
 use tokio::sync::{mpsc, watch};
@@ -229,14 +230,22 @@ fn problems_of_sources_and_services_stand_in_the_status_until_they_are_gone() {
 }
 
 #[tokio::test]
-async fn the_loop_works_at_once_retries_and_ends_with_its_source() {
+async fn the_loop_works_at_once_retries_follows_its_node_and_ends_with_its_source() {
     let (messages, receiver) = mpsc::channel(4);
     let (sender, mut status) = watch::channel(Status::default());
     let store = FaultyStore::new(MemoryStore::default(), 3);
-    let task = tokio::spawn(reconcile::run(store, options(), receiver, sender));
-    messages.send(two_services()).await.expect("it listens");
+    let (node, news_of_node) = watch::channel(options().node);
+    let news = News { messages: receiver, node: news_of_node };
+    let task = tokio::spawn(reconcile::run(store, options(), news, sender));
+    messages.send(two_services().now()).await.expect("it listens");
     status.wait_for(|status| status.error.is_some()).await.expect("it lives");
     status.wait_for(|status| status.behind_since.is_none()).await.expect("it lives");
-    drop(messages);
+    // The virtual IP of both families of the first Service becomes the node's own.
+    let own = [ip(Family::V4, 96, 1), ip(Family::V6, 96, 1)].into();
+    node.send(NodeFacts { own, ..options().node }).expect("it listens");
+    status.wait_for(|status| status.problems.len() == 2).await.expect("it lives");
+    node.send(options().node).expect("it listens");
+    status.wait_for(|status| status.problems.is_empty()).await.expect("it lives");
+    drop((messages, node));
     task.await.expect("it ends well");
 }

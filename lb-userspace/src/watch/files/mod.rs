@@ -21,7 +21,7 @@ pub use folder::{Declared, Folder};
 pub use kept::Kept;
 pub use manifest::{Manifest, Mistake, Object, parse};
 
-use super::Message;
+use super::Arrived;
 use changes::Published;
 use writers::Writers;
 
@@ -35,7 +35,7 @@ const QUEUE: usize = 16;
 ///
 /// # Errors
 /// No thread can be started.
-pub fn watch(folder: impl Into<PathBuf>, kept: Kept) -> std::io::Result<mpsc::Receiver<Message>> {
+pub fn watch(folder: impl Into<PathBuf>, kept: Kept) -> std::io::Result<mpsc::Receiver<Arrived>> {
     let folder = folder.into();
     let (messages, receiver) = mpsc::channel(QUEUE);
     std::thread::Builder::new().name("sluice-files".into()).spawn(move || Source::new(folder, kept, messages).run())?;
@@ -46,11 +46,11 @@ struct Source {
     path: PathBuf,
     folder: Folder,
     published: Published,
-    messages: mpsc::Sender<Message>,
+    messages: mpsc::Sender<Arrived>,
 }
 
 impl Source {
-    fn new(path: PathBuf, kept: Kept, messages: mpsc::Sender<Message>) -> Self {
+    fn new(path: PathBuf, kept: Kept, messages: mpsc::Sender<Arrived>) -> Self {
         Self { folder: Folder::new(&path, kept), path, published: Published::default(), messages }
     }
 
@@ -86,7 +86,7 @@ impl Source {
         // can make sense of the same as none.
         let known = self.folder.is_known() || self.published.any();
         let news = self.published.news(known.then_some(declared), problems);
-        news.into_iter().all(|message| self.messages.blocking_send(message).is_ok()) && !self.messages.is_closed()
+        news.into_iter().all(|message| self.messages.blocking_send(message.now()).is_ok()) && !self.messages.is_closed()
     }
 }
 

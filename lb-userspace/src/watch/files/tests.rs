@@ -4,12 +4,13 @@ use std::fs;
 
 use super::*;
 use crate::state::State;
+use crate::watch::Message;
 
 const SOON: Duration = Duration::from_secs(1);
 
 struct World {
     dir: tempfile::TempDir,
-    messages: mpsc::Receiver<Message>,
+    messages: mpsc::Receiver<Arrived>,
     state: State,
     problems: Vec<String>,
 }
@@ -37,7 +38,7 @@ impl World {
     fn until(&mut self, patience: Duration, done: impl Fn(&Self) -> bool) {
         let start = Instant::now();
         while !done(self) {
-            match self.messages.try_recv() {
+            match self.messages.try_recv().map(|arrived| arrived.message) {
                 Ok(Message::Events(events)) => events.into_iter().for_each(|event| self.state.apply(event)),
                 Ok(Message::Problems(all)) => self.problems = all.iter().map(ToString::to_string).collect(),
                 Err(_) => std::thread::sleep(Duration::from_millis(1)),
