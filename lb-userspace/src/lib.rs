@@ -13,6 +13,7 @@ pub mod compile;
 pub mod devices;
 pub mod endpoints;
 pub mod flows;
+pub mod health;
 pub mod ids;
 pub mod model;
 pub mod plan;

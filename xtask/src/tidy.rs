@@ -43,7 +43,7 @@ struct Rule {
 
 const CORE: &[&str] = &["lb-common/src"];
 const AGENT: &[&str] = &["lb-userspace/src"];
-/// The rooms that turn what was declared into what the node needs, as functions of their arguments.
+/// The rooms that are functions of their arguments: what was declared becomes what the node needs, facts become health.
 const PURE: &[&str] = &[
     "lb-userspace/src/model",
     "lb-userspace/src/state",
@@ -51,6 +51,7 @@ const PURE: &[&str] = &[
     "lb-userspace/src/compile",
     "lb-userspace/src/plan",
     "lb-userspace/src/ids",
+    "lb-userspace/src/health",
 ];
 
 /// Reading a clock. An `Instant` or a `Duration` as a value is no clock.
@@ -62,6 +63,8 @@ const CLOCKS: &[&str] = &[
     "std::time::UNIX_EPOCH",
     "time::Instant::now",
     "time::SystemTime::now",
+    "Timestamp::now",
+    "jiff::Timestamp::now",
 ];
 
 const RULES: &[Rule] = &[
