@@ -14,6 +14,7 @@ pub mod devices;
 pub mod endpoints;
 pub mod flows;
 pub mod health;
+pub mod http;
 pub mod ids;
 pub mod model;
 pub mod plan;
