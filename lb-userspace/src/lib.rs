@@ -16,6 +16,7 @@ pub mod flows;
 pub mod health;
 pub mod http;
 pub mod ids;
+pub mod metrics;
 pub mod model;
 pub mod plan;
 pub mod reconcile;

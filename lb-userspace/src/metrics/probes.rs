@@ -28,7 +28,9 @@ impl Probes {
     pub(super) fn register(&self, registry: &mut Registry) {
         // There from the start, so that the first rise is seen.
         for counters in [&self.healthz, &self.livez] {
-            [200, 503].map(|code| drop(counters.get_or_create(&[("code", code)])));
+            for code in [200, 503] {
+                drop(counters.get_or_create(&[("code", code)]));
+            }
         }
         registry.register("kubeproxy_proxy_healthz", "Answers of /healthz by HTTP status", self.healthz.clone());
         registry.register("kubeproxy_proxy_livez", "Answers of /livez by HTTP status", self.livez.clone());
