@@ -3,6 +3,7 @@ mod bench;
 mod build;
 mod demo;
 mod failure;
+mod image;
 mod process;
 mod setup;
 mod test;
@@ -37,6 +38,8 @@ enum Task {
         #[arg(long)]
         keep: bool,
     },
+    /// Make the container image, without Docker
+    Image(image::Arguments),
     /// Measure
     Bench {
         #[command(subcommand)]
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::run().map(drop),
         Task::Build { release } => build::run(release).map(drop),
         Task::Demo { keep } => demo::run(keep),
+        Task::Image(arguments) => image::run(&arguments),
         Task::Bench { part } => bench::run(&part),
         Task::Test { only } => test::run(&only),
         Task::Tidy => tidy::run(),

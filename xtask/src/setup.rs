@@ -1,12 +1,13 @@
 //! `cargo xtask setup`: everything a machine needs to build Sluice, and to run its lab. Says what it installs and why;
 //! a second run finds all of it and takes about a second.
 mod kernel;
+mod musl;
 mod packages;
 mod toolchain;
 
 use anyhow::Result;
 
-pub(crate) use toolchain::Toolchain;
+pub(crate) use toolchain::{Toolchain, cargo_home};
 
 /// Commands the lab calls: the command, its Debian package, and what it is for.
 const LAB_COMMANDS: &[(&str, &str, &str)] = &[
@@ -30,6 +31,11 @@ pub(crate) fn for_build() -> Result<Toolchain> {
     let toolchain = toolchain::prepare()?;
     toolchain::need_linker(&toolchain)?;
     Ok(toolchain)
+}
+
+/// What building a static binary needs beside that: returns its target.
+pub(crate) fn for_static() -> Result<String> {
+    musl::prepare()
 }
 
 /// One short line for each thing that is there.

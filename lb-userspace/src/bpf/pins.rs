@@ -212,7 +212,7 @@ pub(super) fn repin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
 
 fn is_bpffs(path: &Path) -> bool {
     use std::os::unix::ffi::OsStrExt;
-    const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+    const BPF_FS_MAGIC: u32 = 0xcafe_4a11;
     let Ok(path) = std::ffi::CString::new(path.as_os_str().as_bytes()) else { return false };
     let mut stat = std::mem::MaybeUninit::<libc::statfs>::zeroed();
     // SAFETY: the path ends with a zero, and the kernel fills the structure, for which all zero is a value anyway.
@@ -222,7 +222,8 @@ fn is_bpffs(path: &Path) -> bool {
         }
         stat.assume_init()
     };
-    stat.f_type == BPF_FS_MAGIC
+    // The field's type differs by C library, its 32 bits do not.
+    stat.f_type as u32 == BPF_FS_MAGIC
 }
 
 /// One program at one device. Its pin's name says it all, so that the command line needs no agent and no netlink.

@@ -277,7 +277,8 @@ fn linker_install(llvm: u32, prefix: &Path) -> Command {
     cargo
 }
 
-fn cargo_home() -> PathBuf {
+/// Where cargo keeps its registry and what it installed.
+pub(crate) fn cargo_home() -> PathBuf {
     match env::var_os("CARGO_HOME") {
         Some(home) => home.into(),
         None => env::home_dir().unwrap_or_default().join(".cargo"),
