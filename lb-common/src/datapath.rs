@@ -121,9 +121,12 @@ fn follow_in<A: Ip, P: Packet, T: Tables<A>>(
     mut entry: T::Entry,
     now: u32,
 ) -> Option<Verdict> {
-    // A client may use its port again: a flow that is over, or whose backend has gone before it answered, makes
-    // room. A SYN that is only sent again follows the flow.
-    if parsed.opens() && (entry.over() || (table == FlowTable::HalfOpen && tables.backend(entry.backend).is_none())) {
+    // A client may use its port again, for the Service or, as the answer with its SYN shows, for the backend itself: a
+    // flow that is over makes room, and one whose backend has gone before it answered. A SYN that is only sent again
+    // follows the flow.
+    let syn = parsed.flags & tcp::SYN != 0;
+    let lost = || parsed.opens() && table == FlowTable::HalfOpen && tables.backend(entry.backend).is_none();
+    if syn && (entry.over() || lost()) {
         flow::remove(tables, table, key, &entry);
         return None;
     }

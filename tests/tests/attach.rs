@@ -108,7 +108,6 @@ fn alive(ids: &BTreeSet<(&'static str, u32)>) -> Vec<(&'static str, u32)> {
 }
 
 #[test]
-#[ignore = "right after a switch to clsact a connection may wait over 2 s; whether only the kernel loses packets is open"]
 fn every_way_of_attaching_carries_every_client_and_a_restart_changes_it() -> Result<()> {
     kernel_or_skip!();
     // In this order: each is a restart with other options, of an agent that was stopped, or killed.

@@ -204,6 +204,29 @@ fn an_open_connection_stays_when_its_endpoint_leaves() -> Result<()> {
     })
 }
 
+/// The flow of a connection that is over stays known for a while, and the answers of a new one straight to the backend
+/// have its tuple.
+#[test]
+fn a_port_that_called_a_service_calls_the_same_pod_itself() -> Result<()> {
+    kernel_or_skip!();
+    let lab = Lab::new()?;
+    let (pods, client) = world(&lab)?;
+    let _agent = Agent::start(&lab, WORLDS[0].0)?;
+    for family in FAMILIES {
+        let (first, count) = (20_000, 12);
+        let report = client.client().run(Load::new(HTTP.0, web(family, 80), count).from_port(first))?;
+        assert_eq!(report.failures(), [""; 0], "{family:?}");
+        for (port, seen) in (first..).zip(report.seen()) {
+            let pod = pods.iter().find(|pod| pod.name == seen.server.pod).expect("one of the pods");
+            // The pod may remember the port, too, and have the SYN sent again.
+            let load = Load { timeout_ms: 3500, ..Load::new(HTTP.0, pod.at(family, 8080), 1).from_port(port) };
+            let direct = client.client().run(load)?;
+            assert_eq!(direct.failures(), [""; 0], "{family:?} {}", pod.name);
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn a_udp_socket_does_not_stick_to_a_backend_that_left() -> Result<()> {
     kernel_or_skip!();
