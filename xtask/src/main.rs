@@ -57,7 +57,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
-        Task::Setup => setup::run().map(drop),
+        Task::Setup => setup::run().and_then(|_| setup::for_kubernetes()),
         Task::Build { release } => build::run(release).map(drop),
         Task::Demo { keep } => demo::run(keep),
         Task::Image(arguments) => image::run(&arguments),

@@ -1,6 +1,8 @@
 //! `cargo xtask setup`: everything a machine needs to build Sluice, and to run its lab. Says what it installs and why;
 //! a second run finds all of it and takes about a second.
+mod go;
 mod kernel;
+mod kubernetes;
 mod musl;
 mod packages;
 mod toolchain;
@@ -24,6 +26,11 @@ pub(crate) fn run() -> Result<Toolchain> {
     kernel::check()?;
     packages::need_commands(LAB_COMMANDS)?;
     for_build()
+}
+
+/// What a real control plane in the lab needs, on top of [`run`].
+pub(crate) fn for_kubernetes() -> Result<()> {
+    kubernetes::prepare()
 }
 
 /// Only what building needs: works without root where nothing is to be installed.

@@ -78,6 +78,9 @@ pub(crate) fn run(only: &[Step]) -> Result<()> {
         let lab = steps.iter().any(|step| step.needs_kernel());
         // A machine that does not allow it ends everything here, with exit code 2 and one sentence.
         toolchain = Some(if lab { setup::run()? } else { setup::for_build()? });
+        if lab {
+            setup::for_kubernetes()?;
+        }
         report.step("set-up", started.elapsed(), Outcome::Ok);
     }
     if let Some(toolchain) = toolchain.as_ref().filter(|_| steps.iter().any(|step| step.needs_kernel())) {
@@ -144,6 +147,7 @@ fn kernel(tests: &mut TestLines) -> Result<Outcome> {
     // What these tests print is worth reading when they pass too: the verifier's budget, and why one did not run.
     cargo.args(["--", "--show-output"]);
     cargo.env(KERNEL_TESTS, "1").env(workspace::BINARY_VARIABLE, workspace::built("sluice", false));
+    cargo.env(workspace::KUBERNETES_VARIABLE, workspace::kubernetes());
     run_tests(&mut cargo, tests.in_part("kernel"))
 }
 

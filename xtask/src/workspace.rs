@@ -34,6 +34,14 @@ pub(crate) fn object() -> PathBuf {
 /// Tells the tests and the demo where the `sluice` binary is. No build script reads it, so setting it rebuilds nothing.
 pub(crate) const BINARY_VARIABLE: &str = "SLUICE_BIN";
 
+/// Tells the tests and the demo where the programs of Kubernetes are.
+pub(crate) const KUBERNETES_VARIABLE: &str = "SLUICE_KUBERNETES";
+
+/// The folder of links to the programs of Kubernetes.
+pub(crate) fn kubernetes() -> PathBuf {
+    target_dir().join("kubernetes")
+}
+
 /// The target of the programs. Little endian: Sluice has no user on a big endian machine.
 pub(crate) const BPF_TARGET: &str = "bpfel-unknown-none";
 
