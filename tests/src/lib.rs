@@ -10,3 +10,4 @@ pub mod fuzz;
 pub mod kernel;
 pub mod lab;
 pub mod packets;
+pub mod plane;

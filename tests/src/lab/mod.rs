@@ -45,7 +45,7 @@ pub use server::Server;
 pub use way::{WORLDS, Way};
 pub use wire::{BULK_PORT, ECHO_PORT, Greeting, HTTP_PORT, UDP_PORT, is_pattern, pattern};
 
-pub(crate) use owner::Owner;
+pub(crate) use owner::{Owner, remove_cgroup};
 
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

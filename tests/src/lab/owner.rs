@@ -1,7 +1,7 @@
 //! Who owns what a lab leaves on the machine, and how it is taken away again.
 //!
-//! All of a lab can be found by its id alone (`sluice-<pid>-<n>`): namespaces `<id>-…`, the cgroup `<id>`, the folder
-//! `<id>` with the bpffs in it. So one function removes it, whether the lab ends as it should, on Ctrl-C, or in the
+//! All of a lab can be found by its id alone (`sluice-<pid>-<n>`): namespaces `<id>-…`, the cgroups `<id>` and `<id>-…`,
+//! the folder `<id>` with the bpffs in it. So one function removes it, whether the lab ends as it should, on Ctrl-C, or in the
 //! next run after a kill -9. A lab of a living process is never touched: it holds a lock on a file in its folder.
 
 use std::collections::BTreeSet;
@@ -111,12 +111,14 @@ fn is_old(time: std::time::SystemTime) -> bool {
 
 /// Takes away all that belongs to one lab. What is gone already is no error: two runs may clean at once.
 fn remove(id: &str) {
-    if let Ok(cgroup) = cgroup_root().map(|root| root.join(id)) {
-        remove_cgroup(&cgroup);
+    let names_in = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let is_own = |name: &String| id_of(name).as_deref() == Some(id);
+    if let Ok(root) = cgroup_root() {
+        for name in names_in(&root).filter_map(|name| name.into_string().ok()).filter(is_own) {
+            remove_cgroup(&root.join(name));
+        }
     }
-    let names = fs::read_dir(NETNS).into_iter().flatten().flatten().map(|entry| entry.file_name());
-    let own = format!("{id}-");
-    for name in names.filter_map(|name| name.into_string().ok()).filter(|name| name.starts_with(&own)) {
+    for name in names_in(Path::new(NETNS)).filter_map(|name| name.into_string().ok()).filter(is_own) {
         remove_netns(&name);
     }
     let dir = std::env::temp_dir().join(id);
@@ -139,7 +141,7 @@ pub(crate) fn remove_netns(name: &str) {
 }
 
 /// Ends the processes in a lab's cgroup (only ones that the lab started can be there), then removes it.
-fn remove_cgroup(cgroup: &Path) {
+pub(crate) fn remove_cgroup(cgroup: &Path) {
     if !cgroup.exists() {
         return;
     }
