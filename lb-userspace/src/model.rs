@@ -5,7 +5,9 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use lb_common::ip::Family;
 
@@ -205,7 +207,24 @@ pub struct EndpointSlice {
     pub ports: Vec<EndpointPort>,
     /// Its endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// What made its author write it.
+    pub trigger: Trigger,
 }
+
+/// When the pod or Service changed because of which a slice was written, as its author says
+/// (`endpoints.kubernetes.io/last-change-trigger-time`): what programming latency is counted from.
+///
+/// It is no part of what a slice says: any two are equal.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Trigger(pub Option<SystemTime>);
+
+impl PartialEq for Trigger {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Trigger {}
 
 impl EndpointSlice {
     /// The full name of the Service it belongs to.
@@ -223,4 +242,83 @@ pub struct Node {
     pub zone: Option<Arc<str>>,
     /// Its addresses inside the cluster.
     pub addresses: Vec<IpAddr>,
+    /// Its addresses outside of it.
+    pub external: Vec<IpAddr>,
+    /// Where the addresses of its pods are from.
+    pub pod_cidrs: Vec<Cidr>,
+    /// Whether it is being deleted, or is to be by the cluster's autoscaler.
+    pub leaving: bool,
+}
+
+impl Node {
+    /// A node of which nothing else is known.
+    pub fn new(name: ObjectName) -> Self {
+        Self { name, zone: None, addresses: vec![], external: vec![], pod_cidrs: vec![], leaving: false }
+    }
+}
+
+/// A range that virtual IPs are taken from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceCidr {
+    /// Its name.
+    pub name: ObjectName,
+    /// One range of each family.
+    pub cidrs: Vec<Cidr>,
+}
+
+/// A range of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Cidr {
+    /// Its first address.
+    pub first: IpAddr,
+    /// How many leading bits all of its addresses share.
+    pub len: u8,
+}
+
+/// A text is no range of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a range of addresses, such as 10.96.0.0/16")]
+pub struct NoCidr;
+
+impl FromStr for Cidr {
+    type Err = NoCidr;
+
+    fn from_str(text: &str) -> Result<Self, NoCidr> {
+        let (first, len) = text.split_once('/').ok_or(NoCidr)?;
+        let (first, len): (IpAddr, u8) = (first.parse().map_err(|_| NoCidr)?, len.parse().map_err(|_| NoCidr)?);
+        let (bits, width) = match first {
+            IpAddr::V4(ip) => (u128::from(ip.to_bits()), 32),
+            IpAddr::V6(ip) => (ip.to_bits(), 128),
+        };
+        let own = u32::checked_sub(width, len.into()).ok_or(NoCidr)?;
+        // No bit may be set beyond the prefix: Kubernetes refuses such ranges, too.
+        (bits.trailing_zeros() >= own).then_some(Self { first, len }).ok_or(NoCidr)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_has_no_bits_beyond_its_prefix() {
+        for (text, fits) in [
+            ("10.96.0.0/16", true),
+            ("10.96.0.1/32", true),
+            ("0.0.0.0/0", true),
+            ("fd00:96::/112", true),
+            ("::/0", true),
+            ("::1/128", true),
+            ("10.96.0.1/16", false),
+            ("fd00::1/64", false),
+            ("10.96.0.0/33", false),
+            ("::/129", false),
+            ("::/255", false),
+            ("10.96.0.0", false),
+            ("10.96.0.0/", false),
+            ("web/16", false),
+        ] {
+            assert_eq!(text.parse::<Cidr>().is_ok(), fits, "{text}");
+        }
+    }
 }

@@ -1,11 +1,14 @@
-//! The only truth about what was declared: every Service, EndpointSlice and Node, fed by events.
+//! The only truth about what was declared: every Service, EndpointSlice, Node and ServiceCIDR, fed by events.
 //!
 //! Remembers which Services an event touched, so that the rest need no second thought.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use crate::model::{EndpointSlice, Node, ObjectName, Service};
+use lb_common::ip::Family;
+
+use crate::model::{EndpointSlice, Node, ObjectName, Service, ServiceCidr};
 use crate::watch::{Change, Event};
 
 /// What changed since [`State::take_changes`] was last asked.
@@ -15,6 +18,8 @@ pub struct Changes {
     pub services: BTreeSet<ObjectName>,
     /// Whether a Node changed.
     pub nodes: bool,
+    /// When it happened what made others write the EndpointSlices that changed, and of which family these are.
+    pub triggers: Vec<(Family, SystemTime)>,
 }
 
 impl Changes {
@@ -33,6 +38,7 @@ pub struct State {
     /// Slice → Service: a slice may change its label.
     owners: HashMap<ObjectName, Arc<str>>,
     nodes: BTreeMap<ObjectName, Node>,
+    service_cidrs: BTreeMap<ObjectName, ServiceCidr>,
     /// One copy of each node's and zone's name, however many endpoints carry it.
     texts: HashSet<Arc<str>>,
     changes: Changes,
@@ -48,7 +54,8 @@ struct Complete {
 }
 
 impl State {
-    /// Whether the first list of every kind has come, so that what is missing is really gone.
+    /// Whether the first list of every kind has come, so that what is missing is really gone. ServiceCIDRs are not waited
+    /// for: not every source has them, and nothing is removed for want of them.
     pub fn ready(&self) -> bool {
         self.complete.services && self.complete.slices && self.complete.nodes
     }
@@ -59,31 +66,25 @@ impl State {
             Event::Service(Change::Apply(service)) => self.put_service(service),
             Event::Service(Change::Delete(name)) => self.remove_service(&name),
             Event::Service(Change::Reset(services)) => {
-                let present: HashSet<_> = services.iter().map(|service| service.name.clone()).collect();
-                let gone: Vec<_> = self.services.keys().filter(|name| !present.contains(name)).cloned().collect();
-                gone.iter().for_each(|name| self.remove_service(name));
+                self.list_services(&services.iter().map(|service| service.name.clone()).collect());
                 services.into_iter().for_each(|service| self.put_service(service));
-                self.complete.services = true;
             }
+            Event::Service(Change::Listed(names)) => self.list_services(&names),
             Event::EndpointSlice(Change::Apply(slice)) => self.put_slice(slice),
             Event::EndpointSlice(Change::Delete(name)) => self.remove_slice(&name),
             Event::EndpointSlice(Change::Reset(slices)) => {
-                let present: HashSet<_> = slices.iter().map(|slice| slice.name.clone()).collect();
-                let gone: Vec<_> = self.owners.keys().filter(|name| !present.contains(name)).cloned().collect();
-                gone.iter().for_each(|name| self.remove_slice(name));
+                self.list_slices(&slices.iter().map(|slice| slice.name.clone()).collect());
                 slices.into_iter().for_each(|slice| self.put_slice(slice));
-                self.complete.slices = true;
             }
+            Event::EndpointSlice(Change::Listed(names)) => self.list_slices(&names),
             Event::Node(Change::Apply(node)) => self.put_node(node),
             Event::Node(Change::Delete(name)) => self.changes.nodes |= self.nodes.remove(&name).is_some(),
             Event::Node(Change::Reset(nodes)) => {
-                let present: HashSet<_> = nodes.iter().map(|node| node.name.clone()).collect();
-                let before = self.nodes.len();
-                self.nodes.retain(|name, _| present.contains(name));
-                self.changes.nodes |= self.nodes.len() != before;
+                self.list_nodes(&nodes.iter().map(|node| node.name.clone()).collect());
                 nodes.into_iter().for_each(|node| self.put_node(node));
-                self.complete.nodes = true;
             }
+            Event::Node(Change::Listed(names)) => self.list_nodes(&names),
+            Event::ServiceCidr(change) => self.change_service_cidrs(change),
         }
     }
 
@@ -107,6 +108,11 @@ impl State {
         self.nodes.get(&ObjectName::new("", name))
     }
 
+    /// The ranges that virtual IPs are taken from, as far as the source knows them.
+    pub fn service_cidrs(&self) -> impl Iterator<Item = &ServiceCidr> {
+        self.service_cidrs.values()
+    }
+
     /// What changed since this was last asked.
     pub fn take_changes(&mut self) -> Changes {
         std::mem::take(&mut self.changes)
@@ -115,6 +121,38 @@ impl State {
     /// Whether anything changed since then.
     pub fn has_changes(&self) -> bool {
         !self.changes.is_empty()
+    }
+
+    /// These Services are all there are.
+    fn list_services(&mut self, names: &HashSet<ObjectName>) {
+        let gone: Vec<_> = self.services.keys().filter(|name| !names.contains(name)).cloned().collect();
+        gone.iter().for_each(|name| self.remove_service(name));
+        self.complete.services = true;
+    }
+
+    /// These EndpointSlices are all there are.
+    fn list_slices(&mut self, names: &HashSet<ObjectName>) {
+        let gone: Vec<_> = self.owners.keys().filter(|name| !names.contains(name)).cloned().collect();
+        gone.iter().for_each(|name| self.remove_slice(name));
+        self.complete.slices = true;
+    }
+
+    /// These Nodes are all there are.
+    fn list_nodes(&mut self, names: &HashSet<ObjectName>) {
+        let before = self.nodes.len();
+        self.nodes.retain(|name, _| names.contains(name));
+        self.changes.nodes |= self.nodes.len() != before;
+        self.complete.nodes = true;
+    }
+
+    fn change_service_cidrs(&mut self, change: Change<ServiceCidr>) {
+        let known = &mut self.service_cidrs;
+        match change {
+            Change::Apply(cidr) => drop(known.insert(cidr.name.clone(), cidr)),
+            Change::Delete(name) => drop(known.remove(&name)),
+            Change::Reset(all) => *known = all.into_iter().map(|cidr| (cidr.name.clone(), cidr)).collect(),
+            Change::Listed(names) => known.retain(|name, _| names.contains(name)),
+        }
     }
 
     fn put_service(&mut self, service: Service) {
@@ -136,6 +174,7 @@ impl State {
             return;
         }
         self.share_texts(&mut slice);
+        self.changes.triggers.extend(slice.trigger.0.map(|at| (slice.family, at)));
         match self.owners.insert(slice.name.clone(), slice.service.clone()) {
             Some(before) if before != slice.service => {
                 self.take_slice(&ObjectName { namespace: slice.name.namespace.clone(), name: before }, &slice.name);
@@ -185,10 +224,8 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use lb_common::ip::Family;
-
     use super::*;
-    use crate::model::{ServiceType, TrafficPolicy};
+    use crate::model::{EndpointPort, Protocol, ServiceType, TrafficPolicy, Trigger};
 
     fn service(name: &str) -> Service {
         Service {
@@ -212,6 +249,7 @@ mod tests {
             family: Family::V4,
             ports: vec![],
             endpoints: vec![],
+            trigger: Trigger::default(),
         }
     }
 
@@ -242,6 +280,56 @@ mod tests {
         assert_eq!(touched(&mut state), ["b"]);
         assert_eq!(state.services().count(), 1);
         assert_eq!(state.slices(&ObjectName::new("ns", "b")).count(), 0);
+    }
+
+    #[test]
+    fn the_end_of_a_list_finds_what_vanished_and_leaves_alone_what_was_not_told() {
+        let mut state = State::default();
+        let names = |names: &[&str]| names.iter().map(|name| ObjectName::new("ns", *name)).collect();
+        for name in ["a", "b"] {
+            state.apply(Event::Service(Change::Apply(service(name))));
+            state.apply(Event::EndpointSlice(Change::Apply(slice(&format!("{name}-1"), name))));
+        }
+        state.apply(Event::Node(Change::Apply(Node::new(ObjectName::new("", "n")))));
+        state.apply(Event::Node(Change::Listed([ObjectName::new("", "n")].into())));
+        touched(&mut state);
+        state.apply(Event::Service(Change::Listed(names(&["b", "never told"]))));
+        assert_eq!(touched(&mut state), ["a"]);
+        assert!(!state.ready());
+        state.apply(Event::EndpointSlice(Change::Listed(names(&["a-1"]))));
+        assert_eq!(touched(&mut state), ["b"]);
+        assert!(state.ready() && state.node("n").is_some());
+        state.apply(Event::Node(Change::Listed(HashSet::new())));
+        assert!(state.node("n").is_none() && state.take_changes().nodes);
+    }
+
+    #[test]
+    fn only_slices_that_changed_say_what_triggered_them() {
+        let at = |second| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(second);
+        let written = |second, ports| EndpointSlice { trigger: Trigger(Some(at(second))), ports, ..slice("a-1", "a") };
+        let port = EndpointPort { name: "".into(), protocol: Protocol::Tcp, port: 80 };
+        let mut state = State::default();
+        state.apply(Event::EndpointSlice(Change::Apply(written(1, vec![]))));
+        state.apply(Event::EndpointSlice(Change::Apply(written(2, vec![]))));
+        state.apply(Event::EndpointSlice(Change::Apply(written(3, vec![port]))));
+        assert_eq!(state.take_changes().triggers, [(Family::V4, at(1)), (Family::V4, at(3))]);
+    }
+
+    #[test]
+    fn service_cidrs_come_and_go() {
+        let mut state = State::default();
+        let cidr = |name: &str| {
+            let cidrs = vec!["10.96.0.0/16".parse().unwrap()];
+            Event::ServiceCidr(Change::Apply(ServiceCidr { name: ObjectName::new("", name), cidrs }))
+        };
+        let known = |state: &State| state.service_cidrs().map(|cidr| cidr.name.to_string()).collect::<Vec<_>>();
+        for name in ["a", "b", "c"] {
+            state.apply(cidr(name));
+        }
+        state.apply(Event::ServiceCidr(Change::Delete(ObjectName::new("", "b"))));
+        assert_eq!(known(&state), ["a", "c"]);
+        state.apply(Event::ServiceCidr(Change::Listed([ObjectName::new("", "c")].into())));
+        assert_eq!(known(&state), ["c"]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::{Report, Settings};
 use crate::bpf::{self, Attacher, Lock, Note, Object};
 use crate::devices::{Nodes, Survey};
-use crate::watch::Problem;
+use crate::watch::{Problem, Reason};
 
 /// Programs in the kernel.
 pub(super) struct Datapath {
@@ -95,7 +95,8 @@ impl Datapath {
             warn!("{name} leads outside, but has no Ethernet header: nothing is attached to it");
         }
         self.strange = strange;
-        let problems: Vec<_> = errors.iter().map(|error| Problem::new("devices", error.to_string())).collect();
+        let problems: Vec<_> =
+            errors.iter().map(|error| Problem::of(Reason::NotAttached, "devices", error.to_string())).collect();
         for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
             warn!("{problem}");
         }

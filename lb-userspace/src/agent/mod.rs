@@ -3,21 +3,25 @@
 mod datapath;
 mod report;
 mod run;
+mod source;
 mod sweep;
 
 use std::path::PathBuf;
 
-pub use report::{Lock, Report, ReportError, RunDir, clock};
+pub use report::{Lock, Report, ReportError, RunDir, SourceReport, clock};
 pub use run::run;
 
 use crate::bpf::{Capacities, Pins, TcMode, XdpMode};
 use crate::devices::Globs;
+use crate::watch::kubernetes::Access;
 
 /// Where to learn what is declared.
 #[derive(Clone, Debug)]
 pub enum Source {
     /// From manifests in this folder.
     Manifests(PathBuf),
+    /// From the API servers of a cluster.
+    Kubernetes(Access),
 }
 
 /// What the agent was told, all of it checked.

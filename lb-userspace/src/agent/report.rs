@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::bpf::Note;
+use crate::watch::Health;
 
 /// Why the run folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -57,12 +58,35 @@ pub struct Report {
     pub last_write: Option<u64>,
     /// Services that are declared.
     pub services: usize,
+    /// Where it learns what is declared.
+    #[serde(default)]
+    pub source: SourceReport,
     /// Why the maps are not as they shall be.
     pub error: Option<String>,
     /// What is wrong with what was declared, or with devices: about what, and what.
     pub problems: Vec<(String, String)>,
     /// Why devices are not attached as asked for, by index.
     pub notes: BTreeMap<u32, Note>,
+}
+
+/// What an agent says of its source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceReport {
+    /// A folder, or the server in use.
+    pub name: String,
+    /// Why it learns nothing.
+    pub fault: Option<String>,
+    /// Second, since 1970, since when that is so, or all is well.
+    pub since: Option<u64>,
+    /// How often it was well again after a fault.
+    pub recoveries: u64,
+}
+
+impl From<&Health> for SourceReport {
+    fn from(health: &Health) -> Self {
+        let Health { source, fault, since, recoveries } = health.clone();
+        Self { name: source, fault, since: since.map(seconds), recoveries }
+    }
 }
 
 /// Whoever asks whether an agent runs holds the lock for a moment: it is tried again, this often.
@@ -168,7 +192,11 @@ impl RunDir {
 
 /// Seconds since 1970.
 pub fn clock() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    seconds(SystemTime::now())
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! The main loop of the agent.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use lb_common::mem::Image;
 use lb_common::tables::map;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -13,13 +13,14 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{info, warn};
 
 use super::datapath::{Datapath, config};
-use super::{Report, Settings, Source, clock, sweep};
+use super::source::Opened;
+use super::{Report, Settings, SourceReport, clock, sweep};
 use crate::bpf::{BpfStore, Maps};
 use crate::compile::{Limits, NodeFacts};
 use crate::devices::{self, Nodes, Survey};
 use crate::reconcile::{self, News, Options, Status};
-use crate::store::Store;
-use crate::watch::{Problem, files};
+use crate::watch::kubernetes::Events;
+use crate::watch::{Feed, Health, Problem};
 
 /// How often what is attached is compared with what should be, beside each change of a device.
 const REPAIR: Duration = Duration::from_secs(10);
@@ -33,17 +34,19 @@ const REPORT: Duration = Duration::from_millis(100);
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
+    let source = Opened::new(&settings.source).await?;
     let _lock = settings.run_dir.lock()?;
     let mut datapath = Datapath::load(&settings, settings.run_dir.last())?;
     let devices::Watcher { world: mut devices, task: mut netlink } =
         devices::watch().await.context("cannot follow the devices of this node")?;
     let survey = devices::survey(&devices.borrow_and_update(), &settings.globs);
-    let mut agent = Agent::new(settings, survey)?;
+    let events = source.events(&settings.node);
+    let mut agent = Agent::new(settings, survey, events)?;
     if datapath.takes_over()? {
         info!("taking over what an earlier agent attached");
         agent.attach(&mut datapath)?;
     }
-    let mut engine = Engine::start(&agent.settings, &agent.survey)?;
+    let mut engine = Engine::start(&agent.settings, &agent.survey, &source)?;
     let _sweep = Aborted(tokio::spawn(sweep::forever(agent.settings.pins.clone(), agent.turned.clone())));
     let mut repair = interval(REPAIR);
     repair.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -63,6 +66,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
                 }
                 agent.announce();
             }
+            Ok(()) = engine.health.changed() => agent.health(engine.health.borrow_and_update().clone()),
             changed = devices.changed() => {
                 changed.context("cannot follow the devices of this node")?;
                 let before = agent.survey.node;
@@ -96,29 +100,22 @@ impl Drop for Aborted {
 struct Engine {
     task: JoinHandle<()>,
     node: watch::Sender<NodeFacts>,
+    health: watch::Receiver<Health>,
     status: watch::Receiver<Status>,
 }
 
 impl Engine {
-    fn start(settings: &Settings, survey: &Survey) -> anyhow::Result<Self> {
+    fn start(settings: &Settings, survey: &Survey, source: &Opened) -> anyhow::Result<Self> {
         let mut store = BpfStore::open(&settings.pins)?;
         let facts = facts(settings, survey)?;
         let options = Options { limits: limits(store.maps()), ..Options::new(facts.clone()) };
-        let messages = match &settings.source {
-            Source::Manifests(folder) => {
-                let mut kept = files::Kept::new(settings.run_dir.manifests());
-                if !kept.is_complete() && serves_nothing(&store.read()?) {
-                    kept.start_afresh();
-                }
-                let messages = files::watch(folder, kept);
-                messages.with_context(|| format!("cannot watch the folder {}", folder.display()))?
-            }
-        };
+        let Feed { messages, mut health } = source.start(&settings.run_dir, &mut store)?;
+        health.mark_changed();
         let (node, news_of_node) = watch::channel(facts);
         let (sender, status) = watch::channel(Status::default());
         let news = News { messages, node: news_of_node };
         let task = tokio::spawn(reconcile::run(store, options, news, sender));
-        Ok(Self { task, node, status })
+        Ok(Self { task, node, health, status })
     }
 
     /// What is known of this node now.
@@ -141,6 +138,8 @@ impl Engine {
 struct Agent {
     settings: Settings,
     survey: Survey,
+    events: Option<Events>,
+    health: Health,
     status: Status,
     /// Frontends of datagrams were changed.
     turned: Arc<Notify>,
@@ -152,10 +151,12 @@ struct Agent {
 }
 
 impl Agent {
-    fn new(settings: Settings, survey: Survey) -> anyhow::Result<Self> {
+    fn new(settings: Settings, survey: Survey, events: Option<Events>) -> anyhow::Result<Self> {
         let agent = Self {
             settings,
             survey,
+            events,
+            health: Health::default(),
             status: Status::default(),
             turned: Arc::default(),
             attached: false,
@@ -181,7 +182,16 @@ impl Agent {
         if status.turned > self.status.turned {
             self.turned.notify_one();
         }
+        if let Some(events) = &self.events {
+            let known: HashSet<_> = self.status.problems.iter().collect();
+            status.problems.iter().filter(|problem| !known.contains(problem)).for_each(|problem| events.post(problem));
+        }
         self.status = status;
+        self.report_soon();
+    }
+
+    fn health(&mut self, health: Health) {
+        self.health = health;
         self.report_soon();
     }
 
@@ -226,7 +236,7 @@ impl Agent {
         let base = Report { notes: datapath.notes().clone(), repairs: datapath.repairs(), ..Report::default() };
         let mut report = self.report(&base);
         let all = datapath.problems().iter().chain(&self.status.problems);
-        report.problems = all.map(|Problem { about, message }| (about.clone(), message.clone())).collect();
+        report.problems = all.map(|Problem { about, message, .. }| (about.to_string(), message.clone())).collect();
         if let Err(error) = self.settings.run_dir.write(&report) {
             warn!("{error}");
         }
@@ -243,6 +253,7 @@ impl Agent {
             repairs: self.status.repairs + base.repairs,
             last_write: self.last_write,
             services: self.status.services,
+            source: SourceReport::from(&self.health),
             error: self.status.error.clone(),
             ..base.clone()
         }
@@ -253,11 +264,6 @@ impl Agent {
 fn facts(settings: &Settings, survey: &Survey) -> anyhow::Result<NodeFacts> {
     let (config, own) = (config(settings, survey.node)?, survey.own.clone());
     Ok(NodeFacts { name: settings.node.clone(), zone: None, config, own })
-}
-
-/// Whether no bad manifest can take anything away.
-fn serves_nothing(image: &Image) -> bool {
-    image.v4.frontends.is_empty() && image.v6.frontends.is_empty()
 }
 
 /// The room that there is, which may be another than the options say.

@@ -116,9 +116,16 @@ pub(super) struct DeviceArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct AgentArgs {
-    /// Folder of manifests (YAML or JSON): Services, EndpointSlices, Pods.
-    #[arg(long, value_name = "FOLDER")]
-    pub(super) manifests: PathBuf,
+    /// Folder of manifests (YAML or JSON), in place of a cluster: Services, EndpointSlices, Pods.
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["kubeconfig", "api_server"])]
+    pub(super) manifests: Option<PathBuf>,
+    /// How to get to the cluster's API [env: KUBECONFIG] [default: the service account of this pod]
+    // Not clap's env: what a shell happens to have is no contradiction to --manifests.
+    #[arg(long, value_name = "FILE")]
+    pub(super) kubeconfig: Option<PathBuf>,
+    /// Address of an API server, in place of the one that is configured; the next serves where one cannot. Repeatable. [env: SLUICE_API_SERVER, with commas between]
+    #[arg(long, value_name = "URL")]
+    pub(super) api_server: Vec<String>,
     #[command(flatten)]
     pub(super) place: PlaceArgs,
     /// The name of this node [default: the host's name]

@@ -54,7 +54,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
 
 fn agent(args: &AgentArgs) -> anyhow::Result<Outcome> {
     log_to_stderr(&args.log)?;
-    let settings = settings::settings(args)?;
+    let settings = settings::settings(args, |name| std::env::var(name).ok())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.context("cannot start the threads of the agent")?.block_on(agent::run(settings))?;
     Ok(Outcome::Done)
@@ -62,7 +62,11 @@ fn agent(args: &AgentArgs) -> anyhow::Result<Outcome> {
 
 fn log_to_stderr(directives: &str) -> anyhow::Result<()> {
     // What libraries say of their own work would drown ours; whoever writes directives means them all.
-    let quiet = if directives.contains(['=', ',']) { "" } else { ",aya=warn,aya_obj=warn,netlink_proto=warn" };
+    let quiet = if directives.contains(['=', ',']) {
+        ""
+    } else {
+        ",aya=warn,aya_obj=warn,netlink_proto=warn,kube_client=off,kube_runtime=off"
+    };
     let filter = tracing_subscriber::EnvFilter::try_new(format!("{directives}{quiet}"))
         .with_context(|| format!("--log: {directives:?} is neither a level nor a list of directives"))?
         // Whoever asks for the packets' log gets it: the programs themselves say nothing where it is off.

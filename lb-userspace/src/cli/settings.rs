@@ -10,13 +10,17 @@ use super::args::{AgentArgs, PacketLogArg, SocketPathArg, TcArg, XdpArg};
 use crate::agent::{Settings, Source};
 use crate::bpf::{Capacities, TcMode, XdpMode, cgroup2_mount};
 use crate::devices::Globs;
+use crate::watch::kubernetes::Access;
+
+/// Where a pod finds its service account.
+const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// What the options mean on this machine.
 ///
 /// # Errors
 /// An option names something that is not there.
-pub(super) fn settings(args: &AgentArgs) -> anyhow::Result<Settings> {
-    let manifests = folder(&args.manifests).context("--manifests")?;
+pub(super) fn settings(args: &AgentArgs, env: impl Fn(&str) -> Option<String>) -> anyhow::Result<Settings> {
+    let source = source(args, env)?;
     let node = match &args.node_name {
         Some(name) => name.clone(),
         None => host_name()?,
@@ -35,7 +39,7 @@ pub(super) fn settings(args: &AgentArgs) -> anyhow::Result<Settings> {
         (None, _) => Some(mounted_cgroup2()?),
     };
     Ok(Settings {
-        source: Source::Manifests(manifests),
+        source,
         pins: args.place.pins(),
         run_dir: args.place.run_dir(),
         node,
@@ -60,6 +64,26 @@ pub(super) fn settings(args: &AgentArgs) -> anyhow::Result<Settings> {
         },
         packet_log: args.packet_log == PacketLogArg::Debug,
     })
+}
+
+/// What the environment says counts where no option contradicts it.
+fn source(args: &AgentArgs, env: impl Fn(&str) -> Option<String>) -> anyhow::Result<Source> {
+    if let Some(manifests) = &args.manifests {
+        return Ok(Source::Manifests(folder(manifests).context("--manifests")?));
+    }
+    let env = |name: &str| env(name).filter(|text| !text.trim().is_empty());
+    let kubeconfig = args.kubeconfig.clone().or_else(|| env("KUBECONFIG").map(PathBuf::from));
+    let servers = match args.api_server.is_empty() {
+        false => args.api_server.clone(),
+        true => {
+            let listed = env("SLUICE_API_SERVER").unwrap_or_default();
+            listed.split(',').map(str::trim).filter(|url| !url.is_empty()).map(ToOwned::to_owned).collect()
+        }
+    };
+    if kubeconfig.is_none() && env("KUBERNETES_SERVICE_HOST").is_none() && !Path::new(SERVICE_ACCOUNT).exists() {
+        bail!("where to learn what is declared? Use --kubeconfig FILE, or --manifests FOLDER, or run in a pod");
+    }
+    Ok(Source::Kubernetes(Access { kubeconfig, servers }))
 }
 
 fn folder(path: &Path) -> anyhow::Result<PathBuf> {
@@ -129,7 +153,7 @@ mod tests {
             "--packet-log",
             "debug",
         ]);
-        let settings = settings(&args.unwrap()).unwrap();
+        let settings = settings(&args.unwrap(), |_| None).unwrap();
         assert_eq!(settings.node, "n1");
         assert_eq!((settings.socket_path, settings.cgroup), (socket_path::OFF, None));
         assert_eq!(settings.globs.nics, ["eth*", "bond0"]);
@@ -139,13 +163,41 @@ mod tests {
     }
 
     #[test]
+    fn options_come_before_the_environment() {
+        let env = |name: &str| match name {
+            "KUBECONFIG" => Some("/env".to_owned()),
+            "SLUICE_API_SERVER" => Some("https://a:1, https://b:2,".to_owned()),
+            _ => None,
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let here = folder.path().to_str().unwrap();
+        let both = ["https://a:1", "https://b:2"].as_slice();
+        for (args, expected) in [
+            (vec![], Some(("/env", both))),
+            (vec!["--kubeconfig", "/file"], Some(("/file", both))),
+            (vec!["--api-server", "https://c"], Some(("/env", &["https://c"]))),
+            (vec!["--manifests", here], None),
+        ] {
+            let expected = expected.map(|(kubeconfig, servers)| Access {
+                kubeconfig: Some(kubeconfig.into()),
+                servers: servers.iter().map(ToString::to_string).collect(),
+            });
+            match source(&parse(&args).unwrap(), env).unwrap() {
+                Source::Kubernetes(access) => assert_eq!(Some(access), expected, "{args:?}"),
+                Source::Manifests(_) => assert_eq!(None, expected, "{args:?}"),
+            }
+        }
+    }
+
+    #[test]
     fn wrong_arguments_are_refused_with_a_reason() {
         let folder = tempfile::tempdir().unwrap();
         let here = folder.path().to_str().unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
         for (args, expected) in [
-            (vec![], "--manifests <FOLDER>"),
+            (vec![], "--kubeconfig FILE, or --manifests FOLDER"),
+            (vec!["--manifests", here, "--api-server", "https://a"], "cannot be used with"),
             (vec!["--manifests", "/nowhere"], "cannot read the folder /nowhere"),
             (vec!["--manifests", file.to_str().unwrap()], "is not a folder"),
             (vec!["--manifests", here, "--node-name", " "], "the node has no name"),
@@ -155,7 +207,7 @@ mod tests {
         ] {
             let error = match parse(&args) {
                 Err(error) => error,
-                Ok(parsed) => format!("{:#}", settings(&parsed).unwrap_err()),
+                Ok(parsed) => format!("{:#}", settings(&parsed, |_| None).unwrap_err()),
             };
             assert!(error.contains(expected), "{args:?}: {error}");
         }

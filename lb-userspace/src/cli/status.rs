@@ -8,7 +8,7 @@ use super::args::{DeviceArgs, PlaceArgs};
 use super::list::repeat;
 use crate::agent::{Report, clock};
 use crate::bpf::{self, BpfStore};
-use crate::show::{AgentFacts, CounterRow, MapRow, StatusReport};
+use crate::show::{AgentFacts, CounterRow, MapRow, SourceFacts, StatusReport};
 use crate::store::Store;
 use crate::watch::Problem;
 
@@ -70,6 +70,12 @@ fn facts(report: Report, now: u64) -> AgentFacts {
         writes: report.writes,
         repairs: report.repairs,
         services: report.services,
+        source: SourceFacts {
+            name: report.source.name,
+            fault: report.source.fault,
+            age: report.source.since.map(|since| now.saturating_sub(since)),
+            recoveries: report.source.recoveries,
+        },
         error: report.error,
         problems: report.problems.into_iter().map(|(about, message)| Problem::new(about, message)).collect(),
     }

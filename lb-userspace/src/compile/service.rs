@@ -11,7 +11,7 @@ use super::{Compiled, Compiler, Port, Record, address, name};
 use crate::endpoints::{self, Here};
 use crate::model::{ObjectName, Service, ServicePort, TrafficPolicy};
 use crate::state::State;
-use crate::watch::Problem;
+use crate::watch::{Problem, Reason};
 
 /// One Service on its way into the maps.
 struct Work<'a> {
@@ -63,7 +63,7 @@ impl Compiler {
         let mut named = Vec::new();
         for port in work.service.ports.iter().filter(|port| address::is_translated(port)) {
             let Some(name) = name::of(&work.service.name, &port.name) else {
-                work.complain(format!("port {}: its name is too long", port.port));
+                work.complain(Reason::InvalidObject, format!("port {}: its name is too long", port.port));
                 self.close::<V4>(work, port);
                 self.close::<V6>(work, port);
                 continue;
@@ -122,7 +122,7 @@ impl Compiler {
             match self.other_owner(&key, &work.service.name) {
                 Some(owner) => {
                     let text = format!("{addr:?} port {}/{}: Service {owner} has it", port.port, port.protocol);
-                    work.complain(text);
+                    work.complain(Reason::ClusterIpClash, text);
                 }
                 None => owned.push(key),
             }
@@ -192,13 +192,19 @@ impl Work<'_> {
     /// What is asked for and not done yet: said, not passed over in silence.
     fn notices(&mut self) {
         if self.service.internal_policy == TrafficPolicy::Local {
-            self.complain("spec.internalTrafficPolicy: Local is not supported yet: endpoints of all nodes serve");
+            self.complain(
+                Reason::NotSupported,
+                "spec.internalTrafficPolicy: Local is not supported yet: endpoints of all nodes serve",
+            );
         }
         if self.service.affinity {
-            self.complain("spec.sessionAffinity: ClientIP is not supported yet: each connection gets its own backend");
+            self.complain(
+                Reason::NotSupported,
+                "spec.sessionAffinity: ClientIP is not supported yet: each connection gets its own backend",
+            );
         }
         if !self.service.ports.iter().all(address::is_translated) {
-            self.complain("spec.ports: SCTP is not supported yet: its ports are not programmed");
+            self.complain(Reason::NotSupported, "spec.ports: SCTP is not supported yet: its ports are not programmed");
         }
     }
 
@@ -206,18 +212,18 @@ impl Work<'_> {
     fn refusals(&mut self, own: &BTreeSet<IpAddr>) {
         for ip in &self.service.cluster_ips {
             if let Some(why) = address::refusal(*ip, own) {
-                self.complain(format!("clusterIP {ip} is not programmed: {why}"));
+                self.complain(Reason::AddressRefused, format!("clusterIP {ip} is not programmed: {why}"));
             }
         }
     }
 
     fn starve(&mut self, message: String) {
         self.starved = true;
-        self.complain(message);
+        self.complain(Reason::NoRoom, message);
     }
 
-    fn complain(&mut self, message: impl Into<String>) {
-        let problem = Problem::new(format!("Service {}", self.service.name), message);
+    fn complain(&mut self, reason: Reason, message: impl Into<String>) {
+        let problem = Problem::at("Service", self.service.name.clone(), reason, message);
         if !self.problems.contains(&problem) {
             self.problems.push(problem);
         }

@@ -95,6 +95,7 @@ fn slice(service: &str, endpoints: u8) -> EndpointSlice {
         family: Family::V4,
         ports: vec![EndpointPort { name: "".into(), protocol: Protocol::Tcp, port: 80 }],
         endpoints: (1..=endpoints).map(endpoint).collect(),
+        trigger: Default::default(),
     }
 }
 
@@ -281,9 +282,8 @@ fn a_backend_and_a_name_rest_in_the_maps_before_they_go() {
 fn the_node_object_fills_in_what_the_agent_was_not_told() {
     let mut world = World::new(Limits::default());
     let node = |addresses: &[&str]| crate::model::Node {
-        name: ObjectName::new("", "node"),
-        zone: None,
         addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
+        ..crate::model::Node::new(ObjectName::new("", "node"))
     };
     world.node.config.node_v4 = std::net::Ipv4Addr::new(10, 9, 9, 9).into();
     world.apply(Event::Node(Change::Apply(node(&["10.0.0.1", "fd00::1"])))).run();

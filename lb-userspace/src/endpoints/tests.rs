@@ -33,6 +33,7 @@ fn slice(family: Family, ports: &[(&str, u16)], endpoints: &[&str]) -> EndpointS
             .map(|(name, port)| EndpointPort { name: (*name).into(), protocol: Protocol::Tcp, port: *port })
             .collect(),
         endpoints: endpoints.iter().map(|line| endpoint(line)).collect(),
+        trigger: Default::default(),
     }
 }
 

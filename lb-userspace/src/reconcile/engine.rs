@@ -103,6 +103,7 @@ impl<S: Store> Engine<S> {
             }
         }
         self.status.ready = self.state.ready();
+        self.status.node_leaving = self.state.node(&self.options.node.name).is_some_and(|node| node.leaving);
         if self.state.has_changes() {
             self.status.behind_since.get_or_insert(now);
         }

@@ -27,4 +27,6 @@ pub struct Status {
     pub problems: Vec<Problem>,
     /// Services declared.
     pub services: usize,
+    /// Whether this node is being deleted, or about to be, as its Node object says.
+    pub node_leaving: bool,
 }

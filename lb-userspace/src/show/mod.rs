@@ -13,5 +13,5 @@ pub use devices::{DeviceRow, devices};
 pub use flows::{FlowRow, flows};
 pub use names::{Names, endpoint, protocol};
 pub use services::{ServiceRow, services};
-pub use status::{AgentFacts, CounterRow, MapRow, StatusReport};
+pub use status::{AgentFacts, CounterRow, MapRow, SourceFacts, StatusReport};
 pub use table::{Output, Row, age, render};

@@ -45,11 +45,26 @@ pub struct AgentFacts {
     pub repairs: u64,
     /// Services that are declared.
     pub services: usize,
+    /// Where it learns what is declared.
+    pub source: SourceFacts,
     /// Why the maps are not as they shall be.
     pub error: Option<String>,
     /// What is wrong with what was declared, or with devices.
     #[serde(serialize_with = "problems")]
     pub problems: Vec<Problem>,
+}
+
+/// What a running agent says of its source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SourceFacts {
+    /// A folder, or the server in use.
+    pub name: String,
+    /// Why it learns nothing.
+    pub fault: Option<String>,
+    /// Seconds since when that is so, or all is well; none where it tries for the first time, or needs no connection.
+    pub age: Option<u64>,
+    /// How often it was well again after a fault.
+    pub recoveries: u64,
 }
 
 fn problems<S: serde::Serializer>(problems: &[Problem], serializer: S) -> Result<S::Ok, S::Error> {
@@ -102,6 +117,7 @@ impl StatusReport {
         line("Layout", &format!("v{}", self.layout));
         if let Some(agent) = &self.agent {
             line("Node", &agent.node);
+            line("Source", &source_line(&agent.source));
             line("Services", &agent.services.to_string());
             line("Writes", &writes_line(agent));
             if let Some(error) = &agent.error {
@@ -145,6 +161,18 @@ impl StatusReport {
             true => format!("attached to {} devices and {} socket hooks", self.devices, self.socket_hooks.len()),
         }
     }
+}
+
+fn source_line(source: &SourceFacts) -> String {
+    let SourceFacts { name, fault, age: since, recoveries } = source;
+    let since = since.map(age);
+    let state = match (fault, since) {
+        (None, None) => String::new(),
+        (None, Some(since)) => format!(", connected for {since}"),
+        (Some(fault), since) => format!(", not well for {}: {fault}", since.unwrap_or_default()),
+    };
+    let again = if *recoveries > 0 { format!(" (found again {recoveries} times)") } else { String::new() };
+    format!("{name}{state}{again}")
 }
 
 fn writes_line(agent: &AgentFacts) -> String {
@@ -201,6 +229,7 @@ reply    7         A packet.
             writes: 17,
             repairs: 0,
             services: 2,
+            source: SourceFacts { name: "https://10.0.0.1:6443".into(), age: Some(125), ..SourceFacts::default() },
             error: None,
             problems: vec![Problem::new("web.yaml", "no such field")],
         };
@@ -212,6 +241,7 @@ Agent:        running, ready (process 42, since 2m5s)
 Datapath:     attached to 3 devices and 1 socket hooks
 Layout:       v1
 Node:         n1
+Source:       https://10.0.0.1:6443, connected for 2m5s
 Services:     2
 Writes:       17, the last 3s ago
 Problem:      web.yaml: no such field

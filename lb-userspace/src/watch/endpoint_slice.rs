@@ -1,5 +1,8 @@
 //! `discovery.k8s.io/v1 EndpointSlice`, as Kubernetes writes it.
 
+use std::time::SystemTime;
+
+use jiff::Timestamp;
 use lb_common::ip::Family;
 use serde::Deserialize;
 
@@ -103,9 +106,16 @@ impl EndpointSlice {
             family,
             ports: ports.collect(),
             endpoints: endpoints.collect::<Result<_, _>>()?,
+            trigger: trigger(&self.metadata),
             name,
         }))
     }
+}
+
+/// A time that nobody can read makes no slice worse.
+fn trigger(metadata: &Metadata) -> model::Trigger {
+    let time = metadata.annotations.last_change_trigger.as_deref().and_then(|text| text.parse::<Timestamp>().ok());
+    model::Trigger(time.map(SystemTime::from))
 }
 
 impl Endpoint {

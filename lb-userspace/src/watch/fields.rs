@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
-use crate::model::{ObjectName, Protocol};
+use crate::model::{Cidr, ObjectName, Protocol};
 
 /// A field whose value contradicts another's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +34,16 @@ pub struct Metadata {
     #[serde(default, deserialize_with = "nullable")]
     pub(super) labels: BTreeMap<String, String>,
     pub(super) deletion_timestamp: Option<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub(super) annotations: Annotations,
+}
+
+/// Those annotations that matter.
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+pub(super) struct Annotations {
+    /// Of an EndpointSlice: when happened what made its author write it.
+    #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time")]
+    pub(super) last_change_trigger: Option<String>,
 }
 
 impl Metadata {
@@ -94,6 +104,12 @@ text_field!(Name(String), "a name of 1 to 253 small letters, digits, '-' and '.'
 pub(super) struct Ip(pub(super) IpAddr);
 
 text_field!(Ip(IpAddr), "an IP address", |text| text.parse().ok());
+
+/// A range of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CidrField(pub(super) Cidr);
+
+text_field!(CidrField(Cidr), "a range of addresses, such as 10.96.0.0/16", |text| text.parse().ok());
 
 /// A virtual IP: `None` for a headless Service, empty where none was given yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

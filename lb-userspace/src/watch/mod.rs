@@ -1,24 +1,31 @@
-//! Sources of what was declared: manifests in a folder, later the Kubernetes API. They yield [`Message`]s of plain
+//! Sources of what was declared: manifests in a folder, or the Kubernetes API. They yield [`Message`]s of plain
 //! [`crate::model`] values. Kubernetes' own types end here; nothing here knows of tables.
 
 mod endpoint_slice;
 mod fields;
 pub mod files;
+pub mod kubernetes;
 mod node;
 mod object;
 pub mod pod;
+mod problem;
 pub mod select;
 mod service;
+mod service_cidr;
 
-use std::fmt;
-use std::time::Instant;
+use std::collections::HashSet;
+use std::time::{Instant, SystemTime};
 
-use crate::model::{EndpointSlice, Node, ObjectName, Service};
+use tokio::sync::{mpsc, watch};
+
+use crate::model::{EndpointSlice, Node, ObjectName, Service, ServiceCidr};
 
 pub use endpoint_slice::EndpointSlice as EndpointSliceManifest;
 pub use fields::{Invalid, Metadata};
 pub use node::Node as NodeManifest;
+pub use problem::{About, Problem, Reason};
 pub use service::Service as ServiceManifest;
+pub use service_cidr::ServiceCidr as ServiceCidrManifest;
 
 /// What became of objects of one kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +36,9 @@ pub enum Change<T> {
     Delete(ObjectName),
     /// These are all there are: what is not among them is gone.
     Reset(Vec<T>),
+    /// All there are have these names. What they are was told before, one by one; of one that was not, or that makes no
+    /// sense, the last good state stays.
+    Listed(HashSet<ObjectName>),
 }
 
 /// News of one kind of object.
@@ -40,6 +50,30 @@ pub enum Event {
     EndpointSlice(Change<EndpointSlice>),
     /// Of Nodes.
     Node(Change<Node>),
+    /// Of ServiceCIDRs, which only the API of a cluster has.
+    ServiceCidr(Change<ServiceCidr>),
+}
+
+/// A source at work. It ends when its messages are dropped.
+#[derive(Debug)]
+pub struct Feed {
+    /// What it has to say.
+    pub messages: mpsc::Receiver<Arrived>,
+    /// How it is doing.
+    pub health: watch::Receiver<Health>,
+}
+
+/// How a source is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Where it learns what is declared: a folder, or the server in use.
+    pub source: String,
+    /// Why it learns nothing now; none where all is well.
+    pub fault: Option<String>,
+    /// Since when it is so; none as long as it tries for the first time.
+    pub since: Option<SystemTime>,
+    /// How often it was well again after a fault.
+    pub recoveries: u64,
 }
 
 /// What a source sends.
@@ -65,26 +99,4 @@ pub struct Arrived {
     pub at: Instant,
     /// What it says.
     pub message: Message,
-}
-
-/// Something that people must know of and repair.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Problem {
-    /// What it is about: an object or a file.
-    pub about: String,
-    /// What is wrong.
-    pub message: String,
-}
-
-impl Problem {
-    /// From its two parts.
-    pub fn new(about: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { about: about.into(), message: message.into() }
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.about, self.message)
-    }
 }

@@ -81,6 +81,7 @@ fn slice(
         family,
         ports: ports.collect(),
         endpoints,
+        trigger: Default::default(),
     }
 }
 

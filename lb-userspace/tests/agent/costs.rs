@@ -39,6 +39,7 @@ fn slice(i: u32, but: u32) -> EndpointSlice {
         family: Family::V4,
         ports: vec![EndpointPort { name: "p1-tcp".into(), protocol: Protocol::Tcp, port: 8080 }],
         endpoints: (0..ENDPOINTS).filter(|n| *n != but).map(endpoint).collect(),
+        trigger: Default::default(),
     }
 }
 

@@ -90,6 +90,7 @@ pub(crate) fn slice(i: u8, of: u8, family: Family, endpoints: &[(u8, Condition)]
         family,
         ports: ports.map(|p| EndpointPort { name: p.name, protocol: p.protocol, port: 8000 + p.port }).collect(),
         endpoints: endpoints.iter().map(|(host, condition)| condition.endpoint(ip(family, 1, *host))).collect(),
+        trigger: Default::default(),
     }
 }
 
@@ -144,8 +145,9 @@ fn event() -> impl Strategy<Value = Event> {
         }),
         1 => (0_u8..6).prop_map(|i| Event::EndpointSlice(Change::Delete(ObjectName::new("ns", format!("slice{i}"))))),
         1 => prop_oneof![Just(None), Just(Some("z"))].prop_map(|zone| {
-            let name = ObjectName::new("", "node");
-            Event::Node(Change::Apply(Node { name, zone: zone.map(Into::into), addresses: vec![ip(Family::V4, 9, 9)] }))
+            let node = Node::new(ObjectName::new("", "node"));
+            let addresses = vec![ip(Family::V4, 9, 9)];
+            Event::Node(Change::Apply(Node { zone: zone.map(Into::into), addresses, ..node }))
         }),
     ]
 }
