@@ -20,6 +20,13 @@ const LAB_COMMANDS: &[(&str, &str, &str)] = &[
     ("nsenter", "util-linux", "a shell inside the lab"),
 ];
 
+/// Commands with which a test runs the image as a node does.
+const CONTAINER_COMMANDS: &[(&str, &str, &str)] = &[
+    ("containerd", "containerd", "importing the image, and running it in a container"),
+    ("ctr", "containerd", "telling containerd what to do"),
+    ("runc", "runc", "running a container for containerd"),
+];
+
 /// Prepares a machine for building, and for the lab: `build`, `test` and `demo` all stand on it.
 pub(crate) fn run() -> Result<Toolchain> {
     // The kernel first: where the lab cannot run, nothing shall be installed for it.
@@ -38,6 +45,11 @@ pub(crate) fn for_build() -> Result<Toolchain> {
     let toolchain = toolchain::prepare()?;
     toolchain::need_linker(&toolchain)?;
     Ok(toolchain)
+}
+
+/// What the test of the image needs. Elsewhere than on Debian that test is skipped, and says so.
+pub(crate) fn for_containers() -> Result<()> {
+    if packages::have_apt() { packages::need_commands(CONTAINER_COMMANDS) } else { Ok(()) }
 }
 
 /// What building a static binary needs beside that: returns its target.

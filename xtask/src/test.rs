@@ -14,7 +14,7 @@ use clap::ValueEnum;
 use crate::{
     build,
     failure::NotPossible,
-    process,
+    image, process,
     setup::{self, Toolchain},
     tidy, workspace,
 };
@@ -80,6 +80,9 @@ pub(crate) fn run(only: &[Step]) -> Result<()> {
         toolchain = Some(if lab { setup::run()? } else { setup::for_build()? });
         if lab {
             setup::for_kubernetes()?;
+        }
+        if steps.contains(&Step::Kernel) {
+            setup::for_containers()?;
         }
         report.step("set-up", started.elapsed(), Outcome::Ok);
     }
@@ -147,7 +150,7 @@ fn kernel(tests: &mut TestLines) -> Result<Outcome> {
     // What these tests print is worth reading when they pass too: the verifier's budget, and why one did not run.
     cargo.args(["--", "--show-output"]);
     cargo.env(KERNEL_TESTS, "1").env(workspace::BINARY_VARIABLE, workspace::built("sluice", false));
-    cargo.env(workspace::KUBERNETES_VARIABLE, workspace::kubernetes());
+    cargo.env(workspace::KUBERNETES_VARIABLE, workspace::kubernetes()).env(image::VARIABLE, image::for_tests()?);
     run_tests(&mut cargo, tests.in_part("kernel"))
 }
 

@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 
-pub use agent::{Agent, AgentOptions, SocketPath, Tc, Xdp, cli, start_cli};
+pub use agent::{Agent, AgentOptions, SocketPath, Tc, Xdp, cli, program, start_cli};
 pub use attached::Attached;
 pub use client::{Answer, Exchange, Load, Report, Seen};
 pub use frame::Frames;
