@@ -53,6 +53,7 @@ static XDP_TARGET: ProgramArray = ProgramArray::with_max_entries(1, 0);
 static TC_TARGET: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
 /// Makes the packet, then calls the XDP program under test.
+#[expect(clippy::needless_pass_by_value, reason = "the macro of aya calls it so")]
 #[xdp(frags)]
 fn front_xdp(ctx: XdpContext) -> u32 {
     // Opaque, or the compiler adds the length to a packet pointer first, which the verifier refuses.
@@ -69,6 +70,7 @@ fn front_xdp(ctx: XdpContext) -> u32 {
 }
 
 /// Makes the packet, then calls the TC program under test.
+#[expect(clippy::needless_pass_by_value, reason = "the macro of aya calls it so")]
 #[classifier]
 fn front_tc(ctx: TcContext) -> i32 {
     // SAFETY: as at XDP.

@@ -9,6 +9,7 @@ mod toolchain;
 
 use anyhow::Result;
 
+pub(crate) use packages::which;
 pub(crate) use toolchain::{Toolchain, cargo_home};
 
 /// Commands the lab calls: the command, its Debian package, and what it is for.
@@ -27,8 +28,15 @@ const CONTAINER_COMMANDS: &[(&str, &str, &str)] = &[
     ("runc", "runc", "running a container for containerd"),
 ];
 
-/// Prepares a machine for building, and for the lab: `build`, `test` and `demo` all stand on it.
+/// Prepares a machine for everything.
 pub(crate) fn run() -> Result<Toolchain> {
+    let toolchain = for_lab()?;
+    toolchain.need_clippy()?;
+    Ok(toolchain)
+}
+
+/// Prepares a machine for building, and for the lab: `demo` and `bench` stand on it.
+pub(crate) fn for_lab() -> Result<Toolchain> {
     // The kernel first: where the lab cannot run, nothing shall be installed for it.
     kernel::check()?;
     packages::need_commands(LAB_COMMANDS)?;

@@ -35,6 +35,8 @@ pub(crate) enum Step {
     Clippy,
     /// clippy finds nothing in the eBPF programs
     ClippyBpf,
+    /// cargo-deny finds no licence, source or crate that deny.toml forbids
+    Deny,
     /// `cargo test`: what needs no kernel
     Unit,
     /// Programs, sockets and the agent in a real kernel
@@ -50,6 +52,7 @@ impl Step {
             Self::Tidy => "tidy",
             Self::Clippy => "clippy",
             Self::ClippyBpf => "clippy of the eBPF programs",
+            Self::Deny => "licences and sources",
             Self::Unit => "tests without a kernel",
             Self::Kernel => "tests in the kernel",
             Self::Demo => "demo",
@@ -114,6 +117,7 @@ fn one(step: Step, toolchain: Option<&Toolchain>, tests: &mut TestLines) -> Resu
         Step::Tidy => tidy::run().map(|()| Outcome::Ok),
         Step::Clippy => run_in_view(process::cargo().args(["clippy", "--all-targets", "--", "-D", "warnings"])),
         Step::ClippyBpf => clippy_bpf(toolchain.context("set-up has not run")?),
+        Step::Deny => deny(),
         Step::Unit => unit(tests),
         Step::Kernel => kernel(tests),
         Step::Demo => demo(),
@@ -122,10 +126,19 @@ fn one(step: Step, toolchain: Option<&Toolchain>, tests: &mut TestLines) -> Resu
 
 fn clippy_bpf(toolchain: &Toolchain) -> Result<Outcome> {
     let Some(mut cargo) = toolchain.cargo_clippy() else {
-        return Ok(Outcome::NotRun("no clippy fits the BPF compiler here (Debian: rust-web-clippy)".into()));
+        return Ok(Outcome::NotRun("no clippy fits the BPF compiler here; `cargo xtask setup` installs it".into()));
     };
     build::for_bpf(&mut cargo, toolchain);
     run_in_view(cargo.args(["--", "-D", "warnings"]))
+}
+
+/// Takes a second, but its program minutes to install: so it runs where somebody has done that. Advisories come from the
+/// network, and would make a checkout fail that did not change: `cargo deny check` asks for them, too.
+fn deny() -> Result<Outcome> {
+    if setup::which("cargo-deny").is_none() {
+        return Ok(Outcome::NotRun("no cargo-deny here (cargo install --locked cargo-deny)".into()));
+    }
+    run_in_view(process::cargo().args(["deny", "check", "bans", "licenses", "sources"]))
 }
 
 /// `cargo test`, as a contributor runs it.
