@@ -18,7 +18,7 @@ pub(crate) enum Part {
 /// Measures. The figures stay under target/bench.
 pub(crate) fn run(part: &Part) -> Result<()> {
     let Part::Datapath { quick } = part;
-    let toolchain = setup::for_lab()?;
+    let toolchain = setup::run()?;
     build::object(&toolchain)?;
     let mut cargo = process::cargo();
     cargo.current_dir(workspace::root()).args(["build", "--release", "--bin", "sluice-bench"]);

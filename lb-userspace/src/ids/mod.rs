@@ -9,7 +9,6 @@
 mod extents;
 mod pool;
 mod runs;
-mod uses;
 
 use std::time::Duration;
 

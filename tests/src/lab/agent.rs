@@ -1,5 +1,6 @@
 //! The real agent, and the command line, run as a user runs them: as processes in the node's namespace.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -45,6 +46,33 @@ pub enum Tc {
     Clsact,
 }
 
+/// Where the agent learns what is declared.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// The lab's folder of manifests.
+    Manifests,
+    /// The API of a control plane.
+    Kubernetes {
+        /// Who asks, and the address of the API server.
+        kubeconfig: PathBuf,
+        /// `--api-server`, in place of that address: the next where one cannot be reached.
+        api_servers: Vec<String>,
+    },
+}
+
+impl Source {
+    /// As it is typed.
+    fn arguments(&self, lab: &Lab) -> Vec<OsString> {
+        match self {
+            Self::Manifests => vec!["--manifests".into(), lab.manifests.dir().into()],
+            Self::Kubernetes { kubeconfig, api_servers } => {
+                let servers = api_servers.iter().flat_map(|url| ["--api-server".into(), url.into()]);
+                ["--kubeconfig".into(), kubeconfig.into()].into_iter().chain(servers).collect()
+            }
+        }
+    }
+}
+
 /// What the agent is told.
 #[derive(Clone, Copy, Debug)]
 pub struct AgentOptions {
@@ -88,6 +116,7 @@ impl Default for AgentOptions {
 pub struct Agent<'a> {
     lab: &'a Lab,
     program: PathBuf,
+    source: Source,
     options: AgentOptions,
     child: Child,
     log: File,
@@ -99,9 +128,14 @@ const READY: Duration = Duration::from_secs(30);
 impl<'a> Agent<'a> {
     /// Starts the agent on the lab's manifests, and waits until it is ready.
     pub fn start(lab: &'a Lab, options: AgentOptions) -> Result<Self> {
-        let program = program()?;
-        let (child, log) = launch(lab, &program, options)?;
-        let mut agent = Self { lab, program, options, child, log };
+        Self::start_on(lab, Source::Manifests, options)
+    }
+
+    /// Starts the agent on a source, and waits until it is ready.
+    pub fn start_on(lab: &'a Lab, source: Source, options: AgentOptions) -> Result<Self> {
+        let program = beside("SLUICE_BIN", "sluice", "cargo xtask build")?;
+        let (child, log) = launch(lab, &program, &source, options)?;
+        let mut agent = Self { lab, program, source, options, child, log };
         agent.wait_ready()?;
         Ok(agent)
     }
@@ -120,7 +154,7 @@ impl<'a> Agent<'a> {
 
     /// As [`Agent::restart`], but does not wait: for an agent that has no reason to become ready.
     pub fn launch(&mut self) -> Result<()> {
-        (self.child, self.log) = launch(self.lab, &self.program, self.options)?;
+        (self.child, self.log) = launch(self.lab, &self.program, &self.source, self.options)?;
         Ok(())
     }
 
@@ -223,11 +257,6 @@ impl Drop for Agent<'_> {
     }
 }
 
-/// The binary `sluice`: `SLUICE_BIN`, or beside the running executable.
-pub fn program() -> Result<PathBuf> {
-    beside("SLUICE_BIN", "sluice", "cargo xtask build")
-}
-
 /// Runs `sluice <args> --pin-root …` on the node of `lab`. It is killed if it does not end.
 pub fn cli(lab: &Lab, args: &[&str]) -> Result<Output> {
     let mut child = start_cli(lab, args)?;
@@ -259,7 +288,8 @@ pub fn cli(lab: &Lab, args: &[&str]) -> Result<Output> {
 
 /// Starts `sluice <args> --pin-root …` on the node of `lab`, its output on pipes. It ends with the lab at the latest.
 pub fn start_cli(lab: &Lab, args: &[&str]) -> Result<Child> {
-    let mut command = Command::new(program()?);
+    let program = beside("SLUICE_BIN", "sluice", "cargo xtask build")?;
+    let mut command = Command::new(program);
     command.args(args).arg("--pin-root").arg(lab.bpffs()).arg("--run-dir").arg(lab.run_dir());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = lab.node.spawn(&mut command)?;
@@ -268,7 +298,7 @@ pub fn start_cli(lab: &Lab, args: &[&str]) -> Result<Child> {
     Ok(child)
 }
 
-fn launch(lab: &Lab, program: &Path, options: AgentOptions) -> Result<(Child, File)> {
+fn launch(lab: &Lab, program: &Path, source: &Source, options: AgentOptions) -> Result<(Child, File)> {
     let path = lab.dir().join("agent.log");
     // A file of its own for each process, so that the one before cannot speak for it.
     let _ = fs::remove_file(&path);
@@ -276,7 +306,7 @@ fn launch(lab: &Lab, program: &Path, options: AgentOptions) -> Result<(Child, Fi
     let mut command = Command::new(program);
     command.arg("agent");
     command.arg("--run-dir").arg(lab.run_dir()).arg("--pin-root").arg(lab.bpffs());
-    command.arg("--manifests").arg(lab.manifests.dir()).arg("--cgroup").arg(lab.cgroup());
+    command.args(source.arguments(lab)).arg("--cgroup").arg(lab.cgroup());
     command.args(["--node-name", "node", "--nic", NIC, "--pod-device", "pod-*"]).args(arguments(options));
     command.stdin(Stdio::null());
     command.stdout(log.try_clone().context("cannot share the log")?);

@@ -15,6 +15,8 @@ mod daemon;
 mod etcd;
 mod kubeconfig;
 mod kubectl;
+mod objects;
+mod oracle;
 mod programs;
 
 use std::fs;
@@ -28,6 +30,8 @@ use crate::lab::{Family, Lab, Netns, remove_cgroup};
 use certificates::{Authority, Identity};
 use daemon::Daemon;
 
+pub use objects::{service, together};
+pub use oracle::{Frontends, programmed};
 pub use programs::{program, reason_to_skip};
 
 /// The Services' addresses, IPv4 first: those of [`Family::cluster_ip`] are among them.
