@@ -125,7 +125,7 @@ fn follow_in<A: Ip, P: Packet, T: Tables<A>>(
     // flow that is over makes room, and one whose backend has gone before it answered. A SYN that is only sent again
     // follows the flow.
     let syn = parsed.flags & tcp::SYN != 0;
-    let lost = || parsed.opens() && table == FlowTable::HalfOpen && tables.backend(entry.backend).is_none();
+    let lost = || parsed.opens() && table == FlowTable::HalfOpen && orphaned(tables, &entry);
     if syn && (entry.over() || lost()) {
         flow::remove(tables, table, key, &entry);
         return None;
@@ -144,6 +144,15 @@ fn follow_in<A: Ip, P: Packet, T: Tables<A>>(
         (true, FlowTable::HalfOpen) => Reason::HalfOpenFlow,
     };
     Some(send(packet, parsed, &entry, reason))
+}
+
+/// Whether the backend of a flow has gone. Ids may have a second life, so its address counts, too.
+#[inline(never)]
+fn orphaned<A: Ip, T: Tables<A>>(tables: &T, entry: &Flow<A>) -> bool {
+    match tables.backend(entry.backend) {
+        Some(backend) => entry.state & state::THERE != 0 && (backend.addr, backend.port) != (entry.dst, entry.dport),
+        None => true,
+    }
 }
 
 /// Chooses a backend for the first packet of a flow to a Service, and writes the way there to `flow`.

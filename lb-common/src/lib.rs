@@ -10,6 +10,7 @@
 #[cfg(any(test, feature = "mem"))]
 extern crate std;
 
+pub mod bench;
 pub mod csum;
 pub mod datapath;
 pub mod flow;

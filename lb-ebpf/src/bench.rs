@@ -12,33 +12,10 @@ use aya_ebpf::helpers::generated::{bpf_skb_change_tail, bpf_xdp_adjust_tail};
 use aya_ebpf::macros::{classifier, map, xdp};
 use aya_ebpf::maps::{Array, ProgramArray};
 use aya_ebpf::programs::{TcContext, XdpContext};
+use lb_common::bench::{FRAME, SHORT, Template};
 use lb_common::hash;
 use lb_common::ip::{Be16, Ip, V4, V6};
 use lb_common::packet::{ETHERNET, Ethernet, Ipv4, Ipv6, Ports};
-
-/// The packet of each round, and how rounds differ. Written by the benchmark.
-#[repr(C)]
-struct Template {
-    /// Copied over the packet: Ethernet, IPv6, TCP and a little more.
-    frame: [u64; FRAME / 8],
-    /// Clients are numbered from 0 to this; one less than a power of two.
-    clients: u32,
-    /// The same of virtual IPs.
-    services: u32,
-    /// 0: clients come in their order. 1: in a random one.
-    random: u32,
-    /// Packets of the answer: it is the destination that is the client.
-    answer: u32,
-    /// Bytes of the packet.
-    len: u32,
-    /// Always 0.
-    zero: u32,
-}
-
-/// Bytes of the longest template.
-const FRAME: usize = 80;
-/// Bytes of the shortest.
-const SHORT: usize = 64;
 
 #[map]
 static TEMPLATE: Array<Template> = Array::with_max_entries(1, 0);
@@ -53,6 +30,7 @@ static XDP_TARGET: ProgramArray = ProgramArray::with_max_entries(1, 0);
 static TC_TARGET: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
 /// Makes the packet, then calls the XDP program under test.
+#[expect(clippy::needless_pass_by_value, reason = "the macro of aya calls it so")]
 #[xdp(frags)]
 fn front_xdp(ctx: XdpContext) -> u32 {
     // Opaque, or the compiler adds the length to a packet pointer first, which the verifier refuses.
@@ -69,6 +47,7 @@ fn front_xdp(ctx: XdpContext) -> u32 {
 }
 
 /// Makes the packet, then calls the TC program under test.
+#[expect(clippy::needless_pass_by_value, reason = "the macro of aya calls it so")]
 #[classifier]
 fn front_tc(ctx: TcContext) -> i32 {
     // SAFETY: as at XDP.

@@ -45,7 +45,7 @@ macro_rules! cgroup {
         #[doc = $doc]
         #[cgroup_sock_addr($hook)]
         fn $hook(ctx: SockAddrContext) -> i32 {
-            $run(&socket::Socket::<$family>::new(ctx))
+            $run(&socket::Socket::<$family>::new(&ctx))
         }
     )*};
 }

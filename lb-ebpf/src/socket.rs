@@ -28,7 +28,7 @@ pub(crate) struct Socket<A>(*mut bpf_sock_addr, PhantomData<A>);
 
 impl<A> Socket<A> {
     #[inline(always)]
-    pub(crate) const fn new(ctx: SockAddrContext) -> Self {
+    pub(crate) const fn new(ctx: &SockAddrContext) -> Self {
         Self(ctx.sock_addr, PhantomData)
     }
 

@@ -47,6 +47,27 @@ fn round_trip<A: Net>(host: u8, port: u16, l4: L4, payload: &[u8]) -> Result<(),
     Ok(())
 }
 
+/// A backend goes, and its id gets a second life: a SYN that is sent again finds a backend of today.
+fn second_life<A: Net>() {
+    let mut tables = tables::<A>(1);
+    let send = |tables: &mut Native| {
+        let mut frame = Frame(packet(client::<A>(9, 4000), vip::<A>(1, 80), SYN, b""));
+        let reason = frame.run(tables, Side::Ingress, 7).reason();
+        (reason, ends(&frame.0).1)
+    };
+    assert_eq!(send(&mut tables), (Reason::NewFlow, pod::<A>(1)));
+    assert_eq!(send(&mut tables), (Reason::HalfOpenFlow, pod::<A>(1)));
+    let other = A::from_ip(pod::<A>(2).ip()).unwrap();
+    A::side_mut(&mut tables.image).backends.values_mut().for_each(|backend| backend.addr = other);
+    assert_eq!(send(&mut tables), (Reason::NewFlow, pod::<A>(2)));
+}
+
+#[test]
+fn a_syn_that_is_sent_again_does_not_follow_an_id_to_where_it_led_before() {
+    second_life::<V4>();
+    second_life::<V6>();
+}
+
 proptest! {
     #[test]
     fn an_answer_comes_from_the_address_that_was_called(

@@ -18,7 +18,7 @@ pub(crate) enum Part {
 /// Measures. The figures stay under target/bench.
 pub(crate) fn run(part: &Part) -> Result<()> {
     let Part::Datapath { quick } = part;
-    let toolchain = setup::run()?;
+    let toolchain = setup::for_lab()?;
     build::object(&toolchain)?;
     let mut cargo = process::cargo();
     cargo.current_dir(workspace::root()).args(["build", "--release", "--bin", "sluice-bench"]);

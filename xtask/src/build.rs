@@ -44,7 +44,9 @@ pub(crate) fn object(toolchain: &Toolchain) -> Result<()> {
 pub(crate) fn for_bpf(cargo: &mut std::process::Command, toolchain: &Toolchain) {
     // The programs read kernel structures (pt_regs), which differ by the machine they run on.
     let arch = format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH);
-    let flags = ["-Clinker=bpf-linker", &arch, "-Cdebuginfo=2", "-Clink-arg=--btf", "-Ctarget-cpu=v3"];
+    let flags =
+        ["-Clinker=bpf-linker", &arch, "-Cdebuginfo=2", "-Clink-arg=--btf", "-Ctarget-cpu=v3"].map(String::from);
+    let flags = [&flags[..], &without_paths()].concat();
     let path = toolchain.path();
     cargo
         .current_dir(workspace::root())
@@ -52,6 +54,13 @@ pub(crate) fn for_bpf(cargo: &mut std::process::Command, toolchain: &Toolchain) 
         .arg(workspace::bpf_target_dir())
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         .env("PATH", process::path_with(&path.iter().map(PathBuf::as_path).collect::<Vec<_>>()));
+}
+
+/// Flags that keep this machine's folders out of what is compiled: debug information and messages of panics name source
+/// files, and what is shipped shall be the same wherever it was built.
+pub(crate) fn without_paths() -> [String; 2] {
+    let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
+    [remap(&setup::cargo_home(), "/cargo"), remap(workspace::root(), "/sluice")]
 }
 
 /// Builds the `sluice` binary; its build script embeds the object.

@@ -5,7 +5,7 @@ use crate::{build, process, setup, workspace};
 
 /// Runs the demo from nothing.
 pub(crate) fn run(keep: bool) -> Result<()> {
-    let toolchain = setup::run()?;
+    let toolchain = setup::for_lab()?;
     build::object(&toolchain)?;
     build::everything()?;
     show(keep)

@@ -66,6 +66,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// Tells the tests where an archive is.
+pub(crate) const VARIABLE: &str = "SLUICE_IMAGE";
+
+/// Makes an image of the debug binary, for the tests that import and run one.
+pub(crate) fn for_tests() -> Result<PathBuf> {
+    let file = workspace::target_dir().join("image/test.tar");
+    let tag = "localhost/sluice:test".parse().map_err(anyhow::Error::msg)?;
+    run(&Arguments { tag, output: Some(file.clone()), binary: None, quick: true })?;
+    Ok(file)
+}
+
 /// Compiles `sluice` with musl, so that it needs nothing of the image.
 fn static_binary() -> Result<PathBuf> {
     let toolchain = setup::for_build()?;
@@ -75,7 +86,7 @@ fn static_binary() -> Result<PathBuf> {
     cargo
         .current_dir(workspace::root())
         .args(["build", "--package", "lb-userspace", "--bin", "sluice", "--profile", "image", "--target", &target])
-        .env("CARGO_ENCODED_RUSTFLAGS", no_paths_of_this_machine());
+        .env("CARGO_ENCODED_RUSTFLAGS", build::without_paths().join("\x1f"));
     process::run(&mut cargo).context("the static binary does not compile")?;
     Ok(workspace::target_dir().join(target).join("image/sluice"))
 }
@@ -99,13 +110,6 @@ fn relinked_binary() -> Result<PathBuf> {
     }
     process::run(&mut cargo).context("the static debug binary does not link")?;
     Ok(target.join("debug/sluice"))
-}
-
-/// Messages of panics name source files: where they lie on this machine is nobody's business, and would make each
-/// machine's image another one.
-fn no_paths_of_this_machine() -> String {
-    let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
-    [remap(&setup::cargo_home(), "/cargo"), remap(workspace::root(), "/sluice")].join("\x1f")
 }
 
 /// The commit, with `-dirty` if the tree holds more than that.

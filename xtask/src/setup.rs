@@ -9,6 +9,7 @@ mod toolchain;
 
 use anyhow::Result;
 
+pub(crate) use packages::which;
 pub(crate) use toolchain::{Toolchain, cargo_home};
 
 /// Commands the lab calls: the command, its Debian package, and what it is for.
@@ -20,8 +21,22 @@ const LAB_COMMANDS: &[(&str, &str, &str)] = &[
     ("nsenter", "util-linux", "a shell inside the lab"),
 ];
 
-/// Prepares a machine for building, and for the lab: `build`, `test` and `demo` all stand on it.
+/// Commands with which a test runs the image as a node does.
+const CONTAINER_COMMANDS: &[(&str, &str, &str)] = &[
+    ("containerd", "containerd", "importing the image, and running it in a container"),
+    ("ctr", "containerd", "telling containerd what to do"),
+    ("runc", "runc", "running a container for containerd"),
+];
+
+/// Prepares a machine for everything.
 pub(crate) fn run() -> Result<Toolchain> {
+    let toolchain = for_lab()?;
+    toolchain.need_clippy()?;
+    Ok(toolchain)
+}
+
+/// Prepares a machine for building, and for the lab: `demo` and `bench` stand on it.
+pub(crate) fn for_lab() -> Result<Toolchain> {
     // The kernel first: where the lab cannot run, nothing shall be installed for it.
     kernel::check()?;
     packages::need_commands(LAB_COMMANDS)?;
@@ -38,6 +53,11 @@ pub(crate) fn for_build() -> Result<Toolchain> {
     let toolchain = toolchain::prepare()?;
     toolchain::need_linker(&toolchain)?;
     Ok(toolchain)
+}
+
+/// What the test of the image needs. Elsewhere than on Debian that test is skipped, and says so.
+pub(crate) fn for_containers() -> Result<()> {
+    if packages::have_apt() { packages::need_commands(CONTAINER_COMMANDS) } else { Ok(()) }
 }
 
 /// What building a static binary needs beside that: returns its target.

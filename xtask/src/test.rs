@@ -14,7 +14,7 @@ use clap::ValueEnum;
 use crate::{
     build,
     failure::NotPossible,
-    process,
+    image, process,
     setup::{self, Toolchain},
     tidy, workspace,
 };
@@ -35,6 +35,8 @@ pub(crate) enum Step {
     Clippy,
     /// clippy finds nothing in the eBPF programs
     ClippyBpf,
+    /// cargo-deny finds no licence, source or crate that deny.toml forbids
+    Deny,
     /// `cargo test`: what needs no kernel
     Unit,
     /// Programs, sockets and the agent in a real kernel
@@ -50,6 +52,7 @@ impl Step {
             Self::Tidy => "tidy",
             Self::Clippy => "clippy",
             Self::ClippyBpf => "clippy of the eBPF programs",
+            Self::Deny => "licences and sources",
             Self::Unit => "tests without a kernel",
             Self::Kernel => "tests in the kernel",
             Self::Demo => "demo",
@@ -81,6 +84,9 @@ pub(crate) fn run(only: &[Step]) -> Result<()> {
         if lab {
             setup::for_kubernetes()?;
         }
+        if steps.contains(&Step::Kernel) {
+            setup::for_containers()?;
+        }
         report.step("set-up", started.elapsed(), Outcome::Ok);
     }
     if let Some(toolchain) = toolchain.as_ref().filter(|_| steps.iter().any(|step| step.needs_kernel())) {
@@ -111,6 +117,7 @@ fn one(step: Step, toolchain: Option<&Toolchain>, tests: &mut TestLines) -> Resu
         Step::Tidy => tidy::run().map(|()| Outcome::Ok),
         Step::Clippy => run_in_view(process::cargo().args(["clippy", "--all-targets", "--", "-D", "warnings"])),
         Step::ClippyBpf => clippy_bpf(toolchain.context("set-up has not run")?),
+        Step::Deny => deny(),
         Step::Unit => unit(tests),
         Step::Kernel => kernel(tests),
         Step::Demo => demo(),
@@ -119,10 +126,19 @@ fn one(step: Step, toolchain: Option<&Toolchain>, tests: &mut TestLines) -> Resu
 
 fn clippy_bpf(toolchain: &Toolchain) -> Result<Outcome> {
     let Some(mut cargo) = toolchain.cargo_clippy() else {
-        return Ok(Outcome::NotRun("no clippy fits the BPF compiler here (Debian: rust-web-clippy)".into()));
+        return Ok(Outcome::NotRun("no clippy fits the BPF compiler here; `cargo xtask setup` installs it".into()));
     };
     build::for_bpf(&mut cargo, toolchain);
     run_in_view(cargo.args(["--", "-D", "warnings"]))
+}
+
+/// Takes a second, but its program minutes to install: so it runs where somebody has done that. Advisories come from the
+/// network, and would make a checkout fail that did not change: `cargo deny check` asks for them, too.
+fn deny() -> Result<Outcome> {
+    if setup::which("cargo-deny").is_none() {
+        return Ok(Outcome::NotRun("no cargo-deny here (cargo install --locked cargo-deny)".into()));
+    }
+    run_in_view(process::cargo().args(["deny", "check", "bans", "licenses", "sources"]))
 }
 
 /// `cargo test`, as a contributor runs it.
@@ -147,7 +163,7 @@ fn kernel(tests: &mut TestLines) -> Result<Outcome> {
     // What these tests print is worth reading when they pass too: the verifier's budget, and why one did not run.
     cargo.args(["--", "--show-output"]);
     cargo.env(KERNEL_TESTS, "1").env(workspace::BINARY_VARIABLE, workspace::built("sluice", false));
-    cargo.env(workspace::KUBERNETES_VARIABLE, workspace::kubernetes());
+    cargo.env(workspace::KUBERNETES_VARIABLE, workspace::kubernetes()).env(image::VARIABLE, image::for_tests()?);
     run_tests(&mut cargo, tests.in_part("kernel"))
 }
 

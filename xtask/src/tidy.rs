@@ -116,8 +116,7 @@ const RULES: &[Rule] = &[
     Rule {
         name: "ebpf-tables",
         rooms: &["lb-ebpf/src"],
-        // The benchmark's packet template: no other program and no agent reads it.
-        except: &["lb-ebpf/src/bench"],
+        except: &[],
         never: Never::Words(&["repr"]),
         in_tests: true,
         why: "lb-ebpf has no layout of its own: every key and value is declared once, in lb-common",

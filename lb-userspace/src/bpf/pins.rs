@@ -210,7 +210,7 @@ pub(super) fn repin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     fs::rename(&new, path)
 }
 
-fn is_bpffs(path: &Path) -> bool {
+pub(super) fn is_bpffs(path: &Path) -> bool {
     use std::os::unix::ffi::OsStrExt;
     const BPF_FS_MAGIC: u32 = 0xcafe_4a11;
     let Ok(path) = std::ffi::CString::new(path.as_os_str().as_bytes()) else { return false };

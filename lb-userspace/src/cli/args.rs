@@ -32,6 +32,12 @@ pub(super) enum Command {
     Status(DeviceArgs),
     /// Detach all programs and remove all maps.
     Uninstall(PlaceArgs),
+    /// Mount a bpffs, which pins need, where the system has not.
+    MountBpffs {
+        /// Where.
+        #[arg(default_value = "/sys/fs/bpf")]
+        folder: PathBuf,
+    },
 }
 
 /// Where to look.

@@ -6,6 +6,7 @@ mod settings;
 mod status;
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -49,6 +50,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Devices(args) => list::devices(&args),
         Command::Status(args) => status::status(&args),
         Command::Uninstall(args) => uninstall(&args),
+        Command::MountBpffs { folder } => mount_bpffs(&folder),
     }
 }
 
@@ -91,6 +93,12 @@ fn uninstall(place: &PlaceArgs) -> anyhow::Result<Outcome> {
         ),
     };
     print(&text)?;
+    Ok(Outcome::Done)
+}
+
+fn mount_bpffs(folder: &Path) -> anyhow::Result<Outcome> {
+    let state = if bpf::mount_bpffs(folder)? { "mounted a bpffs" } else { "there is a bpffs" };
+    print(&format!("{state} at {}\n", folder.display()))?;
     Ok(Outcome::Done)
 }
 

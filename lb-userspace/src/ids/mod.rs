@@ -9,6 +9,7 @@
 mod extents;
 mod pool;
 mod runs;
+mod uses;
 
 use std::time::Duration;
 

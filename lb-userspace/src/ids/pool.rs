@@ -4,64 +4,48 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::Hash;
 use std::time::Instant;
 
+use super::uses::Uses;
 use super::{Exhausted, Rest};
 
 /// Ids for things of one kind.
 #[derive(Debug)]
 pub struct Pool<K> {
-    entries: HashMap<K, Entry>,
+    /// Those that stand in the maps.
+    uses: Uses<K, u32>,
+    /// Those that have left the maps and rest on, with the begin of their rest: whose thing comes back gets its id back.
+    removed: HashMap<K, (Instant, u32)>,
+    /// The same in the order of time. One that came back, and perhaps left again, is here still.
+    queue: VecDeque<(Instant, K)>,
     /// Ids below `next` that nobody has.
     free: BTreeSet<u32>,
     next: u32,
     capacity: u32,
     rest: Rest,
-    /// Fell out of use since the last settling.
-    idle: Vec<K>,
-    /// Rest, and still stand in the maps; the oldest first.
-    resting: VecDeque<(Instant, K)>,
-    /// Rest, and no longer stand in the maps; the oldest first.
-    removed: VecDeque<(Instant, K)>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Entry {
-    id: u32,
-    phase: Phase,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Used(u32),
-    Idle,
-    Resting(Instant),
-    Removed(Instant),
 }
 
 impl<K: Hash + Eq + Clone> Pool<K> {
     /// Ids from 1 to below `capacity`.
     pub fn new(capacity: u32, rest: Rest) -> Self {
         Self {
-            entries: HashMap::new(),
+            uses: Uses::default(),
+            removed: HashMap::new(),
+            queue: VecDeque::new(),
             free: BTreeSet::new(),
             next: 1,
             capacity,
             rest,
-            idle: Vec::new(),
-            resting: VecDeque::new(),
-            removed: VecDeque::new(),
         }
     }
 
     /// Takes over an id that stands in the maps; `false` where it or the thing is already known, or it is too high.
     /// It is idle until someone acquires it. To be called in the order of ids.
     pub fn recover(&mut self, id: u32, key: K) -> bool {
-        if id < self.next || id >= self.capacity || self.entries.contains_key(&key) {
+        if id < self.next || id >= self.capacity || self.uses.contains(&key) {
             return false;
         }
         self.free.extend(self.next..id);
         self.next = id + 1;
-        self.entries.insert(key.clone(), Entry { id, phase: Phase::Idle });
-        self.idle.push(key);
+        self.uses.insert_idle(key, id);
         true
     }
 
@@ -70,15 +54,14 @@ impl<K: Hash + Eq + Clone> Pool<K> {
     /// # Errors
     /// All ids are taken.
     pub fn acquire(&mut self, key: &K) -> Result<u32, Exhausted> {
-        if let Some(entry) = self.entries.get_mut(key) {
-            entry.phase = match entry.phase {
-                Phase::Used(users) => Phase::Used(users + 1),
-                Phase::Idle | Phase::Resting(_) | Phase::Removed(_) => Phase::Used(1),
-            };
-            return Ok(entry.id);
+        if let Some(id) = self.uses.acquire(key) {
+            return Ok(*id);
         }
-        let id = self.fresh()?;
-        self.entries.insert(key.clone(), Entry { id, phase: Phase::Used(1) });
+        let id = match self.removed.remove(key) {
+            Some((_, id)) => id,
+            None => self.fresh()?,
+        };
+        self.uses.insert(key.clone(), id);
         Ok(id)
     }
 
@@ -91,7 +74,7 @@ impl<K: Hash + Eq + Clone> Pool<K> {
             return Ok(self.next - 1);
         }
         // Better an id that has not rested for long than none.
-        while let Some((since, key)) = self.removed.pop_front() {
+        while let Some((since, key)) = self.queue.pop_front() {
             if let Some(id) = self.forget(since, &key) {
                 return Ok(id);
             }
@@ -101,44 +84,23 @@ impl<K: Hash + Eq + Clone> Pool<K> {
 
     /// One user less.
     pub fn release(&mut self, key: &K) {
-        let Some(entry) = self.entries.get_mut(key) else { return };
-        match &mut entry.phase {
-            Phase::Used(users) if *users > 1 => *users -= 1,
-            Phase::Used(_) => {
-                entry.phase = Phase::Idle;
-                self.idle.push(key.clone());
-            }
-            Phase::Idle | Phase::Resting(_) | Phase::Removed(_) => {}
-        }
+        self.uses.release(key);
     }
 
     /// The maps now say what was decided: what is idle begins to rest.
     pub fn settle(&mut self, now: Instant) {
-        for key in self.idle.drain(..) {
-            match self.entries.get_mut(&key) {
-                Some(entry) if entry.phase == Phase::Idle => {
-                    entry.phase = Phase::Resting(now);
-                    self.resting.push_back((now, key));
-                }
-                _ => {}
-            }
-        }
+        self.uses.settle(now);
     }
 
     /// Ids that have rested long enough to leave the maps.
     pub fn expire(&mut self, now: Instant) -> Vec<u32> {
         let mut gone = Vec::new();
-        while let Some((since, key)) = self.resting.pop_front_if(|(since, _)| *since + self.rest.entry <= now) {
-            match self.entries.get_mut(&key) {
-                Some(entry) if entry.phase == Phase::Resting(since) => {
-                    entry.phase = Phase::Removed(since);
-                    gone.push(entry.id);
-                    self.removed.push_back((since, key));
-                }
-                _ => {}
-            }
+        while let Some((since, key, id)) = self.uses.rested(self.rest.entry, now) {
+            gone.push(id);
+            self.removed.insert(key.clone(), (since, id));
+            self.queue.push_back((since, key));
         }
-        while let Some((since, key)) = self.removed.pop_front_if(|(since, _)| *since + self.rest.id <= now) {
+        while let Some((since, key)) = self.queue.pop_front_if(|(since, _)| *since + self.rest.id <= now) {
             if let Some(id) = self.forget(since, &key) {
                 self.free.insert(id);
             }
@@ -148,18 +110,12 @@ impl<K: Hash + Eq + Clone> Pool<K> {
 
     /// When [`Pool::expire`] will next have something to say.
     pub fn deadline(&self) -> Option<Instant> {
-        self.resting.front().map(|(since, _)| *since + self.rest.entry)
+        self.uses.oldest().map(|since| since + self.rest.entry)
     }
 
     fn forget(&mut self, since: Instant, key: &K) -> Option<u32> {
-        match self.entries.get(key) {
-            Some(Entry { id, phase: Phase::Removed(then) }) if *then == since => {
-                let id = *id;
-                self.entries.remove(key);
-                Some(id)
-            }
-            _ => None,
-        }
+        self.removed.get(key).filter(|(then, _)| *then == since)?;
+        self.removed.remove(key).map(|(_, id)| id)
     }
 }
 

@@ -1,11 +1,12 @@
 //! Places of Maglev tables in `SLOTS`: one table for each set of backends, shared by all frontends with that set.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use lb_common::ip::Family;
 
+use super::uses::Uses;
 use super::{Exhausted, Extents, Rest};
 
 /// A set of backends: their ids in the order of their addresses and ports.
@@ -23,14 +24,10 @@ pub struct Run {
 /// The places of all tables.
 #[derive(Debug)]
 pub struct Runs {
-    places: HashMap<Set, Place>,
+    places: Uses<Set, Place>,
     free: Extents,
     capacity: u32,
     rest: Rest,
-    /// Fell out of use since the last settling.
-    idle: Vec<Set>,
-    /// Rest; the oldest first.
-    resting: VecDeque<(Instant, Set)>,
     /// Places of tables that the maps named but that make no sense: they rest, too, before they are free.
     strange: Vec<(u32, u32)>,
     strange_resting: VecDeque<(Instant, u32, u32)>,
@@ -42,26 +39,16 @@ struct Place {
     len: u32,
     /// Not known of a place that was recovered and has not been used yet.
     slots: Option<Arc<[u32]>>,
-    phase: Phase,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Used(u32),
-    Idle,
-    Resting(Instant),
 }
 
 impl Runs {
     /// An empty array of `capacity` slots.
     pub fn new(capacity: u32, rest: Rest) -> Self {
         Self {
-            places: HashMap::new(),
+            places: Uses::default(),
             free: Extents::new(capacity),
             capacity,
             rest,
-            idle: Vec::new(),
-            resting: VecDeque::new(),
             strange: Vec::new(),
             strange_resting: VecDeque::new(),
         }
@@ -71,11 +58,10 @@ impl Runs {
     /// overlaps another.
     pub fn recover(&mut self, family: Family, set: &Arc<[u32]>, at: u32, len: u32) -> bool {
         let set = (family, set.clone());
-        if self.places.contains_key(&set) || !self.free.reserve(at, len) {
+        if self.places.contains(&set) || !self.free.reserve(at, len) {
             return false;
         }
-        self.places.insert(set.clone(), Place { at, len, slots: None, phase: Phase::Idle });
-        self.idle.push(set);
+        self.places.insert_idle(set, Place { at, len, slots: None });
         true
     }
 
@@ -100,71 +86,41 @@ impl Runs {
         fill: impl FnOnce() -> Arc<[u32]>,
     ) -> Result<Run, Exhausted> {
         let key = (family, set.clone());
-        if let Some(place) = self.places.get_mut(&key) {
-            place.phase = match place.phase {
-                Phase::Used(users) => Phase::Used(users + 1),
-                Phase::Idle | Phase::Resting(_) => Phase::Used(1),
-            };
+        if let Some(place) = self.places.acquire(&key) {
             let slots = place.slots.get_or_insert_with(fill).clone();
             return Ok(Run { at: place.at, slots });
         }
         let at = self.free.take(len).ok_or(Exhausted { capacity: self.capacity })?;
         let slots = fill();
-        self.places.insert(key, Place { at, len, slots: Some(slots.clone()), phase: Phase::Used(1) });
+        self.places.insert(key, Place { at, len, slots: Some(slots.clone()) });
         Ok(Run { at, slots })
     }
 
     /// One user less; the place, where that was the last.
     pub fn release(&mut self, family: Family, set: &Arc<[u32]>) -> Option<u32> {
-        let key = (family, set.clone());
-        let place = self.places.get_mut(&key)?;
-        match &mut place.phase {
-            Phase::Used(users) if *users > 1 => {
-                *users -= 1;
-                None
-            }
-            Phase::Used(_) => {
-                place.phase = Phase::Idle;
-                self.idle.push(key);
-                Some(place.at)
-            }
-            Phase::Idle | Phase::Resting(_) => None,
-        }
+        self.places.release(&(family, set.clone())).map(|place| place.at)
     }
 
     /// The maps now say what was decided: what is idle begins to rest.
     pub fn settle(&mut self, now: Instant) {
-        for set in self.idle.drain(..) {
-            match self.places.get_mut(&set) {
-                Some(place) if place.phase == Phase::Idle => {
-                    place.phase = Phase::Resting(now);
-                    self.resting.push_back((now, set));
-                }
-                _ => {}
-            }
-        }
+        self.places.settle(now);
         self.strange_resting.extend(self.strange.drain(..).map(|(at, len)| (now, at, len)));
     }
 
     /// When [`Runs::expire`] may next free something.
     pub fn deadline(&self) -> Option<Instant> {
-        let ordinary = self.resting.front().map(|(since, _)| since);
-        let strange = self.strange_resting.front().map(|(since, ..)| since);
-        ordinary.into_iter().chain(strange).min().map(|since| *since + self.rest.entry)
+        let strange = self.strange_resting.front().map(|(since, ..)| *since);
+        self.places.oldest().into_iter().chain(strange).min().map(|since| since + self.rest.entry)
     }
 
     /// Frees what has rested long enough; whether there was any.
     pub fn expire(&mut self, now: Instant) -> bool {
-        let mut freed = false;
-        while let Some((since, set)) = self.resting.pop_front_if(|(since, _)| *since + self.rest.entry <= now) {
-            if self.places.get(&set).is_some_and(|place| place.phase == Phase::Resting(since))
-                && let Some(place) = self.places.remove(&set)
-            {
-                self.free.give(place.at, place.len);
-                freed = true;
-            }
-        }
         let rest = self.rest.entry;
+        let mut freed = false;
+        while let Some((_, _, place)) = self.places.rested(rest, now) {
+            self.free.give(place.at, place.len);
+            freed = true;
+        }
         while let Some((_, at, len)) = self.strange_resting.pop_front_if(|(since, ..)| *since + rest <= now) {
             self.free.give(at, len);
             freed = true;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use lb_common::flow::{mirror, state};
 use lb_common::ip::{V4, V6};
-use lb_common::mem::{Native, Of};
-use lb_common::tables::{Flow, FlowKey, FlowTable};
+use lb_common::mem::{Image, Native, Of};
+use lb_common::tables::{Flow, FlowKey, FlowTable, FrontendKey};
 use serde::Serialize;
 
 use super::names::{Names, endpoint, protocol};
@@ -26,8 +26,8 @@ pub struct FlowRow {
     pub state: &'static str,
     /// Seconds since its newest packet.
     pub idle: u64,
-    /// `namespace/name:port`.
-    pub service: String,
+    /// `namespace/name:port`; none where the frontend is no longer that Service's.
+    pub service: Option<String>,
     /// The source that the backend sees, where it is not the client.
     pub masqueraded_as: Option<String>,
     /// Id of the backend.
@@ -48,7 +48,7 @@ impl Row for FlowRow {
             self.backend.clone(),
             self.state.to_owned(),
             age(self.idle),
-            self.service.clone(),
+            self.service.clone().unwrap_or_default(),
         ]
     }
 
@@ -60,7 +60,7 @@ impl Row for FlowRow {
 
 /// All flows, by client, `now` in ticks; those of one Service where one is asked for. `seconds` makes seconds of ticks.
 pub fn flows(native: &Native, now: u32, seconds: impl Fn(u32) -> u64, asked: Option<&str>) -> Vec<FlowRow> {
-    let view = View { names: Names(&native.image.names), now, seconds, asked };
+    let view = View { image: &native.image, now, seconds, asked };
     let mut rows = Vec::new();
     view.family::<V4>(native, &mut rows);
     view.family::<V6>(native, &mut rows);
@@ -68,7 +68,7 @@ pub fn flows(native: &Native, now: u32, seconds: impl Fn(u32) -> u64, asked: Opt
 }
 
 struct View<'a, F> {
-    names: Names<'a>,
+    image: &'a Image,
     now: u32,
     seconds: F,
     asked: Option<&'a str>,
@@ -94,11 +94,20 @@ impl<F: Fn(u32) -> u64> View<'_, F> {
                 pair.back |= !is_there;
             }
         }
-        rows.extend(pairs.iter().filter(|(_, pair)| self.wanted(&pair.flow)).map(|(key, pair)| self.row(key, pair)));
+        let wanted = pairs.iter().filter(|(key, pair)| self.wanted(key, &pair.flow));
+        rows.extend(wanted.map(|(key, pair)| self.row(key, pair)));
     }
 
-    fn wanted<A: Of>(&self, flow: &Flow<A>) -> bool {
-        self.asked.is_none_or(|asked| self.names.asked(flow.service, asked))
+    fn wanted<A: Of>(&self, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+        let Some(asked) = self.asked else { return true };
+        self.service(key, flow).is_some_and(|id| Names(&self.image.names).asked(id, asked))
+    }
+
+    /// Id of the flow's Service port. A flow may outlive it, and its id then belong to another: the one that still has
+    /// the frontend is the one that the flow knew.
+    fn service<A: Of>(&self, key: &FlowKey<A>, flow: &Flow<A>) -> Option<u32> {
+        let frontend = A::side(self.image).frontends.get(&FrontendKey::new(key.dst, key.dport, key.proto))?;
+        (frontend.service == flow.service).then_some(flow.service)
     }
 
     fn row<A: Of>(&self, key: &FlowKey<A>, pair: &Pair<A>) -> FlowRow {
@@ -111,7 +120,7 @@ impl<F: Fn(u32) -> u64> View<'_, F> {
             backend: endpoint(flow.dst, flow.dport),
             state: stage(pair.table, flow.state),
             idle: (self.seconds)(self.now.saturating_sub(flow.seen)),
-            service: self.names.full(flow.service),
+            service: self.service(key, flow).map(|id| Names(&self.image.names).full(id)),
             masqueraded_as: masqueraded.then(|| endpoint(flow.src, flow.sport)),
             backend_id: flow.backend,
             entries: match (pair.there, pair.back) {
@@ -203,6 +212,18 @@ TCP     10.0.1.1:40002   10.96.0.10:80   10.0.0.2:8080   half-open     10s    sh
 TCP     10.0.1.1:40003   10.96.0.10:80   10.0.0.2:8080   replied       0s     shop/web:http   -                2            back
 "
         );
+        assert!(flows(&native, 100, u64::from, Some("dns")).is_empty());
+    }
+
+    #[test]
+    fn a_flow_that_outlived_its_service_port_is_not_given_to_whoever_has_its_id_now() {
+        let mut native = Native::new(image());
+        let (key, flow) = there(40_001, 10);
+        native.v4.established.insert(key, flow);
+        // Id 7 is another's now, at another address.
+        native.image.v4.frontends.retain(|key, _| key.addr != ip("10.96.0.10"));
+        native.image.names.insert(7, native.image.names[&8]);
+        assert_eq!(flows(&native, 100, u64::from, None)[0].service, None);
         assert!(flows(&native, 100, u64::from, Some("dns")).is_empty());
     }
 

@@ -37,7 +37,8 @@ pub fn slices<'a>(service: &Service, pods: impl Iterator<Item = &'a Pod>) -> Vec
     numbered.map(|(i, ((family, ports), endpoints))| slice(service, i, family, &ports, endpoints)).collect()
 }
 
-fn selects(service: &Service, pod: &Pod) -> bool {
+/// Whether a Pod is behind a Service.
+pub fn selects(service: &Service, pod: &Pod) -> bool {
     let matches = |(key, value): &(Arc<str>, Arc<str>)| pod.labels.get(&**key).is_some_and(|have| **have == **value);
     !service.selector.is_empty()
         && service.name.namespace == pod.name.namespace

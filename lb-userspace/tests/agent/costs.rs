@@ -2,14 +2,18 @@
 //!
 //! `cargo test --release -p lb-userspace --test agent costs -- --ignored --nocapture`
 
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use lb_common::ip::Family;
 use lb_userspace::compile::Limits;
 use lb_userspace::model::{Endpoint, EndpointPort, EndpointSlice, ObjectName, Protocol, Service};
 use lb_userspace::reconcile::{Engine, Options};
 use lb_userspace::store::{MemoryStore, Store};
+use lb_userspace::watch::files::{Folder, Kept, Name};
 use lb_userspace::watch::{Change, Event, Message};
 
 use crate::world;
@@ -106,4 +110,72 @@ fn ten_thousand_services() {
     took("restart: read, recover, compile, compare, write 1000", || engine.work(|| sweep));
     println!("{:<60} {read:>12.1?}", "  of which reading");
     println!("{} entries written", engine.into_store().writes() - writes);
+}
+
+fn written_service(i: u32) -> String {
+    let ip = Ipv4Addr::from_bits(0x0a60_0000 + i);
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: service-{i:05}, namespace: ns}}\n\
+         spec:\n  clusterIP: {ip}\n  selector: {{app: service-{i:05}, stage: live}}\n  ports: [{{port: 80}}]\n---\n"
+    )
+}
+
+fn written_pod(i: u32, n: u32, ready: bool) -> String {
+    let ip = Ipv4Addr::from_bits(0x0b00_0000 + i * ENDPOINTS + n);
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: service-{i:05}-{n}\n  namespace: ns\n\
+         \x20 labels: {{app: service-{i:05}, stage: live}}\nspec: {{nodeName: node-{}}}\n\
+         status:\n  podIP: {ip}\n  conditions: [{{type: Ready, status: \"{}\"}}]\n---\n",
+        n % 100,
+        if ready { "True" } else { "False" }
+    )
+}
+
+#[test]
+#[ignore = "it measures"]
+fn a_folder_of_ten_thousand_services() {
+    for a_file_a_pod in [false, true] {
+        let (dir, kept) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let put = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        for i in 0..SERVICES {
+            let mut text = written_service(i);
+            for n in 0..ENDPOINTS {
+                match a_file_a_pod {
+                    true => put(&format!("pod-{i}-{n}.yaml"), &written_pod(i, n, true)),
+                    false => write!(text, "{}", written_pod(i, n, true)).unwrap(),
+                }
+            }
+            put(&format!("service-{i}.yaml"), &text);
+        }
+        println!("a file a {}; resident before: {} MiB", if a_file_a_pod { "Pod" } else { "Service" }, resident());
+        let mut afresh = Kept::new(kept.path());
+        afresh.start_afresh();
+        let mut folder = Folder::new(dir.path(), afresh);
+        let ((), _) = took("  first look", || folder.scan(SystemTime::now() + Duration::from_secs(1)));
+        let (news, _) = took("  its news", || folder.news());
+        println!("  resident: {} MiB with the news", resident());
+        drop(news);
+        took("  a look at everything, nothing changed", || folder.scan(SystemTime::now()));
+        assert!(folder.news().is_empty());
+        let changed = match a_file_a_pod {
+            true => "pod-7-9.yaml",
+            false => "service-7.yaml",
+        };
+        let text = fs::read_to_string(dir.path().join(changed)).unwrap();
+        let end = text.len() - written_pod(7, 9, true).len();
+        put(changed, &format!("{}{}", if a_file_a_pod { "" } else { &text[..end] }, written_pod(7, 9, false)));
+        let names = [Name::from(OsStr::new(changed))].into();
+        let (news, spent) = took("  one changed Pod", || {
+            folder.look_at(&names, SystemTime::now());
+            folder.news()
+        });
+        assert!(matches!(&news[..], [Message::Events(events)] if events.len() == 1), "{news:?}");
+        assert!(spent < Duration::from_millis(100));
+        let file = dir.path().join(changed);
+        fs::remove_file(file).unwrap();
+        took("  its file removed", || {
+            folder.look_at(&names, SystemTime::now());
+            folder.news()
+        });
+    }
 }

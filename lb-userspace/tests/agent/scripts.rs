@@ -22,7 +22,6 @@ use lb_common::mem::{Image, Of};
 use lb_userspace::reconcile::Engine;
 use lb_userspace::store::{MemoryStore, Store};
 use lb_userspace::watch::files::{Folder, Kept};
-use lb_userspace::watch::{Change, Event, Message};
 
 use crate::oracle::shown;
 use crate::world::{options, settle};
@@ -77,17 +76,12 @@ impl Script {
 
     fn sync(&mut self) {
         self.files.scan(SystemTime::now());
-        let (declared, problems) = self.files.declared();
-        self.engine.receive(Message::Problems(problems), self.now);
+        for message in self.files.news() {
+            self.engine.receive(message, self.now);
+        }
         if !self.files.is_known() {
             return;
         }
-        let lists = vec![
-            Event::Node(Change::Reset(declared.nodes.into_values().collect())),
-            Event::EndpointSlice(Change::Reset(declared.slices.into_values().collect())),
-            Event::Service(Change::Reset(declared.services.into_values().collect())),
-        ];
-        self.engine.receive(Message::Events(lists), self.now);
         self.now = settle(&mut self.engine, self.now);
     }
 }

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use aya::Ebpf;
 use aya::maps::{Array, MapData, ProgramArray};
 use aya::programs::{ProgramFd, SchedClassifier, TestRun as _, TestRunOptions, Xdp};
+use lb_common::bench::{FRAME, SHORT, Template};
 
 /// How the packets of a measurement differ.
 #[derive(Clone, Copy, Debug, Default)]
@@ -18,19 +19,6 @@ pub(super) struct Variation {
     pub(super) random: bool,
     /// The client is the destination.
     pub(super) answer: bool,
-}
-
-/// Must be as the programs have it.
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
-struct Template {
-    frame: [[u8; 8]; 10],
-    clients: u32,
-    services: u32,
-    random: u32,
-    answer: u32,
-    len: u32,
-    zero: u32,
 }
 
 #[derive(Clone, Copy)]
@@ -76,11 +64,11 @@ impl Front {
 
     /// Says what packets the next runs see.
     pub(super) fn set(&mut self, frame: &[u8], vary: Variation) -> Result<()> {
-        ensure!((64..=80).contains(&frame.len()), "a template of {} bytes", frame.len());
-        let mut bytes = [[0; 8]; 10];
-        bytemuck::cast_slice_mut::<_, u8>(&mut bytes)[..frame.len()].copy_from_slice(frame);
+        ensure!((SHORT..=FRAME).contains(&frame.len()), "a template of {} bytes", frame.len());
+        let mut words = [0_u64; FRAME / 8];
+        bytemuck::cast_slice_mut::<_, u8>(&mut words)[..frame.len()].copy_from_slice(frame);
         let template = Template {
-            frame: bytes,
+            frame: words,
             clients: vary.clients.saturating_sub(1),
             services: vary.services.saturating_sub(1),
             random: vary.random.into(),

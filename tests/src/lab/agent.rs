@@ -133,7 +133,7 @@ impl<'a> Agent<'a> {
 
     /// Starts the agent on a source, and waits until it is ready.
     pub fn start_on(lab: &'a Lab, source: Source, options: AgentOptions) -> Result<Self> {
-        let program = beside("SLUICE_BIN", "sluice", "cargo xtask build")?;
+        let program = program()?;
         let (child, log) = launch(lab, &program, &source, options)?;
         let mut agent = Self { lab, program, source, options, child, log };
         agent.wait_ready()?;
@@ -257,6 +257,11 @@ impl Drop for Agent<'_> {
     }
 }
 
+/// The binary `sluice`: `SLUICE_BIN`, or beside the running executable.
+pub fn program() -> Result<PathBuf> {
+    beside("SLUICE_BIN", "sluice", "cargo xtask build")
+}
+
 /// Runs `sluice <args> --pin-root …` on the node of `lab`. It is killed if it does not end.
 pub fn cli(lab: &Lab, args: &[&str]) -> Result<Output> {
     let mut child = start_cli(lab, args)?;
@@ -288,8 +293,7 @@ pub fn cli(lab: &Lab, args: &[&str]) -> Result<Output> {
 
 /// Starts `sluice <args> --pin-root …` on the node of `lab`, its output on pipes. It ends with the lab at the latest.
 pub fn start_cli(lab: &Lab, args: &[&str]) -> Result<Child> {
-    let program = beside("SLUICE_BIN", "sluice", "cargo xtask build")?;
-    let mut command = Command::new(program);
+    let mut command = Command::new(program()?);
     command.args(args).arg("--pin-root").arg(lab.bpffs()).arg("--run-dir").arg(lab.run_dir());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = lab.node.spawn(&mut command)?;

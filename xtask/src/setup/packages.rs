@@ -19,7 +19,7 @@ pub(crate) fn need_commands(commands: &[(&str, &str, &str)]) -> Result<()> {
         let why: Vec<_> = lacking.iter().map(|(name, _, why)| format!("{name} ({why})")).collect();
         if !have_apt() {
             return Err(not_possible(format!(
-                "The lab needs the commands {}, which this machine lacks and which can only be installed here by hand.",
+                "The commands {} are needed, which this machine lacks and which can only be installed here by hand.",
                 names.join(", ")
             )));
         }
@@ -28,7 +28,7 @@ pub(crate) fn need_commands(commands: &[(&str, &str, &str)]) -> Result<()> {
         install(&packages, &why.join(", "))?;
     }
     let names: Vec<_> = commands.iter().map(|(name, ..)| *name).collect();
-    found("commands of the lab", &names.join(", "));
+    found("commands", &names.join(", "));
     Ok(())
 }
 

@@ -22,6 +22,8 @@ const DEBIAN_COMPILER: &[&str] = &["rustc-web", "cargo-web", "libstd-rust-web-de
 const DEBIAN_LINKER: &[&str] = &["llvm-22-dev", "libpolly-22-dev", "libzstd-dev"];
 const DEBIAN_LLVM: u32 = 22;
 const DEBIAN_LLVM_PREFIX: &str = "/usr/lib/llvm-22";
+/// The lints for that compiler: only checking needs them.
+const DEBIAN_CLIPPY: &str = "rust-web-clippy";
 /// The oldest compiler that takes the eBPF crates.
 const OLDEST_RUST: (u32, u32) = (1, 95);
 
@@ -70,6 +72,22 @@ impl Toolchain {
                 command
             }),
         }
+    }
+
+    /// Finds or installs the clippy that fits.
+    pub(crate) fn need_clippy(&self) -> Result<()> {
+        if self.cargo_clippy().is_none() {
+            match self {
+                Self::Debian => packages::install(&[DEBIAN_CLIPPY], "clippy of the eBPF programs")?,
+                Self::Rustup { .. } => {
+                    let mut rustup = process::foreign("rustup");
+                    rustup.args(["component", "add", "clippy", "--toolchain", "nightly"]);
+                    process::run_slowly("rustup component add clippy", &mut rustup)?;
+                }
+            }
+        }
+        found("clippy for BPF", "that of the compiler");
+        Ok(())
     }
 
     /// Directories that must come first in `PATH`.

@@ -1,23 +1,27 @@
 //! What a folder holds: each file as it last made sense.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tracing::info;
 
+use super::catalog::Catalog;
+use super::file::{self, Found, Stamp};
 use super::kept::Kept;
-use super::manifest::{self, Manifest, Mistake, Object};
-use crate::model::{EndpointSlice, Node, ObjectName, Service};
-use crate::watch::pod::Pod;
-use crate::watch::{Problem, select};
+use super::manifest::{self, Manifest};
+use crate::watch::{Message, Problem};
 
-/// Clocks of file systems are coarse: a file that changed so shortly before it was read may change again without its
-/// times showing it.
-const COARSE: Duration = Duration::from_millis(50);
+/// The name of a file in the folder.
+pub type Name = Arc<OsStr>;
+
+/// How long a file that somebody has open to write is left alone. A writer who takes longer may be one that never
+/// closes it.
+const WRITER: Duration = Duration::from_secs(5);
 
 /// What a bad file comes to when nobody knows what it last held, and what it held may be in force.
 const UNKNOWN: &str =
@@ -27,57 +31,69 @@ const UNKNOWN: &str =
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    files: BTreeMap<PathBuf, File>,
+    files: BTreeMap<Name, File>,
+    /// Files that changed, but have a writer who may not be done.
+    waiting: BTreeSet<Name>,
+    catalog: Catalog,
     kept: Kept,
-    /// Whether `kept` has what the files held at the last scan, and no more.
+    /// Whether `kept` has what the files held, and no more.
     settled: bool,
     /// Why the folder could not be read.
     unreadable: Option<Problem>,
+    /// What is wrong with files, of those with which something is.
+    problems: BTreeMap<Name, Vec<Problem>>,
+    /// What was told last; none before anything was.
+    told: Option<Vec<Problem>>,
+    /// Whether all that is declared was told once.
+    listed: bool,
 }
 
 #[derive(Debug, Default)]
 struct File {
     stamp: Option<Stamp>,
-    /// What it holds, or held last; none where nobody knows.
-    good: Option<Manifest>,
+    held: Held,
     mistakes: Vec<String>,
+    /// What its author should know of what it holds.
+    notes: Vec<String>,
     /// Why it could not be kept for the next agent.
     unkept: Option<String>,
+    /// Since when it waits for its writer.
+    waiting: Option<SystemTime>,
 }
 
-/// Tells one version of a file from another without reading it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-/// What all files together declare.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Declared {
-    /// Services, by name.
-    pub services: BTreeMap<ObjectName, Service>,
-    /// EndpointSlices, by name: written ones, and those made of Pods.
-    pub slices: BTreeMap<ObjectName, EndpointSlice>,
-    /// Nodes, by name.
-    pub nodes: BTreeMap<ObjectName, Node>,
+/// What a file holds, or held when it last made sense.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Held {
+    #[default]
+    Unknown,
+    Nothing,
+    Something,
 }
 
 impl Folder {
     /// A folder that has not been read yet; it need not exist.
     pub fn new(path: impl Into<PathBuf>, kept: Kept) -> Self {
-        Self { path: path.into(), files: BTreeMap::new(), kept, settled: false, unreadable: None }
+        Self {
+            path: path.into(),
+            files: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            catalog: Catalog::default(),
+            kept,
+            settled: false,
+            unreadable: None,
+            problems: BTreeMap::new(),
+            told: None,
+            listed: false,
+        }
     }
 
     /// Whether it is known what all files declare, since each makes sense or once did.
     pub fn is_known(&self) -> bool {
-        self.unreadable.is_none() && self.files.values().all(|file| file.good.is_some())
+        self.unreadable.is_none() && self.files.values().all(|file| file.held != Held::Unknown)
     }
 
-    /// Reads what changed on disk. What cannot be read, or makes no sense, stays what it last was.
+    /// Looks at every file, and reads those that changed. What cannot be read, or makes no sense, stays what it last
+    /// was.
     pub fn scan(&mut self, now: SystemTime) {
         let listed = match list(&self.path) {
             Ok(listed) => listed,
@@ -88,161 +104,171 @@ impl Folder {
             }
         };
         self.unreadable = None;
-        self.files.retain(|path, _| {
-            // The list is sorted.
-            let stays = listed.binary_search(path).is_ok();
-            self.settled &= stays;
-            stays
-        });
-        for path in &listed {
-            self.files.entry(path.clone()).or_default().read(path, now, &self.kept);
+        let gone: Vec<_> = self.files.keys().filter(|name| !listed.contains(*name)).cloned().collect();
+        gone.iter().for_each(|name| self.remove(name));
+        listed.iter().for_each(|name| self.look(name, now));
+        self.settle();
+    }
+
+    /// Looks at some files.
+    pub fn look_at(&mut self, names: &BTreeSet<Name>, now: SystemTime) {
+        // Of a folder that is gone every file seems to be.
+        if self.unreadable.is_some() || !self.path.is_dir() {
+            return self.scan(now);
         }
+        names.iter().for_each(|name| self.look(name, now));
+        self.settle();
+    }
+
+    /// Files to be looked at again soon: they changed, but somebody has them open and may not be done.
+    pub fn waiting(&self) -> &BTreeSet<Name> {
+        &self.waiting
+    }
+
+    /// What is new since this was last asked.
+    pub fn news(&mut self) -> Vec<Message> {
+        let mut messages = Vec::new();
+        let problems = self.problems();
+        if self.told.as_ref().is_none_or(|told| *told != problems) {
+            if self.told.is_some() || !problems.is_empty() {
+                messages.push(Message::Problems(problems.clone()));
+            }
+            self.told = Some(problems);
+        }
+        let mut events = self.catalog.take_events();
+        if !self.listed {
+            // A folder that was never there declares nothing: it is not the same as an empty one. Nor is a file that
+            // nobody can make sense of the same as none.
+            if !self.is_known() {
+                return messages;
+            }
+            events = self.catalog.all();
+            self.listed = true;
+        }
+        if !events.is_empty() {
+            messages.push(Message::Events(events));
+        }
+        messages
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        let files = self.problems.values().flatten().cloned();
+        self.unreadable.iter().cloned().chain(files).chain(self.catalog.problems()).collect()
+    }
+
+    fn look(&mut self, name: &Name, now: SystemTime) {
+        let path = self.path.join(&**name);
+        let file = self.files.entry(name.clone()).or_default();
+        let waited = file.waiting.map(|since| now.duration_since(since).unwrap_or(WRITER));
+        let found = file::look(&path, file.stamp, waited.is_none_or(|waited| waited < WRITER));
+        if matches!(found, Found::Writing) {
+            file.waiting.get_or_insert(now);
+            self.waiting.insert(name.clone());
+        } else if file.waiting.take().is_some() {
+            self.waiting.remove(name);
+        }
+        match found {
+            Found::Same => return,
+            Found::Nothing => return self.remove(name),
+            Found::Writing => {}
+            Found::Text(text, stamp) => {
+                let well = file.read(&text, &mut self.catalog, name);
+                if well {
+                    let unkept = self.kept.keep(name, &text).err();
+                    file.unkept = unkept.map(|error| format!("cannot keep a copy for the next agent: {error}"));
+                }
+                // What could not be kept is read again, until it can.
+                file.stamp = (stamp.is_settled(now) && file.unkept.is_none()).then_some(stamp);
+            }
+            Found::Unreadable(mistake) => {
+                file.stamp = None;
+                file.mistakes = vec![mistake];
+            }
+        }
+        if file.held == Held::Unknown
+            && let Some(manifest) = self.kept.recall(name)
+        {
+            file.hold(manifest, &mut self.catalog, name);
+        }
+        match file.problems(name) {
+            none if none.is_empty() => drop(self.problems.remove(name)),
+            problems => drop(self.problems.insert(name.clone(), problems)),
+        }
+    }
+
+    fn remove(&mut self, name: &Name) {
+        self.files.remove(name);
+        self.waiting.remove(name);
+        self.problems.remove(name);
+        self.catalog.remove(name);
+        self.kept.forget(name);
+    }
+
+    fn settle(&mut self) {
         if !self.settled && self.is_known() {
-            self.kept.complete(&listed);
+            self.kept.complete(self.files.keys());
             self.settled = true;
         }
     }
-
-    /// What all files together declare, and all that is wrong with them.
-    pub fn declared(&self) -> (Declared, Vec<Problem>) {
-        let mut problems: Vec<_> = self.unreadable.iter().cloned().collect();
-        let mut merge = Merge::default();
-        for (path, file) in &self.files {
-            let about = shown(path);
-            let kept = match &file.good {
-                None => UNKNOWN,
-                Some(good) if *good == Manifest::default() => "",
-                Some(_) => "; what the file last held stays in force",
-            };
-            problems.extend(file.mistakes.iter().map(|text| Problem::new(&*about, format!("{text}{kept}"))));
-            problems.extend(file.unkept.iter().map(|text| Problem::new(&*about, text)));
-            let Some(good) = &file.good else { continue };
-            problems.extend(good.notes.iter().map(|note: &Mistake| Problem::new(&*about, note.to_string())));
-            for object in &good.objects {
-                merge.add(path, object, &mut problems);
-            }
-        }
-        (merge.finish(), problems)
-    }
-}
-
-/// Manifests in a folder, sorted. Names that begin with a dot are editors' and ConfigMaps' own affair.
-fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        let manifest = path.extension().is_some_and(|ext| ext == "yaml" || ext == "yml" || ext == "json");
-        if manifest && !hidden && !path.is_dir() {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    Ok(paths)
-}
-
-fn shown(path: &Path) -> String {
-    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
 impl File {
-    fn read(&mut self, path: &Path, now: SystemTime, kept: &Kept) {
-        self.look(path, now, kept);
-        if self.good.is_none() {
-            self.good = kept.recall(path);
-        }
-    }
-
-    fn look(&mut self, path: &Path, now: SystemTime, kept: &Kept) {
-        let stamp = match fs::metadata(path) {
-            Ok(metadata) if metadata.is_file() => Stamp::of(&metadata),
-            // To open a pipe would wait for a writer for ever.
-            Ok(_) => return self.fail(vec!["it is no file".into()]),
-            Err(error) => return self.fail(vec![format!("cannot read the file: {error}")]),
-        };
-        if self.stamp == Some(stamp) {
-            return;
-        }
-        match fs::read_to_string(path) {
-            Ok(text) => match manifest::parse(&text) {
-                Ok(manifest) => {
-                    if !self.mistakes.is_empty() {
-                        info!("{} is well again", path.display());
-                    }
-                    self.mistakes.clear();
-                    self.good = Some(manifest);
-                    let unkept = kept.keep(path, &text).err();
-                    self.unkept = unkept.map(|error| format!("cannot keep a copy for the next agent: {error}"));
+    /// Takes a text in; whether it makes sense.
+    fn read(&mut self, text: &str, catalog: &mut Catalog, name: &Name) -> bool {
+        match manifest::parse(text) {
+            Ok(manifest) => {
+                if !self.mistakes.is_empty() {
+                    info!("{} is well again", name.display());
                 }
-                Err(mistakes) => self.mistakes = mistakes.iter().map(ToString::to_string).collect(),
-            },
-            Err(error) => return self.fail(vec![format!("cannot read the file: {error}")]),
-        }
-        // What could not be kept is read again, until it can.
-        self.stamp = (stamp.is_settled(now) && self.unkept.is_none()).then_some(stamp);
-    }
-
-    fn fail(&mut self, mistakes: Vec<String>) {
-        self.mistakes = mistakes;
-        self.stamp = None;
-    }
-}
-
-impl Stamp {
-    fn of(metadata: &fs::Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
-    }
-
-    /// Whether a later change is sure to give another stamp.
-    fn is_settled(&self, now: SystemTime) -> bool {
-        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let changed = Duration::new(self.changed.0.try_into().unwrap_or(0), self.changed.1.try_into().unwrap_or(0));
-        now.checked_sub(changed).is_some_and(|age| age > COARSE)
-    }
-}
-
-/// Puts the files' objects together. Where two define the same one, the first has it.
-#[derive(Default)]
-struct Merge<'a> {
-    seen: BTreeMap<(&'static str, &'a ObjectName), &'a Path>,
-    declared: Declared,
-    /// By namespace, since a Service selects in its own only.
-    pods: BTreeMap<&'a str, Vec<&'a Pod>>,
-}
-
-impl<'a> Merge<'a> {
-    fn add(&mut self, path: &'a Path, object: &'a Object, problems: &mut Vec<Problem>) {
-        let (kind, name) = (object.kind(), object.name());
-        if let Some(first) = self.seen.get(&(kind, name)) {
-            let first = if *first == path { "above".to_owned() } else { format!("in {}", shown(first)) };
-            let message = format!("{kind} {name} is defined {first} already; that one counts");
-            problems.push(Problem::new(shown(path), message));
-            return;
-        }
-        self.seen.insert((kind, name), path);
-        match object {
-            Object::Service(service) => drop(self.declared.services.insert(name.clone(), service.clone())),
-            Object::EndpointSlice(slice) => drop(self.declared.slices.insert(name.clone(), slice.clone())),
-            Object::Node(node) => drop(self.declared.nodes.insert(name.clone(), node.clone())),
-            Object::Pod(pod) => self.pods.entry(&pod.name.namespace).or_default().push(pod),
-        }
-    }
-
-    fn finish(mut self) -> Declared {
-        for service in self.declared.services.values() {
-            let pods = self.pods.get(&*service.name.namespace).into_iter().flatten().copied();
-            for slice in select::slices(service, pods) {
-                self.declared.slices.insert(slice.name.clone(), slice);
+                self.mistakes.clear();
+                self.hold(manifest, catalog, name);
+                true
+            }
+            Err(mistakes) => {
+                self.mistakes = mistakes.iter().map(ToString::to_string).collect();
+                false
             }
         }
-        self.declared
     }
+
+    fn hold(&mut self, manifest: Manifest, catalog: &mut Catalog, name: &Name) {
+        self.held = match manifest == Manifest::default() {
+            true => Held::Nothing,
+            false => Held::Something,
+        };
+        self.notes = manifest.notes.iter().map(ToString::to_string).collect();
+        self.notes.extend(catalog.put(name, manifest.objects));
+    }
+
+    fn problems(&self, name: &Name) -> Vec<Problem> {
+        let kept = match self.held {
+            Held::Unknown => UNKNOWN,
+            Held::Nothing => "",
+            Held::Something => "; what the file last held stays in force",
+        };
+        let mistakes = self.mistakes.iter().map(|mistake| format!("{mistake}{kept}"));
+        let texts = mistakes.chain(self.unkept.iter().chain(&self.notes).cloned());
+        texts.map(|text| Problem::new(name.to_string_lossy(), text)).collect()
+    }
+}
+
+/// Manifests in a folder.
+fn list(folder: &Path) -> io::Result<BTreeSet<Name>> {
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        if is_manifest(&name) {
+            names.insert(name.into());
+        }
+    }
+    Ok(names)
+}
+
+/// Whether a file of this name is read. Names that begin with a dot are editors' and ConfigMaps' own affair.
+pub(super) fn is_manifest(name: &OsStr) -> bool {
+    let hidden = name.as_encoded_bytes().starts_with(b".");
+    let suffix = Path::new(name).extension();
+    !hidden && suffix.is_some_and(|suffix| suffix == "yaml" || suffix == "yml" || suffix == "json")
 }
 
 #[cfg(test)]

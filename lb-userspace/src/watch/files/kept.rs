@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracing::warn;
 
+use super::folder::Name;
 use super::manifest::{self, Manifest};
 
 /// Says that every file that ever held something has a copy. No manifest's name begins with a dot.
@@ -40,9 +41,8 @@ impl Kept {
     }
 
     /// What a file held when it last made sense; none where nobody knows.
-    pub(super) fn recall(&self, path: &Path) -> Option<Manifest> {
-        let copy = self.copy(path)?;
-        match fs::read_to_string(&copy) {
+    pub(super) fn recall(&self, name: &OsStr) -> Option<Manifest> {
+        match fs::read_to_string(self.folder.join(name)) {
             Ok(text) => manifest::parse(&text).ok(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.complete.then(Manifest::default),
             Err(_) => None,
@@ -50,17 +50,27 @@ impl Kept {
     }
 
     /// Keeps the text of a file that makes sense.
-    pub(super) fn keep(&self, path: &Path, text: &str) -> io::Result<()> {
-        let copy = self.copy(path).ok_or(io::ErrorKind::InvalidFilename)?;
+    pub(super) fn keep(&self, name: &OsStr, text: &str) -> io::Result<()> {
+        let copy = self.folder.join(name);
         match fs::read(&copy).is_ok_and(|kept| kept == text.as_bytes()) {
             true => Ok(()),
             false => self.replace(&copy, text),
         }
     }
 
+    /// A file is gone.
+    pub(super) fn forget(&self, name: &OsStr) {
+        match fs::remove_file(self.folder.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                warn!("cannot remove the copy of {} from {}: {error}", name.display(), self.folder.display());
+            }
+            _ => {}
+        }
+    }
+
     /// All files that are there have their copies or never held anything: these, and no others, are kept.
-    pub(super) fn complete(&mut self, listed: &[PathBuf]) {
-        if let Err(error) = self.prune(listed) {
+    pub(super) fn complete<'a>(&mut self, listed: impl Iterator<Item = &'a Name>) {
+        if let Err(error) = self.prune(&listed.map(|name| &**name).collect()) {
             warn!("cannot remove copies of manifests from {}: {error}", self.folder.display());
         }
         self.complete = true;
@@ -72,10 +82,6 @@ impl Kept {
         }
     }
 
-    fn copy(&self, path: &Path) -> Option<PathBuf> {
-        Some(self.folder.join(path.file_name()?))
-    }
-
     /// Whoever is killed meanwhile leaves the old text or the new one.
     fn replace(&self, path: &Path, text: &str) -> io::Result<()> {
         // An agent that moves to another address has two sources for a moment.
@@ -85,15 +91,14 @@ impl Kept {
         fs::write(&new, text).and_then(|()| fs::rename(&new, path))
     }
 
-    fn prune(&self, listed: &[PathBuf]) -> io::Result<()> {
+    fn prune(&self, listed: &HashSet<&OsStr>) -> io::Result<()> {
         let entries = match fs::read_dir(&self.folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             entries => entries?,
         };
-        let names: HashSet<&OsStr> = listed.iter().filter_map(|path| path.file_name()).collect();
         for entry in entries {
             let name = entry?.file_name();
-            if name != COMPLETE && !names.contains(&*name) {
+            if name != COMPLETE && !listed.contains(&*name) {
                 fs::remove_file(self.folder.join(name))?;
             }
         }
@@ -108,7 +113,7 @@ mod tests {
     const TEXT: &str = "apiVersion: v1\nkind: Node\nmetadata: {name: n}\n";
 
     fn held(kept: &Kept, name: &str) -> Option<usize> {
-        kept.recall(Path::new(name)).map(|manifest| manifest.objects.len())
+        kept.recall(OsStr::new(name)).map(|manifest| manifest.objects.len())
     }
 
     #[test]
@@ -116,9 +121,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("copies");
         let mut kept = Kept::new(&folder);
-        kept.keep(Path::new("m/a.yaml"), TEXT).unwrap();
+        kept.keep(OsStr::new("a.yaml"), TEXT).unwrap();
         assert_eq!((held(&kept, "a.yaml"), held(&kept, "b.yaml")), (Some(1), None));
-        kept.complete(&["m/a.yaml".into()]);
+        kept.complete([Name::from(OsStr::new("a.yaml"))].iter());
         let kept = Kept::new(&folder);
         assert_eq!((held(&kept, "a.yaml"), held(&kept, "b.yaml")), (Some(1), Some(0)));
     }
@@ -127,10 +132,10 @@ mod tests {
     fn copies_of_files_that_are_gone_go() {
         let folder = tempfile::tempdir().unwrap();
         let mut kept = Kept::new(folder.path());
-        let names = ["a.yaml", "b.yaml"].map(PathBuf::from);
+        let names = ["a.yaml", "b.yaml"].map(|name| Name::from(OsStr::new(name)));
         names.iter().for_each(|name| kept.keep(name, TEXT).unwrap());
         fs::write(folder.path().join(".new-7"), "half a tex").unwrap();
-        kept.complete(&names[1..]);
+        kept.complete(names[1..].iter());
         let mut left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
         assert_eq!(left, [COMPLETE, "b.yaml"]);

@@ -1,6 +1,8 @@
 //! With a real folder and a real kernel: the only tests here that wait.
 
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::state::State;
@@ -101,6 +103,59 @@ fn a_file_half_written_is_not_taken_for_whole() {
     drop(file);
     std::thread::sleep(Duration::from_millis(50));
     assert!(world.messages.try_recv().is_err());
+}
+
+/// Does something again and again until it is dropped.
+struct Restless(Arc<AtomicBool>);
+
+impl Restless {
+    fn new(mut work: impl FnMut() + Send + 'static) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = stop.clone();
+        std::thread::spawn(move || {
+            while !told.load(Ordering::Relaxed) {
+                work();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        Self(stop)
+    }
+}
+
+impl Drop for Restless {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_file_that_goes_goes_at_once_whatever_else_is_written() {
+    use std::io::Write;
+    let mut world = World::new();
+    fs::write(world.at("a.yaml"), service("10.0.0.1")).unwrap();
+    world.until(SOON, |world| world.ips() == ["10.0.0.1"]);
+    let mut beside = fs::File::create(world.dir.path().join("beside.log")).unwrap();
+    let mut slow = fs::File::create(world.at("slow.yaml")).unwrap();
+    let _writers =
+        Restless::new(move || [&mut beside, &mut slow].iter_mut().for_each(|f| f.write_all(b"#\n").unwrap()));
+    std::thread::sleep(Duration::from_millis(50));
+    fs::remove_file(world.at("a.yaml")).unwrap();
+    // It is a few milliseconds; the machine may be busy.
+    world.until(Duration::from_millis(400), |world| world.ips().is_empty());
+}
+
+#[test]
+fn whatever_is_written_there_is_a_look_at_everything_now_and_then() {
+    let mut world = World::new();
+    let target = world.dir.path().join("target");
+    fs::write(&target, service("10.0.0.1")).unwrap();
+    std::os::unix::fs::symlink(&target, world.at("link.yaml")).unwrap();
+    world.until(SOON, |world| world.ips() == ["10.0.0.1"]);
+    let other = world.at("other.yaml");
+    let _writer = Restless::new(move || fs::write(&other, "# nothing").unwrap());
+    // Of this nobody reports.
+    fs::write(&target, service("10.0.0.2")).unwrap();
+    world.until(LOOK_ANYWAY + SOON, |world| world.ips() == ["10.0.0.2"]);
 }
 
 #[test]

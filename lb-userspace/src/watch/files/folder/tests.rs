@@ -1,11 +1,14 @@
 use std::os::unix::fs::symlink;
 
 use super::*;
+use crate::state::State;
 
 struct World {
     dir: tempfile::TempDir,
     kept: tempfile::TempDir,
     folder: Folder,
+    state: State,
+    problems: Vec<String>,
 }
 
 impl World {
@@ -13,12 +16,14 @@ impl World {
         let (dir, kept) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let mut afresh = Kept::new(kept.path());
         afresh.start_afresh();
-        Self { folder: Folder::new(dir.path(), afresh), dir, kept }
+        let folder = Folder::new(dir.path(), afresh);
+        Self { folder, dir, kept, state: State::default(), problems: vec![] }
     }
 
     /// As the next agent begins.
     fn restart(&mut self) {
         self.folder = Folder::new(self.dir.path(), Kept::new(self.kept.path()));
+        (self.state, self.problems) = (State::default(), vec![]);
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -26,13 +31,31 @@ impl World {
     }
 
     fn look(&mut self) -> (Vec<String>, Vec<String>) {
-        self.folder.scan(SystemTime::now());
-        let (declared, problems) = self.folder.declared();
-        let objects = declared.services.values().map(|s| {
+        self.look_as_of(SystemTime::now())
+    }
+
+    fn look_as_of(&mut self, now: SystemTime) -> (Vec<String>, Vec<String>) {
+        self.folder.scan(now);
+        self.take()
+    }
+
+    fn look_at(&mut self, name: &str) -> (Vec<String>, Vec<String>) {
+        self.folder.look_at(&[Name::from(OsStr::new(name))].into(), SystemTime::now());
+        self.take()
+    }
+
+    fn take(&mut self) -> (Vec<String>, Vec<String>) {
+        for message in self.folder.news() {
+            match message {
+                Message::Events(events) => events.into_iter().for_each(|event| self.state.apply(event)),
+                Message::Problems(problems) => self.problems = problems.iter().map(ToString::to_string).collect(),
+            }
+        }
+        let objects = self.state.services().map(|s| {
             let ips: Vec<_> = s.cluster_ips.iter().map(ToString::to_string).collect();
             format!("{} {}", s.name, ips.join(","))
         });
-        (objects.collect(), problems.iter().map(ToString::to_string).collect())
+        (objects.collect(), self.problems.clone())
     }
 }
 
@@ -208,24 +231,79 @@ fn a_file_rewritten_in_the_same_instant_with_the_same_size_is_seen() {
 fn a_file_that_did_not_change_is_not_read_again() {
     let mut world = World::new();
     world.write("a.yaml", &service("a", "10.0.0.1"));
-    world.folder.scan(SystemTime::now() + Duration::from_secs(1));
-    let path = world.dir.path().join("a.yaml");
-    let file = world.folder.files.get_mut(&path).unwrap();
-    file.good = Some(Manifest::default());
+    world.look_as_of(SystemTime::now() + Duration::from_secs(1));
+    let name = Name::from(OsStr::new("a.yaml"));
+    world.folder.catalog.put(&name, vec![]);
     assert!(world.look().0.is_empty(), "it was read again");
 }
 
 #[test]
-fn a_stamp_is_trusted_only_once_its_time_has_passed() {
+fn a_file_that_changed_as_it_was_read_is_read_again() {
     let mut world = World::new();
-    world.write("a.yaml", "");
-    let stamp = Stamp::of(&fs::metadata(world.dir.path().join("a.yaml")).unwrap());
-    let changed = SystemTime::UNIX_EPOCH + Duration::new(stamp.changed.0.unsigned_abs(), 0);
-    assert!(!stamp.is_settled(changed));
-    assert!(stamp.is_settled(changed + Duration::from_secs(2)));
+    world.write("a.yaml", &service("a", "10.0.0.1"));
     world.look();
-    let path = world.dir.path().join("a.yaml");
-    assert_eq!(world.folder.files[&path].stamp, None);
+    world.folder.catalog.put(&Name::from(OsStr::new("a.yaml")), vec![]);
+    assert_eq!(world.look().0, ["default/a 10.0.0.1"]);
+}
+
+#[test]
+fn a_file_with_a_writer_stays_as_it_was_and_keeps_nobody_waiting() {
+    use std::io::Write;
+    let mut world = World::new();
+    for name in ["a", "b", "c"] {
+        world.write(&format!("{name}.yaml"), &service(name, "10.0.0.1"));
+    }
+    world.look();
+    let mut file = fs::File::create(world.dir.path().join("a.yaml")).unwrap();
+    world.write("b.yaml", &service("b", "10.0.0.2"));
+    fs::remove_file(world.dir.path().join("c.yaml")).unwrap();
+    assert_eq!(world.look(), (vec!["default/a 10.0.0.1".into(), "default/b 10.0.0.2".into()], vec![]));
+    assert_eq!(world.folder.waiting().len(), 1);
+    file.write_all(service("a", "10.0.0.3").as_bytes()).unwrap();
+    assert_eq!(world.look_at("a.yaml").0[0], "default/a 10.0.0.1");
+    drop(file);
+    assert_eq!(world.look_at("a.yaml").0[0], "default/a 10.0.0.3");
+    assert!(world.folder.waiting().is_empty());
+}
+
+#[test]
+fn a_writer_who_never_leaves_is_not_waited_for_for_ever() {
+    use std::io::Write;
+    let mut world = World::new();
+    world.write("a.yaml", &service("a", "10.0.0.1"));
+    world.look();
+    let mut file = fs::File::create(world.dir.path().join("a.yaml")).unwrap();
+    for ip in ["10.0.0.2", "10.0.0.3"] {
+        let now = SystemTime::now();
+        file.set_len(0).unwrap();
+        std::io::Seek::rewind(&mut file).unwrap();
+        file.write_all(service("a", ip).as_bytes()).unwrap();
+        assert_ne!(world.look_as_of(now).0, [format!("default/a {ip}")]);
+        assert_ne!(world.look_as_of(now + WRITER - Duration::from_millis(1)).0, [format!("default/a {ip}")]);
+        assert_eq!(world.look_as_of(now + WRITER).0, [format!("default/a {ip}")], "its time is over");
+    }
+}
+
+#[test]
+fn a_file_half_written_as_the_agent_starts_is_what_it_last_was() {
+    let mut world = World::new();
+    world.write("a.yaml", &service("a", "10.0.0.1"));
+    world.look();
+    let file = fs::File::create(world.dir.path().join("a.yaml")).unwrap();
+    world.restart();
+    assert_eq!(world.look().0, ["default/a 10.0.0.1"]);
+    drop(file);
+    assert_eq!(world.look().0, [""; 0]);
+}
+
+#[test]
+fn of_a_folder_that_is_gone_no_file_is_taken_for_removed() {
+    let mut world = World::new();
+    world.write("a.yaml", &service("a", "10.0.0.1"));
+    world.look();
+    fs::remove_dir_all(world.dir.path()).unwrap();
+    let (objects, problems) = world.look_at("a.yaml");
+    assert_eq!((objects.len(), problems.len()), (1, 1));
 }
 
 #[test]
