@@ -32,6 +32,8 @@ pub(super) fn server(n: u8, authority: &Authority, tokens: &Key, dir: &Path) -> 
     let identity = authority.server(&name, &reached_as)?;
     let flags = [
         ("advertise-address", own[0].to_string()),
+        // As on every real cluster: system pods are checked against it.
+        ("allow-privileged", "true".to_owned()),
         ("authorization-mode", "Node,RBAC".to_owned()),
         ("bind-address", own[0].to_string()),
         ("client-ca-file", authority.certificate().display().to_string()),

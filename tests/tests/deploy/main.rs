@@ -7,4 +7,5 @@ mod container;
 mod containerd;
 mod manifests;
 mod pod;
+mod rbac;
 mod rights;

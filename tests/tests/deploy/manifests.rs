@@ -27,7 +27,7 @@ macro_rules! programs_or_skip {
     };
 }
 
-fn run(name: &str, args: &[&str]) -> Result<String> {
+pub(crate) fn run(name: &str, args: &[&str]) -> Result<String> {
     let mut command = Command::new(program(name)?);
     let output = command.args(args).current_dir(file("")).output().with_context(|| format!("cannot start {name}"))?;
     if !output.status.success() {
@@ -36,7 +36,7 @@ fn run(name: &str, args: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn chart(values: &[&str]) -> Result<Vec<Value>> {
+pub(crate) fn chart(values: &[&str]) -> Result<Vec<Value>> {
     let set = values.iter().flat_map(|value| ["--set-json", *value]);
     let args: Vec<_> = ["template", "sluice", CHART, "--namespace", "kube-system", "--kube-version", KUBERNETES]
         .into_iter()
