@@ -9,3 +9,4 @@ mod manifests;
 mod pod;
 mod rbac;
 mod rights;
+mod takeover;
