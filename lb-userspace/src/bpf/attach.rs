@@ -114,6 +114,11 @@ impl Attacher {
         &self.programs
     }
 
+    /// What is attached, as [`Attacher::sync`] last left it.
+    pub fn attachments(&self) -> &BTreeSet<Attachment> {
+        &self.ours
+    }
+
     /// Why a device is attached in another way than asked for, or not at all, by its index.
     pub fn notes(&self) -> &BTreeMap<u32, Note> {
         &self.notes
@@ -124,7 +129,7 @@ impl Attacher {
         &mut self.notes
     }
 
-    /// How often something was pinned that was attached no more.
+    /// How often something was attached no more, or no longer pinned.
     pub fn repairs(&self) -> u64 {
         self.repairs
     }
@@ -137,6 +142,7 @@ impl Attacher {
             Err(error) => return vec![error],
         };
         self.follow_roles(devices, &mut pinned, &mut errors);
+        self.miss(devices, &pinned);
         let (mut wanted, mut failed) = (BTreeSet::new(), BTreeSet::new());
         for device in devices {
             // Egress first: no packet is translated whose answer would not be.
@@ -183,6 +189,15 @@ impl Attacher {
         }
         pinned.sort_unstable();
         pinned.dedup();
+    }
+
+    /// Counts what was attached and whose pin is gone, and with it the program: it will be attached anew.
+    fn miss(&mut self, devices: &[Device], pinned: &[Attachment]) {
+        for missing in self.ours.iter().filter(|attachment| !pinned.contains(attachment)) {
+            let Some(device) = devices.iter().find(|device| device.index == missing.index) else { continue };
+            tracing::warn!("the pin of {} at {} was removed", missing.hook.program(), device.name);
+            self.repairs += 1;
+        }
     }
 
     /// The hooks of a device: for each, in which ways it may be attached, the best first.
@@ -281,7 +296,9 @@ impl Attacher {
             (How::Clsact, hook) => {
                 clsact::attach(self.programs.ebpf(), &device.name, hook)?;
                 // A filter is no object that could be pinned: the pin of its program says that it is there.
-                return pins::repin(self.program(hook)?, &path);
+                let pinned = pins::repin(self.program(hook)?, &path);
+                // Without a pin nobody would ever remove it.
+                return pinned.inspect_err(|_| drop(clsact::detach(&device.name, hook)));
             }
         };
         let link = sys::attach(self.program(attachment.hook)?, target)?;

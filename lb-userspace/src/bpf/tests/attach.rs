@@ -172,6 +172,12 @@ fn what_others_detached_is_attached_again() {
             assert_eq!(attacher.repairs(), 2, "{tc:?}");
             assert_eq!(world.sync(&mut attacher), [""; 0], "{tc:?}");
             assert_eq!(attacher.repairs(), 2, "{tc:?}: what is well is left alone");
+            for attachment in world.lab.pins.attachments().unwrap() {
+                std::fs::remove_file(world.lab.pins.attachment(&attachment)).unwrap();
+            }
+            assert_eq!(world.sync(&mut attacher), [""; 0], "{tc:?}");
+            assert_eq!(world.attached(), expected, "{tc:?}");
+            assert_eq!(attacher.repairs(), 4, "{tc:?}: without its pin a link is gone");
         }
     });
 }
