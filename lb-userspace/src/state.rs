@@ -29,6 +29,15 @@ impl Changes {
     }
 }
 
+/// Objects that changed, each as often as it did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// Services.
+    pub services: u64,
+    /// EndpointSlices.
+    pub slices: u64,
+}
+
 /// All that was declared.
 #[derive(Debug, Default)]
 pub struct State {
@@ -42,6 +51,7 @@ pub struct State {
     /// One copy of each node's and zone's name, however many endpoints carry it.
     texts: HashSet<Arc<str>>,
     changes: Changes,
+    changed: Changed,
     complete: Complete,
 }
 
@@ -113,6 +123,11 @@ impl State {
         self.service_cidrs.values()
     }
 
+    /// How many objects changed in all.
+    pub fn changed(&self) -> Changed {
+        self.changed
+    }
+
     /// What changed since this was last asked.
     pub fn take_changes(&mut self) -> Changes {
         std::mem::take(&mut self.changes)
@@ -157,6 +172,7 @@ impl State {
 
     fn put_service(&mut self, service: Service) {
         if self.services.get(&service.name) != Some(&service) {
+            self.changed.services += 1;
             self.changes.services.insert(service.name.clone());
             self.services.insert(service.name.clone(), service);
         }
@@ -164,6 +180,7 @@ impl State {
 
     fn remove_service(&mut self, name: &ObjectName) {
         if self.services.remove(name).is_some() {
+            self.changed.services += 1;
             self.changes.services.insert(name.clone());
         }
     }
@@ -173,6 +190,7 @@ impl State {
         if self.slices.get(&owner).and_then(|slices| slices.get(&slice.name.name)) == Some(&slice) {
             return;
         }
+        self.changed.slices += 1;
         self.share_texts(&mut slice);
         self.changes.triggers.extend(slice.trigger.0.map(|at| (slice.family, at)));
         match self.owners.insert(slice.name.clone(), slice.service.clone()) {
@@ -187,6 +205,7 @@ impl State {
 
     fn remove_slice(&mut self, name: &ObjectName) {
         if let Some(service) = self.owners.remove(name) {
+            self.changed.slices += 1;
             self.take_slice(&ObjectName { namespace: name.namespace.clone(), name: service }, name);
         }
     }
@@ -342,6 +361,7 @@ mod tests {
         state.apply(Event::EndpointSlice(Change::Apply(slice("a-1", "a"))));
         state.apply(Event::Service(Change::Delete(ObjectName::new("ns", "stranger"))));
         assert!(!state.has_changes());
+        assert_eq!(state.changed(), Changed { services: 1, slices: 1 });
     }
 
     #[test]
@@ -354,5 +374,6 @@ mod tests {
         assert_eq!(state.slices(&ObjectName::new("ns", "a")).count(), 0);
         state.apply(Event::EndpointSlice(Change::Delete(ObjectName::new("ns", "s"))));
         assert_eq!(touched(&mut state), ["b"]);
+        assert_eq!(state.changed().slices, 3, "came, moved, went");
     }
 }

@@ -160,6 +160,22 @@ impl Compiler {
         self.draft.image()
     }
 
+    /// What is in each map that fills.
+    pub fn levels(&self) -> Vec<(&'static str, u64)> {
+        let Image { v4, v6, names, .. } = self.image();
+        let [frontends_v4, frontends_v6] = map::FRONTENDS;
+        let [backends_v4, backends_v6] = map::BACKENDS;
+        let len = |n: usize| n as u64;
+        vec![
+            (frontends_v4, len(v4.frontends.len())),
+            (frontends_v6, len(v6.frontends.len())),
+            (backends_v4, len(v4.backends.len())),
+            (backends_v6, len(v6.backends.len())),
+            (map::NAMES, len(names.len())),
+            (map::SLOTS, u64::from(self.runs.used())),
+        ]
+    }
+
     /// The writes that lead there from what the maps had when it was last [settled](Compiler::settle).
     pub fn ops(&self) -> Vec<Op> {
         self.draft.ops()

@@ -15,6 +15,11 @@ impl Extents {
         Self { free: [(0, capacity)].into_iter().filter(|(_, len)| *len > 0).collect() }
     }
 
+    /// How much there is in all.
+    pub fn room(&self) -> u32 {
+        self.free.values().sum()
+    }
+
     /// Takes `len` (at least 1) at the first place that has room.
     pub fn take(&mut self, len: u32) -> Option<u32> {
         let (at, room) = self.free.iter().find(|(_, room)| **room >= len).map(|(at, room)| (*at, *room))?;

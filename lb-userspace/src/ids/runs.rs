@@ -54,6 +54,11 @@ impl Runs {
         }
     }
 
+    /// Slots that are not free: those of tables in use, and of those that rest.
+    pub fn used(&self) -> u32 {
+        self.capacity - self.free.room()
+    }
+
     /// Takes over the place of a table that stands in the maps, idle until someone acquires it; `false` where it
     /// overlaps another.
     pub fn recover(&mut self, family: Family, set: &Arc<[u32]>, at: u32, len: u32) -> bool {

@@ -20,6 +20,7 @@ use prometheus_client::registry::Registry;
 
 use crate::bpf::{Attachment, Fill};
 use crate::health::Progress;
+use crate::store::StoreError;
 
 pub use probes::Probes;
 pub use programming::Programming;
@@ -80,6 +81,13 @@ pub struct Repairs {
     pub sockets: u64,
 }
 
+impl Repairs {
+    /// All together.
+    pub fn all(self) -> u64 {
+        self.entries + self.devices + self.sockets
+    }
+}
+
 /// Failures at maps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StoreErrors {
@@ -89,6 +97,17 @@ pub struct StoreErrors {
     pub read: u64,
     /// An entry could not be written.
     pub write: u64,
+}
+
+impl StoreErrors {
+    /// One more.
+    pub fn count(&mut self, error: &StoreError) {
+        *match error {
+            StoreError::Full { .. } => &mut self.full,
+            StoreError::Read { .. } => &mut self.read,
+            StoreError::Write { .. } => &mut self.write,
+        } += 1;
+    }
 }
 
 /// All metrics of an agent.

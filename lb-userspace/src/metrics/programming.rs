@@ -1,6 +1,6 @@
 //! How long it takes until what was declared is in the maps: filled by the reconcile loop.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use lb_common::ip;
 use prometheus_client::metrics::family::Family;
@@ -39,13 +39,15 @@ impl Programming {
     }
 
     /// Changed objects, from the time when the news of them came in until they were in the maps.
-    pub fn changes(&self, count: u32, took: Duration) {
+    pub fn changes(&self, count: u64, took: Duration) {
         (0..count).for_each(|_| self.changes.observe(took.as_secs_f64()));
     }
 
     /// An EndpointSlice, from what made it change (`endpoints.kubernetes.io/last-change-trigger-time`, by the clock of
-    /// the control plane) until it was in the maps.
-    pub fn network(&self, family: ip::Family, took: Duration) {
+    /// the control plane) until now, when it is in the maps.
+    pub fn network(&self, family: ip::Family, changed: SystemTime) {
+        // Clocks of two machines may differ.
+        let took = changed.elapsed().unwrap_or(Duration::ZERO);
         self.network.get_or_create(&labels(family)).observe(took.as_secs_f64());
     }
 

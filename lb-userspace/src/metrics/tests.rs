@@ -1,5 +1,5 @@
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use lb_common::ip::Family;
 
@@ -89,7 +89,7 @@ fn what_happens_is_seen_in_the_next_scrape() {
     probes.answered(Question::Livez, 200);
     programming.round(Duration::from_millis(3));
     programming.changes(2, Duration::from_micros(300));
-    programming.network(Family::V6, Duration::from_millis(400));
+    programming.network(Family::V6, SystemTime::now() - Duration::from_millis(400));
     assert_lines(
         &metrics.render().unwrap(),
         &[

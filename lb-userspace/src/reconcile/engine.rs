@@ -1,14 +1,16 @@
 //! One round of the loop, without the waiting.
 
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use lb_common::ip::Family;
 use tracing::{debug, info, warn};
 
 use super::pace::Pace;
 use super::status::Status;
 use crate::compile::{Compiler, Limits, NodeFacts};
 use crate::ids::Rest;
+use crate::metrics::Programming;
 use crate::plan::{Op, diff};
 use crate::state::State;
 use crate::store::{Stopped, Store, StoreError};
@@ -23,20 +25,31 @@ pub struct Options {
     pub limits: Limits,
     /// How long numbers rest before reuse.
     pub rest: Rest,
-    /// How often the maps are read back and repaired. Nobody but the agent should write them, and reading all of
-    /// ten thousand Services takes about a tenth of a second: [`Options::SWEEP`] is a good time.
+    /// The least time between two sweeps, which read the maps back and repair them. Nobody but the agent should write
+    /// them, and reading all of ten thousand Services takes about a tenth of a second.
     pub sweep: Duration,
+    /// Where it is told how long programming takes.
+    pub programming: Programming,
 }
 
 impl Options {
-    /// The usual time between two sweeps.
-    pub const SWEEP: Duration = Duration::from_secs(300);
+    /// The usual least time between two sweeps.
+    pub const SWEEP: Duration = Duration::from_secs(10);
 
     /// The usual, for this node.
     pub fn new(node: NodeFacts) -> Self {
-        Self { node, limits: Limits::default(), rest: Rest::DEFAULT, sweep: Self::SWEEP }
+        Self {
+            node,
+            limits: Limits::default(),
+            rest: Rest::DEFAULT,
+            sweep: Self::SWEEP,
+            programming: Programming::default(),
+        }
     }
 }
+
+/// After a sweep comes a pause this many times as long, so that few changes ever wait for one.
+const SWEEP_SHARE: u32 = 1000;
 
 /// The loop without its waiting: all it needs to know of time is told to it.
 #[derive(Debug)]
@@ -51,6 +64,13 @@ pub struct Engine<S> {
     pace: Pace,
     sweep_at: Instant,
     source_problems: Vec<Problem>,
+    /// Changes that wait to get into the maps: when they came in, and of how many objects. Those of the first lists are
+    /// not among them, since nobody knows when these changed.
+    waiting: Vec<(Instant, u64)>,
+    /// What made others write the EndpointSlices among them.
+    triggers: Vec<(Family, SystemTime)>,
+    /// Whether the object of this node was ever seen.
+    node_known: bool,
     status: Status,
 }
 
@@ -65,6 +85,9 @@ impl<S: Store> Engine<S> {
             pace: Pace::new(now),
             sweep_at: now + options.sweep,
             source_problems: Vec::new(),
+            waiting: Vec::new(),
+            triggers: Vec::new(),
+            node_known: false,
             status: Status { behind_since: Some(now), ..Status::default() },
             options,
         }
@@ -102,8 +125,28 @@ impl<S: Store> Engine<S> {
                 self.publish_problems();
             }
         }
-        self.status.ready = self.state.ready();
-        self.status.node_leaving = self.state.node(&self.options.node.name).is_some_and(|node| node.leaving);
+        // A node that was known and is no more has left.
+        let node = self.state.node(&self.options.node.name);
+        self.node_known |= node.is_some();
+        self.status.node_leaving = node.map_or(self.node_known, |node| node.leaving);
+        self.note_news(now);
+    }
+
+    fn note_news(&mut self, now: Instant) {
+        let changed = self.state.changed();
+        let count = changed.services + changed.slices - self.status.changed.services - self.status.changed.slices;
+        self.status.changed = changed;
+        if count > 0 {
+            self.status.news_at = Some(now);
+        }
+        if count > 0 && self.status.ready {
+            self.waiting.push((now, count));
+        }
+        if self.state.ready() && !self.status.ready {
+            self.status.ready = true;
+            // Until now there was nothing that could be in the maps.
+            self.status.behind_since = Some(now);
+        }
         if self.state.has_changes() {
             self.status.behind_since.get_or_insert(now);
         }
@@ -136,6 +179,7 @@ impl<S: Store> Engine<S> {
                 if let Some(compiler) = &mut self.compiler {
                     compiler.settle(ended);
                 }
+                self.measure(began, ended);
                 self.lost = false;
                 self.status.behind_since = None;
                 self.status.in_step_at = Some(ended);
@@ -147,6 +191,7 @@ impl<S: Store> Engine<S> {
                 self.pace.failed(ended);
                 self.lost = true;
                 self.status.behind_since.get_or_insert(began);
+                self.status.errors.count(&error);
                 let error = error.to_string();
                 if self.status.error.as_ref() != Some(&error) {
                     warn!("the maps are not as they shall be, trying again: {error}");
@@ -155,10 +200,24 @@ impl<S: Store> Engine<S> {
             }
         }
         if began >= self.sweep_at {
-            self.sweep_at = ended + self.options.sweep;
+            self.sweep_at = ended + self.options.sweep.max((ended - began) * SWEEP_SHARE);
         }
         self.status.services = self.state.services().len();
         self.publish_problems();
+    }
+
+    /// Tells how long it took until the news were in the maps.
+    fn measure(&mut self, began: Instant, ended: Instant) {
+        let programming = &self.options.programming;
+        programming.round(ended - began);
+        for (came, count) in self.waiting.drain(..) {
+            programming.changes(count, ended - came);
+        }
+        for (family, at) in self.triggers.drain(..) {
+            programming.network(family, at);
+        }
+        self.status.programmed = self.status.changed;
+        self.status.levels = self.compiler.as_ref().map_or_else(Vec::new, Compiler::levels);
     }
 
     fn round(&mut self, now: Instant) -> Result<(), StoreError> {
@@ -171,7 +230,12 @@ impl<S: Store> Engine<S> {
             Some(actual) => Compiler::recover(limits, rest, actual),
             None => Compiler::new(limits, rest),
         });
-        let changes = self.state.take_changes();
+        let mut changes = self.state.take_changes();
+        let triggers = std::mem::take(&mut changes.triggers);
+        // What happened before this agent knew anything says nothing of how fast it is.
+        if self.status.in_step_at.is_some() {
+            self.triggers.extend(triggers);
+        }
         compiler.compile(&self.state, changes, &self.options.node, now);
         let ops = match actual {
             Some(actual) => diff(&actual, compiler.image()),

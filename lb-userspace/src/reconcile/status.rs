@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use crate::metrics::StoreErrors;
+use crate::state::Changed;
 use crate::watch::Problem;
 
 /// How the loop is doing.
@@ -13,6 +15,12 @@ pub struct Status {
     pub behind_since: Option<Instant>,
     /// When the maps were last found or made as they shall be.
     pub in_step_at: Option<Instant>,
+    /// When news last came in that have to get into the maps.
+    pub news_at: Option<Instant>,
+    /// Objects that changed.
+    pub changed: Changed,
+    /// Of these, those whose change is in the maps.
+    pub programmed: Changed,
     /// Rounds that wrote something.
     pub generation: u64,
     /// Entries written in all.
@@ -21,6 +29,10 @@ pub struct Status {
     pub turned: u64,
     /// Entries that someone else had changed, and that were repaired.
     pub repairs: u64,
+    /// Reads and writes of maps that failed.
+    pub errors: StoreErrors,
+    /// What is in each map that fills.
+    pub levels: Vec<(&'static str, u64)>,
     /// Why the last round failed; none where it went well.
     pub error: Option<String>,
     /// What is wrong with what was declared: of the sources, then of Services.

@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 use lb_common::ip::{Family, V4};
 use lb_common::mem::Image;
 use lb_userspace::compile::NodeFacts;
+use lb_userspace::metrics::{Metrics, Probes, Snapshot, StoreErrors};
 use lb_userspace::model::Protocol;
 use lb_userspace::reconcile::{self, Engine, News, Status};
+use lb_userspace::state::Changed;
 use lb_userspace::store::{FaultyStore, MemoryStore, Store};
 use lb_userspace::watch::{Change, Event, Message, Problem};
 use tokio::sync::{mpsc, watch};
@@ -116,6 +118,49 @@ fn a_failed_write_is_said_and_made_up_for() {
     assert_eq!(engine.due(), Some(now + Duration::from_millis(50)));
     settle(&mut engine, now);
     assert_eq!(engine.status().error, None);
+}
+
+#[test]
+fn news_wait_from_when_they_are_known_in_full_until_they_are_written() {
+    let began = Instant::now();
+    let listed = began + Duration::from_secs(600);
+    let mut engine = Engine::new(FaultyStore::new(MemoryStore::default(), 5), options(), began);
+    engine.receive(two_services(), listed);
+    engine.work(|| listed);
+    let Status { behind_since, errors, changed, programmed, .. } = engine.status();
+    assert_eq!(*behind_since, Some(listed), "before, nothing was there to be written");
+    assert_eq!(*errors, StoreErrors { write: 1, ..StoreErrors::default() });
+    assert_eq!((*changed, *programmed), (Changed { services: 2, slices: 2 }, Changed::default()));
+    settle(&mut engine, listed);
+    let Status { behind_since, changed, programmed, levels, .. } = engine.status().clone();
+    assert_eq!((behind_since, changed), (None, programmed));
+    let Image { v4, names, runs, .. } = image(&mut engine);
+    let slots = runs.values().map(|run| run.len()).sum();
+    for (map, entries) in [("FRONTENDS_V4", v4.frontends.len()), ("NAMES", names.len()), ("SLOTS", slots)] {
+        assert!(levels.contains(&(map, entries as u64)), "{map} {entries}: {levels:?}");
+    }
+}
+
+#[test]
+fn programming_is_measured_from_the_arrival_of_a_change_but_not_of_the_first_lists() {
+    let now = Instant::now();
+    let options = options();
+    let programming = options.programming.clone();
+    let metrics = Metrics::new(&programming, &Probes::default(), Snapshot::default);
+    let says = |line: &str| {
+        let text = metrics.render().expect("a string");
+        assert!(text.lines().any(|found| found == line), "no `{line}` in\n{text}");
+    };
+    let mut engine = Engine::new(MemoryStore::default(), options, now);
+    engine.receive(two_services(), now);
+    let now = settle(&mut engine, now);
+    says("sluice_programming_duration_seconds_count 0");
+    says("kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv6\"} 1");
+    engine.receive(one_endpoint_less(), now);
+    engine.receive(one_endpoint_less(), now);
+    engine.work(|| now + Duration::from_millis(3));
+    says("sluice_programming_duration_seconds_count 1");
+    says("sluice_programming_duration_seconds_sum 0.003");
 }
 
 #[test]

@@ -19,7 +19,7 @@ use proptest::prelude::*;
 pub(crate) fn options() -> Options {
     let node =
         NodeFacts { name: "node".into(), zone: None, config: Config::EMPTY, own: std::collections::BTreeSet::new() };
-    Options { rest: Rest::DEFAULT, limits: Limits::default(), sweep: Duration::from_secs(300), node }
+    Options { rest: Rest::DEFAULT, limits: Limits::default(), sweep: Duration::from_secs(300), ..Options::new(node) }
 }
 
 pub(crate) fn empty_lists() -> Message {
