@@ -214,6 +214,21 @@ mod tests {
     }
 
     #[test]
+    fn the_answer_is_letter_for_letter_that_of_a_real_kube_proxy() {
+        // kube-proxy 1.37.2, nftables mode, its Node with the taint of the autoscaler.
+        let recorded = "{\"lastUpdated\":\"2026-11-23T04:25:11.97099746Z\",\"currentTime\":\"2026-11-23T04:25:18.308705578Z\",\
+            \"nodeEligible\":false,\"healthy\":true,\"status\":{\
+            \"IPv4\":{\"lastUpdated\":\"2026-11-23T04:25:11.926957712Z\",\"healthy\":true},\
+            \"IPv6\":{\"lastUpdated\":\"2026-11-23T04:25:11.97099746Z\",\"healthy\":true}}}";
+        let updated = ["2026-11-23T04:25:11.926957712Z", "2026-11-23T04:25:11.970997460Z"];
+        let progress = updated.map(|time| Progress { queued: None, updated: time.parse().ok() });
+        let now = "2026-11-23T04:25:18.308705578Z".parse().unwrap();
+        let mut answer = answer(&Facts { progress, node_eligible: false, ..well() }, Question::Healthz, now);
+        assert_eq!(std::mem::take(&mut answer.reasons), ["this node is about to be removed"]);
+        assert_eq!(serde_json::to_string(&answer).unwrap(), recorded);
+    }
+
+    #[test]
     fn never_is_what_go_prints_for_no_time() {
         let facts = Facts { progress: [Progress::default(); 2], attached: false, ..well() };
         let told = told(&facts, Question::Healthz);

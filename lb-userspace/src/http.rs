@@ -30,6 +30,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(5);
 /// A server, until it is dropped.
 #[derive(Debug)]
 pub struct Server {
+    name: &'static str,
     task: JoinHandle<()>,
     problem: watch::Receiver<Option<String>>,
 }
@@ -42,12 +43,17 @@ impl Server {
             let listener = listen(name, address, &say).await;
             accept(&listener, router, LONGEST).await;
         });
-        Self { task, problem }
+        Self { name, task, problem }
     }
 
     /// Why it does not serve yet, if something is in the way.
     pub fn problem(&self) -> Option<String> {
         self.problem.borrow().clone()
+    }
+
+    /// What people call it.
+    pub fn name(&self) -> &'static str {
+        self.name
     }
 }
 

@@ -28,9 +28,14 @@ const CONTAINER_COMMANDS: &[(&str, &str, &str)] = &[
     ("runc", "runc", "running a container for containerd"),
 ];
 
+/// Debian packages that the tests call and that have no command of their own: the package, and what it is for.
+const TEST_PACKAGES: &[(&str, &str)] =
+    &[("python3-prometheus-client", "the reference parser of OpenMetrics, which reads the agent's metrics in a test")];
+
 /// Prepares a machine for everything.
 pub(crate) fn run() -> Result<Toolchain> {
     let toolchain = for_lab()?;
+    packages::need_packages(TEST_PACKAGES)?;
     toolchain.need_clippy()?;
     Ok(toolchain)
 }

@@ -8,9 +8,25 @@ use lb_common::tables::Config;
 use tracing::{info, warn};
 
 use super::{Report, Settings};
-use crate::bpf::{self, Attacher, Lock, Note, Object};
+use crate::bpf::{self, Attacher, Attachment, Lock, Note, Object};
 use crate::devices::{Nodes, Survey};
+use crate::metrics::Repairs;
 use crate::watch::{Problem, Reason};
+
+/// Which programs are where.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// Whether programs are attached at all.
+    pub(super) attached: bool,
+    /// Programs at devices.
+    pub(super) attachments: Vec<Attachment>,
+    /// Programs at sockets.
+    pub(super) sockets: usize,
+    /// What others had detached.
+    pub(super) repairs: Repairs,
+    /// What should be attached and is not.
+    pub(super) faults: Vec<Problem>,
+}
 
 /// Programs in the kernel.
 pub(super) struct Datapath {
@@ -113,9 +129,20 @@ impl Datapath {
         self.attacher.notes()
     }
 
-    /// How often something was found detached.
-    pub(super) fn repairs(&self) -> u64 {
-        self.attacher.repairs() + self.mended
+    /// What others had detached.
+    pub(super) fn repairs(&self) -> Repairs {
+        Repairs { entries: 0, devices: self.attacher.repairs(), sockets: self.mended }
+    }
+
+    /// What is where now.
+    pub(super) fn seen(&self) -> Seen {
+        Seen {
+            attached: self.attached,
+            attachments: self.attacher.attachments().iter().copied().collect(),
+            sockets: self.settings.pins.sockets().map_or(0, |sockets| sockets.len()),
+            repairs: self.repairs(),
+            faults: self.problems.clone(),
+        }
     }
 }
 

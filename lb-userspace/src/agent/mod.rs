@@ -1,11 +1,13 @@
 //! The agent: programs, devices, reconciler and flows, wired together. Decides nothing itself.
 
 mod datapath;
+mod observed;
 mod report;
 mod run;
 mod source;
 mod sweep;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 pub use report::{Lock, Report, ReportError, RunDir, SourceReport, clock};
@@ -49,4 +51,8 @@ pub struct Settings {
     pub capacities: Capacities,
     /// Whether the programs log packets.
     pub packet_log: bool,
+    /// Where to answer probes.
+    pub healthz: Option<SocketAddr>,
+    /// Where to answer Prometheus.
+    pub metrics: Option<SocketAddr>,
 }

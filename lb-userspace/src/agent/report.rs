@@ -61,6 +61,9 @@ pub struct Report {
     /// Where it learns what is declared.
     #[serde(default)]
     pub source: SourceReport,
+    /// Why this node is not healthy, empty where it is; none where it was not judged yet.
+    #[serde(default)]
+    pub unhealthy: Option<Vec<String>>,
     /// Why the maps are not as they shall be.
     pub error: Option<String>,
     /// What is wrong with what was declared, or with devices: about what, and what.

@@ -12,15 +12,19 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{info, warn};
 
-use super::datapath::{Datapath, config};
+use super::datapath::{Datapath, Seen, config};
+use super::observed::{Observed, Said};
 use super::source::Opened;
 use super::{Report, Settings, SourceReport, clock, sweep};
 use crate::bpf::{BpfStore, Maps};
 use crate::compile::{Limits, NodeFacts};
 use crate::devices::{self, Nodes, Survey};
+use crate::health::Question;
+use crate::http::Server;
+use crate::metrics::{Probes, Programming};
 use crate::reconcile::{self, News, Options, Status};
 use crate::watch::kubernetes::Events;
-use crate::watch::{Feed, Health, Problem};
+use crate::watch::{Feed, Health, Problem, Reason};
 
 /// How often what is attached is compared with what should be, beside each change of a device.
 const REPAIR: Duration = Duration::from_secs(10);
@@ -46,8 +50,17 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         info!("taking over what an earlier agent attached");
         agent.attach(&mut datapath)?;
     }
-    let mut engine = Engine::start(&agent.settings, &agent.survey, &source)?;
-    let _sweep = Aborted(tokio::spawn(sweep::forever(agent.settings.pins.clone(), agent.turned.clone())));
+    let programming = Programming::default();
+    let mut engine = Engine::start(&agent.settings, &agent.survey, &source, programming.clone())?;
+    let (levels, levels_seen) = watch::channel(Vec::new());
+    let _sweep = Aborted(tokio::spawn(sweep::forever(agent.settings.pins.clone(), agent.turned.clone(), levels)));
+    let said = Said {
+        status: engine.status.clone(),
+        source: engine.health.clone(),
+        seen: agent.seen.subscribe(),
+        levels: levels_seen,
+    };
+    agent.serve(Observed::new(&agent.settings.pins, said)?, &programming);
     let mut repair = interval(REPAIR);
     repair.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -105,10 +118,10 @@ struct Engine {
 }
 
 impl Engine {
-    fn start(settings: &Settings, survey: &Survey, source: &Opened) -> anyhow::Result<Self> {
+    fn start(settings: &Settings, survey: &Survey, source: &Opened, programming: Programming) -> anyhow::Result<Self> {
         let mut store = BpfStore::open(&settings.pins)?;
         let facts = facts(settings, survey)?;
-        let options = Options { limits: limits(store.maps()), ..Options::new(facts.clone()) };
+        let options = Options { limits: limits(store.maps()), programming, ..Options::new(facts.clone()) };
         let Feed { messages, mut health } = source.start(&settings.run_dir, &mut store)?;
         health.mark_changed();
         let (node, news_of_node) = watch::channel(facts);
@@ -148,6 +161,10 @@ struct Agent {
     started: u64,
     last_write: Option<u64>,
     report_at: Option<Instant>,
+    seen: watch::Sender<Seen>,
+    /// Once it serves: what it tells, and where.
+    observed: Option<Observed>,
+    servers: Vec<Server>,
 }
 
 impl Agent {
@@ -164,10 +181,25 @@ impl Agent {
             started: clock(),
             last_write: None,
             report_at: Some(Instant::now()),
+            seen: watch::Sender::default(),
+            observed: None,
+            servers: Vec::new(),
         };
         // What cannot be written later is better known now.
         agent.settings.run_dir.write(&agent.report(&Report::default()))?;
         Ok(agent)
+    }
+
+    /// Answers those who ask for health and for metrics.
+    fn serve(&mut self, observed: Observed, programming: &Programming) {
+        let probes = Probes::default();
+        let pages = [
+            ("health", self.settings.healthz, observed.probe_pages(&probes)),
+            ("metrics", self.settings.metrics, observed.metrics_page(programming, &probes)),
+        ];
+        let wanted = pages.into_iter().filter_map(|(name, at, page)| Some(Server::start(name, at?, page)));
+        self.servers = wanted.collect();
+        self.observed = Some(observed);
     }
 
     fn look(&mut self, world: &devices::World) {
@@ -202,12 +234,14 @@ impl Agent {
     fn attach(&mut self, datapath: &mut Datapath) -> anyhow::Result<()> {
         datapath.attach(&self.survey)?;
         self.attached = true;
+        self.seen.send_replace(datapath.seen());
         self.report_soon();
         Ok(())
     }
 
     fn sync(&mut self, datapath: &mut Datapath) {
         datapath.sync(&self.survey);
+        self.seen.send_replace(datapath.seen());
         self.report_soon();
     }
 
@@ -233,9 +267,14 @@ impl Agent {
     }
 
     fn write_report(&mut self, datapath: &Datapath) {
-        let base = Report { notes: datapath.notes().clone(), repairs: datapath.repairs(), ..Report::default() };
+        let base = Report { notes: datapath.notes().clone(), repairs: datapath.repairs().all(), ..Report::default() };
         let mut report = self.report(&base);
-        let all = datapath.problems().iter().chain(&self.status.problems);
+        let servers: Vec<_> = self
+            .servers
+            .iter()
+            .filter_map(|server| Some(Problem::of(Reason::NotListening, server.name(), server.problem()?)))
+            .collect();
+        let all = servers.iter().chain(datapath.problems()).chain(&self.status.problems);
         report.problems = all.map(|Problem { about, message, .. }| (about.to_string(), message.clone())).collect();
         if let Err(error) = self.settings.run_dir.write(&report) {
             warn!("{error}");
@@ -255,6 +294,7 @@ impl Agent {
             services: self.status.services,
             source: SourceReport::from(&self.health),
             error: self.status.error.clone(),
+            unhealthy: self.observed.as_ref().map(|observed| observed.health(Question::Healthz).reasons),
             ..base.clone()
         }
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use lb_common::flow::state;
 use lb_common::ip::{V4, V6};
 use lb_common::mem::Image;
-use lb_common::tables::{Flow, FlowKey, FlowTable};
-use tokio::sync::Notify;
+use lb_common::tables::{Flow, FlowKey, FlowTable, map};
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{debug, warn};
 
@@ -38,8 +38,12 @@ enum Which {
     Datagrams,
 }
 
-/// Sweeps until it is dropped; `turned` says that datagrams of some frontend may have to go elsewhere.
-pub(super) async fn forever(pins: Pins, turned: Arc<Notify>) {
+/// What is in each map of the packet path: its name, and its entries.
+pub(super) type Levels = Vec<(&'static str, u64)>;
+
+/// Sweeps until it is dropped; `turned` says that datagrams of some frontend may have to go elsewhere. A sweep of all
+/// has counted everything when it ends, and says so to `levels`: nobody else needs to walk a million flows.
+pub(super) async fn forever(pins: Pins, turned: Arc<Notify>, levels: watch::Sender<Levels>) {
     // An agent before this one may have ended between a change and its sweep.
     let mut next = Instant::now();
     let mut rested = next;
@@ -54,11 +58,17 @@ pub(super) async fn forever(pins: Pins, turned: Arc<Notify>) {
             }
         };
         let began = Instant::now();
-        let found = run(pins.clone(), which).await;
+        let Swept { found, levels: counted, .. } = run(pins.clone(), which).await;
         let took = began.elapsed();
         debug!("a sweep of {which:?} took {took:?}");
         match which {
-            Which::All => (next, again) = (Instant::now() + PAUSE.max(took * SHARE), 0),
+            Which::All => {
+                // What could not be counted is as it was.
+                if !counted.is_empty() {
+                    levels.send_replace(counted);
+                }
+                (next, again) = (Instant::now() + PAUSE.max(took * SHARE), 0);
+            }
             Which::Datagrams => {
                 rested = Instant::now() + took * SHARE_OF_DATAGRAMS;
                 again = if found > 0 { again + 1 } else { 0 };
@@ -70,26 +80,28 @@ pub(super) async fn forever(pins: Pins, turned: Arc<Notify>) {
     }
 }
 
-/// Sweeps once, and says how many entries were over.
-async fn run(pins: Pins, which: Which) -> usize {
+/// Sweeps once.
+async fn run(pins: Pins, which: Which) -> Swept {
     // Reading large maps takes long; devices and Services must not wait for it.
     match tokio::task::spawn_blocking(move || sweep(&pins, which)).await {
-        Ok(Ok(Swept { found, removed })) => {
-            if found > 0 {
-                debug!("{found} entries of flows are over, {removed} of them removed");
+        Ok(Ok(swept)) => {
+            if swept.found > 0 {
+                debug!("{} entries of flows are over, {} of them removed", swept.found, swept.removed);
             }
-            return found;
+            return swept;
         }
         Ok(Err(error)) => warn!("cannot remove flows that are over: {error:#}"),
         Err(error) => warn!("cannot remove flows that are over: {error}"),
     }
-    0
+    Swept::default()
 }
 
 #[derive(Default)]
 struct Swept {
     found: usize,
     removed: usize,
+    /// Only after a sweep of all.
+    levels: Levels,
 }
 
 fn sweep(pins: &Pins, which: Which) -> anyhow::Result<Swept> {
@@ -99,6 +111,12 @@ fn sweep(pins: &Pins, which: Which) -> anyhow::Result<Swept> {
     // Only datagrams ask where their Service leads now, and reading it costs more than all the rest.
     let image = if v4.any_datagram() || v6.any_datagram() { store.read()? } else { Image::default() };
     let mut swept = Swept::default();
+    if which == Which::All {
+        swept.levels = [v4.levels(), v6.levels()].concat();
+        for sockets in map::SOCKETS {
+            swept.levels.push((sockets, store.maps().entries(sockets)?));
+        }
+    }
     v4.remove(&mut store, which, &image, &mut swept);
     v6.remove(&mut store, which, &image, &mut swept);
     Ok(swept)
@@ -121,6 +139,10 @@ impl<A: Of> Flows<A> {
             Ok((table, entries))
         };
         Ok(Self([read(FlowTable::HalfOpen)?, read(FlowTable::Established)?]))
+    }
+
+    fn levels(&self) -> Levels {
+        self.0.iter().map(|(table, entries)| (bpf::flow_map::<A>(*table), entries.len() as u64)).collect()
     }
 
     fn any_datagram(&self) -> bool {

@@ -10,7 +10,8 @@ use lb_common::verdict::Reason;
 use super::maps::Of;
 use super::{Error, Maps, Raw};
 
-fn name<A: Of>(table: FlowTable) -> &'static str {
+/// The map of a table of flows.
+pub fn flow_map<A: Of>(table: FlowTable) -> &'static str {
     let family = match A::FAMILY {
         Family::V4 => 0,
         Family::V6 => 1,
@@ -28,7 +29,7 @@ impl Maps {
     /// The map cannot be read.
     pub fn flows<A: Of>(&self, table: FlowTable, each: impl FnMut(&FlowKey<A>, &Flow<A>)) -> Result<(), Error> {
         let flows = A::maps(self).flows(table);
-        flows.each(each).map_err(|error| Error::map("read", name::<A>(table), &error))
+        flows.each(each).map_err(|error| Error::map("read", flow_map::<A>(table), &error))
     }
 
     /// Adds all flows and counters to an image.

@@ -161,14 +161,17 @@ impl Maps {
             let entries = match shape.map {
                 map::SLOTS => slots_used,
                 map::FILTER | map::CONFIG | map::COUNTERS => continue,
-                _ => self.entries(shape.map).map_err(|error| Error::map("read", shape.map, &error))?,
+                _ => self.entries(shape.map)?,
             };
-            let capacity = u64::from(shape.room(*capacity));
-            // A half that lost its other half is a flow as well.
-            let entries = entries.div_ceil(u64::from(shape.entries_each()));
-            fills.push(Fill { map: shape.map, entries, capacity, option: shape.option });
+            fills.push(fill(shape, *capacity, entries));
         }
         Ok(fills)
+    }
+
+    /// How full each map is of which `levels` says how many entries it holds. Reads nothing.
+    pub fn fill_of(&self, levels: &[(&str, u64)]) -> Vec<Fill> {
+        let level = |map| Some(levels.iter().find(|(name, _)| *name == map)?.1);
+        self.shapes.iter().filter_map(|(shape, capacity)| Some(fill(shape, *capacity, level(shape.map)?))).collect()
     }
 
     /// Room in a map, as people count it.
@@ -177,7 +180,15 @@ impl Maps {
         of.map_or(0, |(shape, capacity)| shape.room(*capacity))
     }
 
-    fn entries(&self, name: &str) -> io::Result<u64> {
+    /// Entries of a map, counted one by one.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn entries(&self, name: &'static str) -> Result<u64, Error> {
+        self.count(name).map_err(|error| Error::map("read", name, &error))
+    }
+
+    fn count(&self, name: &str) -> io::Result<u64> {
         let mut n = 0;
         for (family, index) in [(Family::V4, 0), (Family::V6, 1)] {
             let done = match family {
@@ -208,6 +219,12 @@ impl<A: Ip> FamilyMaps<A> {
         }
         Ok(())
     }
+}
+
+fn fill(shape: &Shape, capacity: u32, entries: u64) -> Fill {
+    // A half that lost its other half is a flow as well.
+    let entries = entries.div_ceil(u64::from(shape.entries_each()));
+    Fill { map: shape.map, entries, capacity: u64::from(shape.room(capacity)), option: shape.option }
 }
 
 fn family<A: Ip>(folder: &Path) -> Result<FamilyMaps<A>, Error> {

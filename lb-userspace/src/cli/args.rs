@@ -170,6 +170,12 @@ pub(super) struct AgentArgs {
     /// Room for half-open flows of each address family.
     #[arg(long, value_name = "N", default_value_t = map::HALF_OPEN_CAPACITY / 2, value_parser = clap::value_parser!(u32).range(1..=1 << 25))]
     pub(super) max_half_open: u32,
+    /// Where load balancers and kubelets ask for health, as they ask kube-proxy: /healthz, /livez. `off` for nowhere.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:10256")]
+    pub(super) healthz_bind_address: String,
+    /// Where Prometheus asks for /metrics. `off` for nowhere.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10249")]
+    pub(super) metrics_bind_address: String,
     /// What the agent logs: error, warn, info, debug, trace, or directives as RUST_LOG has them.
     #[arg(long, alias = "log-level", value_name = "LEVEL", default_value = "info")]
     pub(super) log: String,

@@ -1,6 +1,7 @@
 //! From what was typed to what is meant: the second stage, where whatever can be wrong is found before anything starts.
 
 use std::fs;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -63,6 +64,8 @@ pub(super) fn settings(args: &AgentArgs, env: impl Fn(&str) -> Option<String>) -
             half_open: args.max_half_open,
         },
         packet_log: args.packet_log == PacketLogArg::Debug,
+        healthz: bind_address(&args.healthz_bind_address, HEALTHZ_PORT).context("--healthz-bind-address")?,
+        metrics: bind_address(&args.metrics_bind_address, METRICS_PORT).context("--metrics-bind-address")?,
     })
 }
 
@@ -84,6 +87,19 @@ fn source(args: &AgentArgs, env: impl Fn(&str) -> Option<String>) -> anyhow::Res
         bail!("where to learn what is declared? Use --kubeconfig FILE, or --manifests FOLDER, or run in a pod");
     }
     Ok(Source::Kubernetes(Access { kubeconfig, servers }))
+}
+
+/// kube-proxy's ports.
+const HEALTHZ_PORT: u16 = 10256;
+const METRICS_PORT: u16 = 10249;
+
+/// As kube-proxy takes it: an address, with or without a port. Nothing, and `off`, are nowhere.
+fn bind_address(text: &str, port: u16) -> anyhow::Result<Option<SocketAddr>> {
+    if text.is_empty() || text == "off" {
+        return Ok(None);
+    }
+    let address = text.parse().or_else(|_| text.parse().map(|ip: IpAddr| SocketAddr::new(ip, port)));
+    Ok(Some(address.with_context(|| format!("`{text}` is not an IP address and a port, such as 0.0.0.0:{port}"))?))
 }
 
 fn folder(path: &Path) -> anyhow::Result<PathBuf> {
@@ -190,6 +206,21 @@ mod tests {
     }
 
     #[test]
+    fn servers_listen_where_they_are_told_to() {
+        for (text, expected) in [
+            ("127.0.0.1:80", Some("127.0.0.1:80")),
+            ("0.0.0.0", Some("0.0.0.0:10256")),
+            ("[::]:1", Some("[::]:1")),
+            ("::", Some("[::]:10256")),
+            ("off", None),
+            ("", None),
+        ] {
+            let expected = expected.map(|address| address.parse().unwrap());
+            assert_eq!(bind_address(text, HEALTHZ_PORT).unwrap(), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn wrong_arguments_are_refused_with_a_reason() {
         let folder = tempfile::tempdir().unwrap();
         let here = folder.path().to_str().unwrap();
@@ -203,6 +234,10 @@ mod tests {
             (vec!["--manifests", here, "--node-name", " "], "the node has no name"),
             (vec!["--manifests", here, "--cgroup", here], "is not a cgroup2 folder"),
             (vec!["--manifests", here, "--max-flows", "0"], "0 is not in 1..="),
+            (
+                vec!["--manifests", here, "--healthz-bind-address", "node:80"],
+                "`node:80` is not an IP address and a port",
+            ),
             (vec!["--manifests", here, "--xdp", "fast"], "possible values: native, generic, off"),
         ] {
             let error = match parse(&args) {

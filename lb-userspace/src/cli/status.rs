@@ -76,6 +76,7 @@ fn facts(report: Report, now: u64) -> AgentFacts {
             age: report.source.since.map(|since| now.saturating_sub(since)),
             recoveries: report.source.recoveries,
         },
+        unhealthy: report.unhealthy,
         error: report.error,
         problems: report.problems.into_iter().map(|(about, message)| Problem::new(about, message)).collect(),
     }

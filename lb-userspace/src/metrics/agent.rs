@@ -32,10 +32,17 @@ fn loops(snapshot: &Snapshot, rows: &mut Rows<'_>) -> fmt::Result {
     let ready = if snapshot.ready { 1.0 } else { 0.0 };
     rows.gauge("sluice_ready", "1 once the maps are complete and programs attached", ready)?;
     rows.gauge("sluice_services", "Services that are declared", number(snapshot.declared as u64))?;
-    rows.gauge(
+    rows.gauges(
         "sluice_problems",
-        "What is wrong with what is declared or with devices, and needs a person",
-        number(snapshot.problems as u64),
+        "What is wrong with what is declared or with devices, and needs a person, by reason",
+        snapshot.problems.iter().map(|(reason, n)| ([("reason", *reason)], number(*n))),
+    )?;
+    let well = if snapshot.source_well { 1.0 } else { 0.0 };
+    rows.gauge("sluice_source_connected", "1 while the source of what is declared can be read", well)?;
+    rows.counter(
+        "sluice_source_reconnects",
+        "How often the source could be read again after a fault",
+        number(snapshot.source_recoveries),
     )
 }
 

@@ -55,8 +55,12 @@ pub struct Snapshot {
     pub attachments: Vec<Attachment>,
     /// Programs at sockets.
     pub socket_programs: usize,
-    /// What is wrong with what was declared, or with devices.
-    pub problems: usize,
+    /// What is wrong with what was declared, or with devices, by sort.
+    pub problems: Vec<(&'static str, u64)>,
+    /// Whether the source can be read.
+    pub source_well: bool,
+    /// How often the source could be read again after a fault.
+    pub source_recoveries: u64,
     /// Packets by what became of them.
     pub packets: Vec<(Reason, u64)>,
 }

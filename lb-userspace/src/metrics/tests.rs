@@ -21,6 +21,8 @@ fn snapshot() -> Snapshot {
         store_errors: StoreErrors { full: 1, read: 0, write: 4 },
         fill: vec![Fill { map: "NAMES", entries: 5, capacity: 10, option: None }],
         attachments: vec![attachment(2, Role::Pod), attachment(3, Role::Pod), attachment(4, Role::Nic)],
+        problems: vec![("NoRoom", 2)],
+        source_well: true,
         packets: vec![(Reason::Reply, 9), (Reason::NotService, 0)],
         ..Snapshot::default()
     }
@@ -51,6 +53,8 @@ fn levels_and_counts_are_those_of_the_snapshot() {
             "sluice_repairs_total{what=\"socket_program\"} 1.0",
             "sluice_device_programs{device=\"pod\",program=\"tc_egress\",way=\"tcx\"} 2.0",
             "sluice_device_programs{device=\"nic\",program=\"tc_egress\",way=\"tcx\"} 1.0",
+            "sluice_problems{reason=\"NoRoom\"} 2.0",
+            "sluice_source_connected 1.0",
             "sluice_packets_total{reason=\"reply\"} 9.0",
         ],
     );

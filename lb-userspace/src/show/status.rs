@@ -47,6 +47,8 @@ pub struct AgentFacts {
     pub services: usize,
     /// Where it learns what is declared.
     pub source: SourceFacts,
+    /// Why this node is not healthy, empty where it is; none where it was not judged yet.
+    pub unhealthy: Option<Vec<String>>,
     /// Why the maps are not as they shall be.
     pub error: Option<String>,
     /// What is wrong with what was declared, or with devices.
@@ -116,6 +118,12 @@ impl StatusReport {
         line("Datapath", &self.datapath_line());
         line("Layout", &format!("v{}", self.layout));
         if let Some(agent) = &self.agent {
+            if let Some(reasons) = &agent.unhealthy {
+                match reasons.is_empty() {
+                    true => line("Health", "healthy"),
+                    false => line("Health", &format!("not healthy: {}", reasons.join("; "))),
+                }
+            }
             line("Node", &agent.node);
             line("Source", &source_line(&agent.source));
             line("Services", &agent.services.to_string());
@@ -230,6 +238,7 @@ reply    7         A packet.
             repairs: 0,
             services: 2,
             source: SourceFacts { name: "https://10.0.0.1:6443".into(), age: Some(125), ..SourceFacts::default() },
+            unhealthy: Some(vec!["eth0 has no program".into(), "no room".into()]),
             error: None,
             problems: vec![Problem::new("web.yaml", "no such field")],
         };
@@ -240,6 +249,7 @@ reply    7         A packet.
 Agent:        running, ready (process 42, since 2m5s)
 Datapath:     attached to 3 devices and 1 socket hooks
 Layout:       v1
+Health:       not healthy: eth0 has no program; no room
 Node:         n1
 Source:       https://10.0.0.1:6443, connected for 2m5s
 Services:     2

@@ -48,11 +48,13 @@ pub enum Reason {
     SourceUnavailable,
     /// Programs cannot be attached.
     NotAttached,
+    /// A port of the agent's own is taken.
+    NotListening,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::InvalidManifest,
         Self::InvalidObject,
         Self::ClusterIpClash,
@@ -61,6 +63,7 @@ impl Reason {
         Self::NotSupported,
         Self::SourceUnavailable,
         Self::NotAttached,
+        Self::NotListening,
     ];
 
     /// The word for it, as Kubernetes writes reasons of Events.
@@ -74,6 +77,7 @@ impl Reason {
             Self::NotSupported => "NotSupported",
             Self::SourceUnavailable => "SourceUnavailable",
             Self::NotAttached => "NotAttached",
+            Self::NotListening => "NotListening",
         }
     }
 }

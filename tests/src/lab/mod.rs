@@ -14,6 +14,7 @@ mod agent;
 mod attached;
 mod client;
 mod frame;
+mod http;
 mod manifest;
 mod netns;
 mod offload;
@@ -36,6 +37,7 @@ pub use agent::{Agent, AgentOptions, SocketPath, Source, Tc, Xdp, cli, program, 
 pub use attached::Attached;
 pub use client::{Answer, Exchange, Load, Report, Seen};
 pub use frame::Frames;
+pub use http::Page;
 pub use manifest::{Manifests, endpoint_slice, pod as pod_manifest, pod_in_state, service as service_manifest};
 pub use netns::Netns;
 pub use offload::{DEFAULT, NO_TX_CHECKSUM, Offload, TABLE as OFFLOADS};

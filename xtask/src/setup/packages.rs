@@ -32,6 +32,21 @@ pub(crate) fn need_commands(commands: &[(&str, &str, &str)]) -> Result<()> {
     Ok(())
 }
 
+/// The packages must be there, on a machine with Debian's package tools; elsewhere their users say what they miss.
+pub(crate) fn need_packages(packages: &[(&str, &str)]) -> Result<()> {
+    let names: Vec<_> = packages.iter().map(|(name, _)| *name).collect();
+    if !have_apt() {
+        return Ok(());
+    }
+    let missing = lacking(&names);
+    if !missing.is_empty() {
+        let why = packages.iter().filter(|(name, _)| missing.contains(name)).map(|(_, why)| *why);
+        install(&missing, &why.collect::<Vec<_>>().join(", "))?;
+    }
+    found("packages of the tests", &names.join(", "));
+    Ok(())
+}
+
 /// Whether this is a machine with Debian's package tools.
 pub(crate) fn have_apt() -> bool {
     which("apt-get").is_some() && which("dpkg-query").is_some()
