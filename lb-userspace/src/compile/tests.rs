@@ -46,6 +46,11 @@ impl World {
         self.compiler.problems().iter().map(ToString::to_string).collect()
     }
 
+    /// Sorts of what is wrong.
+    fn reasons(&self) -> Vec<&'static str> {
+        self.compiler.problems().iter().map(|problem| problem.reason.label()).collect()
+    }
+
     fn wait(&mut self, seconds: u64) -> &mut Self {
         self.now += Duration::from_secs(seconds);
         self
@@ -106,6 +111,7 @@ fn of_services_that_want_one_port_the_first_by_name_has_it_and_the_other_is_told
     assert_eq!(world.frontends(), ["10.96.0.1:80 211"]);
     // A comes later, but its name comes first.
     assert_eq!(world.service("a", "10.96.0.1", 1).run(), ["Service ns/b: 10.96.0.1 port 80/TCP: Service ns/a has it"]);
+    assert_eq!(world.reasons(), ["ClusterIPClash"]);
     assert_eq!(world.frontends(), ["10.96.0.1:80 1"]);
     assert!(world.remove("a").run().is_empty());
     assert_eq!(world.frontends(), ["10.96.0.1:80 211"]);
@@ -135,6 +141,7 @@ fn what_does_not_fit_is_named_with_its_option_and_all_else_goes_on() {
         }
         let problems = world.run();
         assert!(problems.contains(&problem.to_owned()), "{problems:?}");
+        assert!(world.reasons().iter().all(|reason| *reason == "NoRoom"), "{:?}", world.reasons());
         assert!(world.frontends()[0].starts_with("10.96.0.1:80"), "{:?}", world.frontends());
     }
 }
@@ -189,6 +196,7 @@ fn what_is_asked_for_and_not_done_is_said() {
     let problems = world.run();
     assert_eq!(problems.len(), 2);
     assert!(problems.iter().all(|problem| problem.contains("not supported yet")), "{problems:?}");
+    assert_eq!(world.reasons(), ["NotSupported"; 2]);
     assert_eq!(world.frontends(), ["10.96.0.1:80 0"]);
 }
 
@@ -209,6 +217,7 @@ fn an_address_that_is_the_nodes_own_is_refused_alone() {
         "Service ns/e: clusterIP ::ffff:10.96.0.3 is not programmed: it is an IPv4 address mapped to IPv6",
     ];
     assert_eq!(world.run(), expected);
+    assert_eq!(world.reasons(), ["AddressRefused"; 4]);
     assert_eq!(world.frontends(), ["10.96.0.1:80 1", "10.96.0.2:80 0"]);
     // Neither port nor whole address, and no name for what has no frontend.
     let image = world.compiler.image();

@@ -144,6 +144,13 @@ fn event() -> impl Strategy<Value = Event> {
             Event::EndpointSlice(Change::Apply(slice(i, of, family, &endpoints)))
         }),
         1 => (0_u8..6).prop_map(|i| Event::EndpointSlice(Change::Delete(ObjectName::new("ns", format!("slice{i}"))))),
+        1 => prop::collection::hash_set(0_u8..4, 1..4).prop_map(|listed| {
+            Event::Service(Change::Listed(listed.into_iter().map(name).collect()))
+        }),
+        1 => prop::collection::hash_set(0_u8..6, 2..6).prop_map(|listed| {
+            let name = |i| ObjectName::new("ns", format!("slice{i}"));
+            Event::EndpointSlice(Change::Listed(listed.into_iter().map(name).collect()))
+        }),
         1 => prop_oneof![Just(None), Just(Some("z"))].prop_map(|zone| {
             let node = Node::new(ObjectName::new("", "node"));
             let addresses = vec![ip(Family::V4, 9, 9)];

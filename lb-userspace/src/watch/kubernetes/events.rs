@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{ListParams, ObjectList};
 use kube::core::PartialObjectMeta;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client, Resource};
@@ -64,20 +65,21 @@ async fn post(client: &Client, recorder: &Recorder, problem: &Problem) -> kube::
     recorder.publish(&event, &object).await
 }
 
-/// The object as it is now: who looks for Events of an object looks by its uid. None where it is gone.
+/// The object as it is now: who looks for Events of an object looks by its uid. None where it is gone. Listed, not got:
+/// that needs no further right.
 async fn reference(client: &Client, kind: &str, name: &ObjectName) -> kube::Result<Option<ObjectReference>> {
     let ObjectName { namespace, name } = name;
-    let client = client.clone();
-    match kind {
-        "Service" => Ok(found(Api::<Service>::namespaced(client, namespace).get_metadata_opt(name).await?)),
-        "EndpointSlice" => Ok(found(Api::<EndpointSlice>::namespaced(client, namespace).get_metadata_opt(name).await?)),
-        "Node" => Ok(found(Api::<Node>::all(client).get_metadata_opt(name).await?)),
-        _ => Ok(None),
-    }
+    let (client, only) = (client.clone(), ListParams::default().fields(&format!("metadata.name={name}")));
+    Ok(match kind {
+        "Service" => found(Api::<Service>::namespaced(client, namespace).list_metadata(&only).await?),
+        "EndpointSlice" => found(Api::<EndpointSlice>::namespaced(client, namespace).list_metadata(&only).await?),
+        "Node" => found(Api::<Node>::all(client).list_metadata(&only).await?),
+        _ => None,
+    })
 }
 
-fn found<K: Resource<DynamicType = ()>>(object: Option<PartialObjectMeta<K>>) -> Option<ObjectReference> {
-    let meta = object?.metadata;
+fn found<K: Resource<DynamicType = ()> + Clone>(objects: ObjectList<PartialObjectMeta<K>>) -> Option<ObjectReference> {
+    let meta = objects.items.into_iter().next()?.metadata;
     Some(ObjectReference {
         api_version: Some(K::api_version(&()).into_owned()),
         kind: Some(K::kind(&()).into_owned()),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use jiff::{Timestamp, Unit};
+use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 
@@ -130,7 +130,7 @@ impl Faults {
 
 /// To the second, in UTC.
 fn shown(time: SystemTime) -> String {
-    let seconds = Timestamp::try_from(time).and_then(|time| time.round(Unit::Second));
+    let seconds = Timestamp::try_from(time).and_then(|time| Timestamp::from_second(time.as_second()));
     seconds.map_or_else(|_| "an unknown time".to_owned(), |time| time.to_string())
 }
 

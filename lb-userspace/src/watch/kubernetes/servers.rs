@@ -1,8 +1,8 @@
 //! The API servers behind one door: a request goes to the one in use, and on to the next where that cannot answer. A
 //! watch that moves so goes on from the version it has seen, since all servers of a cluster count alike.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, StreamBody};
 use kube::client::Body;
 use kube::{Client, Config};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tower::BoxError;
 use tower_http::timeout::TimeoutBody;
 use tracing::{debug, info};
@@ -25,7 +25,7 @@ use super::line::Line;
 
 /// Longest wait for the head of an answer, connection and all.
 const ANSWER: Duration = Duration::from_secs(10);
-/// How often the server in use is asked whether it lives.
+/// After how long a silence of all watches the server in use is asked whether it lives.
 const PULSE: Duration = Duration::from_secs(10);
 /// Longest silence of an answer that goes on: a watch has a bookmark every minute.
 const SILENCE: Duration = Duration::from_secs(90);
@@ -33,6 +33,8 @@ const SILENCE: Duration = Duration::from_secs(90);
 pub struct Servers {
     all: Vec<Server>,
     in_use: AtomicUsize,
+    /// When a watch last heard anything.
+    heard: Mutex<Instant>,
     /// Grows when what goes through the server in use shall go on elsewhere, or anew.
     given_up: watch::Sender<u64>,
 }
@@ -50,7 +52,12 @@ impl Servers {
     pub async fn new(access: &Access) -> Result<Arc<Self>, AccessError> {
         let configs = access.configs().await?;
         let all = configs.iter().map(Server::new).collect::<Result<_, _>>()?;
-        Ok(Arc::new(Self { all, in_use: AtomicUsize::new(0), given_up: watch::Sender::default() }))
+        Ok(Arc::new(Self {
+            all,
+            in_use: AtomicUsize::new(0),
+            heard: Mutex::new(Instant::now()),
+            given_up: watch::Sender::default(),
+        }))
     }
 
     /// Address of the server in use.
@@ -63,16 +70,31 @@ impl Servers {
         Client::new(Door { servers: self.clone(), line }, "default")
     }
 
-    /// Asks now and then whether the server in use still answers, as long as anybody uses it: one whose process hangs
-    /// leaves its connections open, and says nothing any more.
+    /// Asks in silence whether the server in use still answers: one whose process hangs leaves its connections open, and
+    /// says nothing any more.
     pub(super) async fn watch_over(self: Arc<Self>) {
         loop {
-            sleep(PULSE).await;
+            sleep_until(self.heard() + PULSE).await;
+            let asked = Instant::now();
+            if self.heard() + PULSE > asked {
+                continue;
+            }
             let Ok(request) = Request::get("/version").body(Body::empty()) else { return };
-            if self.ask(request).await.is_err() {
+            let answer = self.ask(request).await;
+            // A server under load may find no time for this question, and still tell what is new.
+            if answer.is_err() && self.heard() < asked {
                 self.given_up.send_modify(|times| *times += 1);
             }
+            self.hear();
         }
+    }
+
+    fn heard(&self) -> Instant {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hear(&self) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
     fn at(&self) -> usize {
@@ -161,7 +183,10 @@ impl Door {
         given_up.mark_unchanged();
         let end = async move { given_up.changed().await.is_ok() };
         // To kube, a watch that ends is one to go on with, from where it was.
-        let until = |body: TimeoutBody<Body>| body.into_data_stream().take_until(end).map_ok(Frame::data);
+        let servers = self.servers.clone();
+        let until = |body: TimeoutBody<Body>| {
+            body.into_data_stream().inspect_ok(move |_| servers.hear()).take_until(end).map_ok(Frame::data)
+        };
         Ok(answer.map(|body| StreamBody::new(until(body)).boxed_unsync()))
     }
 }
