@@ -1,12 +1,13 @@
 //! The image of `cargo xtask image`, imported and run as a node does it.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use sluice_tests::kernel_or_skip;
-use sluice_tests::lab::{Exchange, FAMILIES, Lab, Load, Pod as LabPod, cluster_ips, service_manifest};
+use sluice_tests::lab::{Exchange, FAMILIES, Family, Lab, Load, Pod as LabPod, cluster_ips, service_manifest};
 
 use super::containerd::{self, Containerd, text};
 use super::pod::Pod;
@@ -42,6 +43,10 @@ fn containerd_runs_the_agent_from_the_image_with_what_the_manifest_grants() -> R
 
     run_agent(&lab, &containerd)?;
     call(&client)?;
+    for (kind, path, port) in Pod::agent()?.probes()? {
+        let answer = lab.node.run(|| ask(port, &path))?;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{kind}: {answer}");
+    }
     let status = containerd.ctr(&["task", "exec", "--exec-id", "look", "agent", "sluice", "status"])?;
     assert!(status.contains("running, ready"), "{status}");
 
@@ -82,7 +87,7 @@ fn run_agent(lab: &Lab, containerd: &Containerd<'_>) -> Result<()> {
     run.extend(options.iter().map(String::as_str));
     run.extend([NAME, "agent", "/sluice"]);
     let arguments = pod.arguments();
-    run.extend(arguments.iter().map(String::as_str).filter(|a| !a.contains("-bind-address")));
+    run.extend(arguments.iter().map(String::as_str));
     run.extend(["--manifests", "/manifests"]);
     containerd.ctr(&run)?;
     let ready = || Ok(text(&log).contains("ready:"));
@@ -99,6 +104,16 @@ fn run_uninstall(lab: &Lab, containerd: &Containerd<'_>) -> Result<String> {
     let arguments = pod.arguments();
     run.extend(arguments.iter().map(String::as_str));
     containerd.ctr(&run)
+}
+
+/// What the kubelet would be told at the node's address.
+fn ask(port: u16, path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect((Family::V4.node_ip(), port)).context("nobody answers probes")?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").context("cannot ask")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).context("no answer to a probe")?;
+    Ok(answer)
 }
 
 /// A request of a pod to the Service, over both families.

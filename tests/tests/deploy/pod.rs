@@ -55,6 +55,17 @@ impl Pod {
         texts(&self.container()["args"])
     }
 
+    /// What the kubelet asks: the kind of probe, path and port.
+    pub(crate) fn probes(&self) -> Result<Vec<(&'static str, String, u16)>> {
+        let probe = |kind| {
+            let get = &self.container()[kind]["httpGet"];
+            let path = get["path"].as_str().with_context(|| format!("no {kind}"))?;
+            let port = get["port"].as_u64().and_then(|port| u16::try_from(port).ok()).context("no port")?;
+            Ok((kind, path.to_owned(), port))
+        };
+        ["livenessProbe", "readinessProbe"].into_iter().map(probe).collect()
+    }
+
     /// Where in the container which folder of the lab stands for the node's, and whether it can be written.
     pub(crate) fn mounts(&self, lab: &Lab) -> Result<Vec<(PathBuf, String, bool)>> {
         let mounts = self.container()["volumeMounts"].as_array().context("no mounts")?;

@@ -68,7 +68,8 @@ fn the_cluster_role_is_enough_for_the_agent_and_nothing_of_it_is_spare() -> Resu
         ("nodes", "watch"),
         ("endpointslices", "watch"),
         ("servicecidrs", "watch"),
-        ("services", "get"),
+        // Finds the object that an Event is about.
+        ("services", "list"),
         ("events", "create"),
         ("events", "patch"),
     ] {
