@@ -37,6 +37,9 @@ enum Task {
         /// Leave the small world up at the end, and say how to play with it
         #[arg(long)]
         keep: bool,
+        /// The same story, told by kubectl to a real API server
+        #[arg(long)]
+        kubernetes: bool,
     },
     /// Make the container image, without Docker
     Image(image::Arguments),
@@ -59,7 +62,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Setup => setup::run().and_then(|_| setup::for_kubernetes()),
         Task::Build { release } => build::run(release).map(drop),
-        Task::Demo { keep } => demo::run(keep),
+        Task::Demo { keep, kubernetes } => demo::run(keep, kubernetes),
         Task::Image(arguments) => image::run(&arguments),
         Task::Bench { part } => bench::run(&part),
         Task::Test { only } => test::run(&only),

@@ -43,6 +43,8 @@ pub(crate) enum Step {
     Kernel,
     /// The demo, start to end
     Demo,
+    /// The demo with a real API server
+    DemoKubernetes,
 }
 
 impl Step {
@@ -56,12 +58,13 @@ impl Step {
             Self::Unit => "tests without a kernel",
             Self::Kernel => "tests in the kernel",
             Self::Demo => "demo",
+            Self::DemoKubernetes => "demo with Kubernetes",
         }
     }
 
     /// Whether the step runs programs in the kernel; the others need neither root nor the lab.
     fn needs_kernel(self) -> bool {
-        matches!(self, Self::Kernel | Self::Demo)
+        matches!(self, Self::Kernel | Self::Demo | Self::DemoKubernetes)
     }
 
     /// Whether the step compiles for BPF or uses what was compiled.
@@ -81,7 +84,7 @@ pub(crate) fn run(only: &[Step]) -> Result<()> {
         let lab = steps.iter().any(|step| step.needs_kernel());
         // A machine that does not allow it ends everything here, with exit code 2 and one sentence.
         toolchain = Some(if lab { setup::run()? } else { setup::for_build()? });
-        if lab {
+        if steps.iter().any(|step| matches!(step, Step::Kernel | Step::DemoKubernetes)) {
             setup::for_kubernetes()?;
         }
         if steps.contains(&Step::Kernel) {
@@ -120,7 +123,8 @@ fn one(step: Step, toolchain: Option<&Toolchain>, tests: &mut TestLines) -> Resu
         Step::Deny => deny(),
         Step::Unit => unit(tests),
         Step::Kernel => kernel(tests),
-        Step::Demo => demo(),
+        Step::Demo => demo(false),
+        Step::DemoKubernetes => demo(true),
     }
 }
 
@@ -168,8 +172,8 @@ fn kernel(tests: &mut TestLines) -> Result<Outcome> {
 }
 
 /// What `cargo xtask demo` shows, with nothing kept.
-fn demo() -> Result<Outcome> {
-    crate::demo::show(false)?;
+fn demo(kubernetes: bool) -> Result<Outcome> {
+    crate::demo::show(false, kubernetes)?;
     Ok(Outcome::Ok)
 }
 

@@ -12,11 +12,14 @@ struct Arguments {
     /// Leave the small world up at the end, and say how to play with it
     #[arg(long)]
     keep: bool,
+    /// Tell the story to a real API server, with kubectl
+    #[arg(long)]
+    kubernetes: bool,
 }
 
 fn main() -> ExitCode {
-    let Arguments { keep } = Arguments::parse();
-    match demo::run(&DemoOptions { keep }) {
+    let Arguments { keep, kubernetes } = Arguments::parse();
+    match demo::run(&DemoOptions { keep, kubernetes }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

@@ -2,6 +2,7 @@
 //!
 //! Each step states what it expects; the first expectation that does not hold ends the demo with an error.
 
+mod cluster;
 mod screen;
 
 use std::net::{IpAddr, SocketAddr};
@@ -13,10 +14,8 @@ use anyhow::{Result, ensure};
 use crate::lab::{
     Agent, AgentOptions, Exchange, FAMILIES, Family, Lab, Load, NIC, Netns, Place, Pod, Report, SocketPath, Xdp,
 };
+use cluster::Cluster;
 use screen::Screen;
-
-const SERVICE: &str = include_str!("../../demo/service.yaml");
-const POD: &str = include_str!("../../demo/pod.yaml");
 
 /// Requests of one round. Three pods get a third each, give or take what [`UNEVEN`] allows.
 const REQUESTS: usize = 300;
@@ -32,6 +31,8 @@ const GRACE: Duration = Duration::from_millis(500);
 pub struct DemoOptions {
     /// Leave the world up at the end, until Ctrl-C.
     pub keep: bool,
+    /// Tell the story to a real API server, with kubectl.
+    pub kubernetes: bool,
 }
 
 /// Runs the demo. Needs root and the `sluice` binary.
@@ -48,19 +49,16 @@ pub fn run(options: &DemoOptions) -> Result<()> {
         pods.push(lab.pod(&format!("web-{n}"), 10 + n)?);
     }
     show_world(&screen, &front, &pods);
-    lab.manifests.write("service.yaml", SERVICE)?;
-    for pod in &pods {
-        apply(&lab, pod)?;
-    }
-    screen
-        .say("The manifests, as you would give them to Kubernetes. This is the Service (the pods have one file each):");
-    screen.quote(SERVICE);
+    let mut cluster = Cluster::start(&lab, options.kubernetes, &screen)?;
+    cluster.declare(&pods, &screen)?;
 
     // Off at the pods' sockets, so that what you see is packets being rewritten.
     let agent_options = AgentOptions { socket_path: SocketPath::Host, xdp: Xdp::Native, ..AgentOptions::default() };
     let start = Instant::now();
-    let agent = screen
-        .wait("Starting the agent: it loads its programs and fills their maps", || Agent::start(&lab, agent_options))?;
+    let source = cluster.source()?;
+    let agent = screen.wait("Starting the agent: it loads its programs and fills their maps", || {
+        Agent::start_on(&lab, source, agent_options)
+    })?;
     screen.fact(&format!("The agent is ready after {} ms.", start.elapsed().as_millis()));
 
     screen.title("1. One address, three pods");
@@ -72,7 +70,7 @@ pub fn run(options: &DemoOptions) -> Result<()> {
         "The front end calls on, and is told nothing. The pod first leaves the Service; its process ends a while later,\n\
          as the kubelet does it, so that connections under way can end in peace.",
     );
-    replace(&screen, &lab, &mut pods, 1, 31, front.client())?;
+    replace(&screen, &lab, &mut cluster, &mut pods, 1, 31, front.client())?;
 
     screen.title("3. The same from outside, through XDP at the NIC");
     let devices = agent.json(&["devices"])?;
@@ -81,7 +79,7 @@ pub fn run(options: &DemoOptions) -> Result<()> {
     ensure!(at.starts_with("xdp native"), "expected XDP in the driver of {NIC}, but there is {at}: {devices}");
     screen.say(&format!("The client outside calls {} too; the packets are rewritten as they reach {NIC}.", target()));
     balance(&screen, lab.outside(), &pods)?;
-    replace(&screen, &lab, &mut pods, 2, 32, lab.outside())?;
+    replace(&screen, &lab, &mut cluster, &mut pods, 2, 32, lab.outside())?;
 
     screen.title("4. What is in the kernel's maps now");
     for command in [&["services"][..], &["backends"], &["flows", "--limit", "8"]] {
@@ -98,7 +96,7 @@ pub fn run(options: &DemoOptions) -> Result<()> {
 
     screen.title(&format!("All as expected, in {:.0} s.", began.elapsed().as_secs_f64()));
     if options.keep {
-        keep(&screen, &lab, &agent, &front);
+        keep(&screen, &lab, &cluster, &agent, &front)?;
     }
     drop(agent);
     Ok(())
@@ -106,12 +104,6 @@ pub fn run(options: &DemoOptions) -> Result<()> {
 
 fn target() -> SocketAddr {
     SocketAddr::new(Family::V4.cluster_ip(10), 80)
-}
-
-fn apply(lab: &Lab, pod: &Pod) -> Result<()> {
-    let [ip, ip6] = pod.ips.map(|ip| ip.to_string());
-    let text = POD.replace("{name}", &pod.name).replace("{ip}", &ip).replace("{ip6}", &ip6);
-    lab.manifests.write(&format!("{}.yaml", pod.name), &text)
 }
 
 fn show_world(screen: &Screen, front: &Pod, pods: &[Pod]) {
@@ -144,23 +136,32 @@ fn balance(screen: &Screen, from: Place<'_>, pods: &[Pod]) -> Result<()> {
 }
 
 /// Replaces `pods[which]` by a pod of the same name with another address, under a stream of requests.
-fn replace(screen: &Screen, lab: &Lab, pods: &mut Vec<Pod>, which: usize, n: u8, from: Place<'_>) -> Result<()> {
+fn replace(
+    screen: &Screen,
+    lab: &Lab,
+    cluster: &mut Cluster<'_>,
+    pods: &mut Vec<Pod>,
+    which: usize,
+    n: u8,
+    from: Place<'_>,
+) -> Result<()> {
     let stream = from.start(Load::steady(Exchange::Http, target(), GAP_MS))?;
     let clock = Instant::now();
     sleep(Duration::from_millis(1200));
 
     let pod = pods.remove(which);
     let (name, old) = (pod.name.clone(), pod.ip(Family::V4));
-    lab.manifests.delete(&format!("{name}.yaml"))?;
+    cluster.delete_pod(&pod, pods)?;
     screen.event(clock, &format!("{name} {old} is deleted: it leaves the Service"));
     sleep(GRACE);
     drop(pod);
+    cluster.pod_ended(&name)?;
     screen.event(clock, &format!("its process has ended, {old} is gone"));
     sleep(Duration::from_millis(300));
     let pod = lab.pod(&name, n)?;
     let new = pod.ip(Family::V4);
-    apply(lab, &pod)?;
     let back_at = clock.elapsed();
+    cluster.run_pod(&pod)?;
     pods.insert(which, pod);
     screen.event(clock, &format!("{name} is back as {new}"));
     sleep(Duration::from_millis(1500));
@@ -175,7 +176,7 @@ fn replace(screen: &Screen, lab: &Lab, pods: &mut Vec<Pod>, which: usize, n: u8,
     let first = after.answers.iter().find(|a| a.result.as_ref().is_ok_and(|seen| seen.server.address == new));
     if let Some(first) = first {
         let took = first.at_ms.saturating_sub(back_at.as_millis() as u64);
-        screen.fact(&format!("The new pod got its first request {took} ms after its manifest appeared."));
+        screen.fact(&format!("The new pod got its first request {took} ms after it was declared."));
     }
     Ok(())
 }
@@ -188,22 +189,23 @@ fn no_failure(screen: &Screen, report: &Report) -> Result<()> {
 }
 
 /// Leaves the world up, and says what to do with it. Ctrl-C removes it and ends the process.
-fn keep(screen: &Screen, lab: &Lab, agent: &Agent<'_>, front: &Pod) {
+fn keep(screen: &Screen, lab: &Lab, cluster: &Cluster<'_>, agent: &Agent<'_>, front: &Pod) -> Result<()> {
     let nsenter = |ns: &Netns| format!("nsenter --net={}", ns.path().display());
     let sluice = format!("{} {}", nsenter(&lab.node), agent.program().display());
     let pins = format!("--pin-root {} --run-dir {}", lab.bpffs().display(), lab.run_dir().display());
     let [v4, v6] = FAMILIES.map(|family| SocketAddr::new(family.cluster_ip(10), 80));
     screen.title("The world stays up until you press Ctrl-C here. Try, in another terminal:");
+    let by_hand = cluster.commands()?;
     screen.commands(&[
         ("call the Service from the front-end pod", format!("{} curl http://{v4}", nsenter(&front.ns))),
         ("the same over IPv6", format!("{} curl -g 'http://{v6}'", nsenter(&front.ns))),
         ("from outside", format!("{} curl http://{v4}", nsenter(&lab.outside))),
         ("see what the kernel does", format!("{sluice} flows {pins} --watch")),
         ("see how the agent is", format!("{sluice} status {pins}")),
-        ("delete a pod, or edit one", format!("rm {}/web-1.yaml", lab.manifests.dir().display())),
         ("see the agent's log", format!("tail -f {}", lab.dir().join("agent.log").display())),
-        ("remove all of it", "press Ctrl-C here".to_owned()),
     ]);
+    screen.commands(&by_hand);
+    screen.commands(&[("remove all of it", "press Ctrl-C here".to_owned())]);
     loop {
         // The handler for Ctrl-C removes the lab and ends the process.
         std::thread::park();

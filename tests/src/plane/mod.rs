@@ -130,6 +130,11 @@ impl<'a> Plane<'a> {
         format!("https://{}", Self::address(n))
     }
 
+    /// The command that begins a shell command in its namespace.
+    pub fn nsenter(&self) -> String {
+        format!("nsenter --net={}", self.ns.path().display())
+    }
+
     /// Starts API server number `n`, and waits until it is ready.
     pub fn start_api(&mut self, n: usize) -> Result<()> {
         self.server(n)?;

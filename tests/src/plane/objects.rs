@@ -67,8 +67,8 @@ impl Plane<'_> {
     }
 
     /// Tells the API that a pod has ended, as its kubelet would.
-    pub fn pod_ended(&self, pod: &Pod) -> Result<()> {
-        self.kubectl(&["delete", "pod", &pod.name, "--force", "--grace-period=0"]).map(drop)
+    pub fn pod_ended(&self, pod: &str) -> Result<()> {
+        self.kubectl(&["delete", "pod", pod, "--force", "--grace-period=0"]).map(drop)
     }
 
     /// Waits until the endpoints of a Service are these pods, in both families; returns how long it took.
