@@ -162,7 +162,7 @@ fn admit<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, now: u32, flow: 
     let hash = hash::tuple(&key.src, key.sport, &key.dst, key.dport, key.proto);
     match choose(tables, key.dst, key.dport, key.proto, hash) {
         Choice::NotService => Reason::NotService,
-        Choice::Refuse(reason) | Choice::Lost(reason) => reason,
+        Choice::Refuse(reason) | Choice::Drop(reason) => reason,
         Choice::Backend { frontend, id, backend } => {
             let hairpin = backend.addr == key.src;
             let state = if hairpin { state::MASQUERADE | state::HAIRPIN } else { 0 };

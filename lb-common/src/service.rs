@@ -1,7 +1,7 @@
 //! From a virtual address to a backend.
 
 use crate::ip::{Be16, Ip};
-use crate::tables::{Backend, Frontend, FrontendKey, Tables};
+use crate::tables::{Backend, Frontend, FrontendKey, Tables, frontend};
 use crate::verdict::Reason;
 
 /// What a frontend says to a new flow.
@@ -11,8 +11,8 @@ pub enum Choice<A: Ip> {
     NotService,
     /// Refuse the flow.
     Refuse(Reason),
-    /// The tables are about to change; the packet will be sent again.
-    Lost(Reason),
+    /// Say nothing: endpoints are elsewhere, or the tables are about to change and the packet will be sent again.
+    Drop(Reason),
     /// This backend.
     Backend {
         /// The frontend that was met.
@@ -27,18 +27,21 @@ pub enum Choice<A: Ip> {
 /// Finds the frontend of an address and port, and the backend in the slot of its table that `hash` chooses.
 #[inline(always)]
 pub fn choose<A: Ip, T: Tables<A>>(tables: &T, addr: A, port: Be16, proto: u8, hash: u32) -> Choice<A> {
-    let Some(frontend) = tables.frontend(&FrontendKey::new(addr, port, proto)) else {
+    let Some(found) = tables.frontend(&FrontendKey::new(addr, port, proto)) else {
         return match tables.frontend(&FrontendKey::whole(addr)) {
             Some(_) => Choice::Refuse(Reason::NoSuchPort),
             None => Choice::NotService,
         };
     };
-    if frontend.len == 0 {
-        return Choice::Refuse(Reason::NoEndpoints);
+    if found.len == 0 {
+        return match found.flags & frontend::ELSEWHERE {
+            0 => Choice::Refuse(Reason::NoEndpoints),
+            _ => Choice::Drop(Reason::NoLocalEndpoints),
+        };
     }
-    let found = tables.slot(frontend.slots + hash % frontend.len).and_then(|id| Some((id, tables.backend(id)?)));
-    match found {
-        Some((id, backend)) => Choice::Backend { frontend, id, backend },
-        None => Choice::Lost(Reason::NoBackend),
+    let slot = tables.slot(found.slots + hash % found.len);
+    match slot.and_then(|id| Some((id, tables.backend(id)?))) {
+        Some((id, backend)) => Choice::Backend { frontend: found, id, backend },
+        None => Choice::Drop(Reason::NoBackend),
     }
 }

@@ -19,14 +19,25 @@ pub enum Decision<A: Ip> {
 
 /// Decides where a socket that calls `addr` and `port` really goes. The same socket goes to the same backend as long
 /// as the set of backends stays.
+///
+/// What a packet would be dropped for is left to the packets where they meet a program, as those of pods do. `host`
+/// tells whether the socket is of the node itself: then an error at once is better than a packet that nobody takes.
 #[inline(always)]
-pub fn forward<A: Ip, T: Tables<A>>(tables: &mut T, cookie: [u32; 2], addr: A, port: Be16, proto: u8) -> Decision<A> {
+pub fn forward<A: Ip, T: Tables<A>>(
+    tables: &mut T,
+    cookie: [u32; 2],
+    addr: A,
+    port: Be16,
+    proto: u8,
+    host: impl FnOnce() -> bool,
+) -> Decision<A> {
     if !tables.filtered(Filter::Frontend.bit(&addr, Be16::new(0))) {
         return Decision::Pass;
     }
     match choose(tables, addr, port, proto, hash::socket(cookie, &addr, port)) {
         Choice::NotService => Decision::Pass,
-        Choice::Refuse(_) | Choice::Lost(_) => {
+        Choice::Drop(_) if !host() => Decision::Pass,
+        Choice::Refuse(_) | Choice::Drop(_) => {
             tables.count(Reason::SocketRefused);
             Decision::Refuse
         }

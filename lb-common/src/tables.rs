@@ -10,7 +10,7 @@ use crate::verdict::Reason;
 
 /// Names the shape of the maps below. The agent pins maps in a folder of this name, so that agents of two layouts
 /// never share one. Raise it with every change of a key, a value or a map's kind.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Nanoseconds of `CLOCK_MONOTONIC` in the unit of [`Flow::seen`]: a little over a second, a shift instead of a division.
 pub const TICK: u64 = 1 << 30;
@@ -81,11 +81,19 @@ entry! {
     pub struct Frontend {
         /// Id of the Service port, the key in `NAMES`.
         pub service: u32,
+        /// Bits of [`frontend`].
+        pub flags: u32,
         /// Index in `SLOTS` of the first slot of its table.
         pub slots: u32,
-        /// Slots in its table; 0 where no endpoint is usable, so that packets are refused.
+        /// Slots in its table; 0 where no endpoint is usable, so that packets are refused or vanish.
         pub len: u32,
     }
+}
+
+/// Bits of [`Frontend::flags`].
+pub mod frontend {
+    /// Endpoints are usable, but not for the clients of this node (a traffic policy `Local`): packets vanish.
+    pub const ELSEWHERE: u32 = 1;
 }
 
 entry! {
@@ -388,7 +396,7 @@ mod tests {
         let sizes = [
             (size::<FrontendKey<V4>>(), 8),
             (size::<FrontendKey<V6>>(), 20),
-            (size::<Frontend>(), 12),
+            (size::<Frontend>(), 16),
             (size::<Backend<V4>>(), 8),
             (size::<Backend<V6>>(), 20),
             (size::<Name>(), 189),

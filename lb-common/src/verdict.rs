@@ -80,6 +80,8 @@ reasons! {
     Stateless => "stateless",
     /// No endpoint of the Service is usable.
     NoEndpoints => "no_endpoints",
+    /// A traffic policy asks for endpoints on this node, and all that are usable are elsewhere.
+    NoLocalEndpoints => "no_local_endpoints",
     /// The Service does not have this port.
     NoSuchPort => "no_such_port",
     /// The tables name a backend that does not exist; a new table is on its way.

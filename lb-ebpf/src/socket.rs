@@ -62,10 +62,22 @@ impl<A> Socket<A> {
         let Some(config) = maps::config() else { return false };
         match config.socket_path {
             socket_path::OFF => false,
-            // SAFETY: as above.
-            socket_path::HOST => split(unsafe { bpf_get_netns_cookie(self.0.cast()) }) == config.netns,
+            socket_path::HOST => self.is_of(config.netns),
             _ => true,
         }
+    }
+
+    /// Whether the socket is of this network namespace.
+    #[inline(always)]
+    fn is_of(&self, netns: [u32; 2]) -> bool {
+        // SAFETY: as above.
+        split(unsafe { bpf_get_netns_cookie(self.0.cast()) }) == netns
+    }
+
+    /// Whether the socket is of the node itself.
+    #[inline(always)]
+    fn is_host(&self) -> bool {
+        maps::config().is_some_and(|config| self.is_of(config.netns))
     }
 }
 
@@ -148,7 +160,7 @@ fn lead<A: Call, B: Ip>(call: &Socket<A>, addr: B, into: impl Fn(B) -> A) -> i32
 where
     Kernel: Tables<B>,
 {
-    match socket::forward(&mut Kernel, call.cookie(), addr, call.port(), call.protocol()) {
+    match socket::forward(&mut Kernel, call.cookie(), addr, call.port(), call.protocol(), || call.is_host()) {
         Decision::Pass => ALLOW,
         Decision::To(backend) => {
             A::set(call.0, into(backend.addr));

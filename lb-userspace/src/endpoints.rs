@@ -36,23 +36,40 @@ fn rank(endpoint: &Endpoint) -> Rank {
 /// An endpoint, and what it would be in the tables.
 type Candidate<'a, A> = (Backend<A>, &'a Endpoint);
 
-/// The backends that serve `port` to clients on the node `here`, each once, by address and port.
+/// The backends that serve a port to clients on one node, each once, by address and port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Serving<A: Ip> {
+    /// Under the traffic policy `Cluster`. None of them: nobody serves anywhere.
+    pub cluster: Vec<Backend<A>>,
+    /// Under the traffic policy `Local`: those on the node. Hints do not matter to it.
+    pub local: Vec<Backend<A>>,
+}
+
+/// The backends that serve `port` to clients on the node `here`.
 pub fn serving<'a, A: Ip>(
     port: &ServicePort,
     slices: impl Iterator<Item = &'a EndpointSlice>,
     here: Here<'_>,
-) -> Vec<Backend<A>> {
+) -> Serving<A> {
     let mut all = candidates::<A>(port, slices);
     // The same endpoint may stand in two slices: its best face counts.
     all.sort_by_key(|(backend, endpoint)| (*backend, rank(endpoint)));
     all.dedup_by_key(|(backend, _)| *backend);
-    let of = |rank_: Rank| all.iter().filter(move |(_, endpoint)| rank(endpoint) == rank_);
-    let ready: Vec<_> = of(Rank::Ready).collect();
-    if ready.is_empty() {
-        return of(Rank::LastResort).map(|(backend, _)| *backend).collect();
+    let here_only = all.iter().filter(|(_, endpoint)| endpoint.node.as_deref() == Some(here.node));
+    let local = best(here_only).into_iter().map(|(backend, _)| *backend).collect();
+    let mut cluster = best(all.iter());
+    if cluster.iter().all(|(_, endpoint)| rank(endpoint) == Rank::Ready) {
+        let near = nearness(&cluster, here);
+        cluster.retain(|(_, endpoint)| near.admits(endpoint, here));
     }
-    let near = nearness(&ready, here);
-    ready.into_iter().filter(|(_, endpoint)| near.admits(endpoint, here)).map(|(backend, _)| *backend).collect()
+    Serving { cluster: cluster.into_iter().map(|(backend, _)| *backend).collect(), local }
+}
+
+/// Those that are ready; where there are none, those that are the last resort.
+fn best<'c, 'e: 'c, A: Ip>(candidates: impl Iterator<Item = &'c Candidate<'e, A>>) -> Vec<&'c Candidate<'e, A>> {
+    let willing = candidates.filter(|(_, endpoint)| rank(endpoint) != Rank::Useless);
+    let (ready, rest): (Vec<_>, Vec<_>) = willing.partition(|(_, endpoint)| rank(endpoint) == Rank::Ready);
+    if ready.is_empty() { rest } else { ready }
 }
 
 fn candidates<'a, A: Ip>(port: &ServicePort, slices: impl Iterator<Item = &'a EndpointSlice>) -> Vec<Candidate<'a, A>> {

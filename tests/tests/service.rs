@@ -315,3 +315,53 @@ fn a_slice_gives_endpoints_to_a_service_without_a_selector() -> Result<()> {
     }
     Ok(())
 }
+
+/// `internalTrafficPolicy: Local`: the node's own endpoints, or silence where others are elsewhere.
+#[test]
+fn a_service_of_the_node_leads_to_endpoints_on_the_node() -> Result<()> {
+    kernel_or_skip!();
+    every_way(|row| {
+        let number = 40;
+        let text = service_manifest("near", &cluster_ips(number)).replace("  selector:\n    app: near\n", "");
+        let text = text.replace("  type: ClusterIP\n", "  type: ClusterIP\n  internalTrafficPolicy: Local\n");
+        row.lab.manifests.write("near.yaml", &text)?;
+        let to = SocketAddr::new(row.family.cluster_ip(number), 80);
+        let called = |timeout_ms, count| row.run(Load { timeout_ms, ..Load::new(HTTP.0, to, count) });
+        // One on this node, two elsewhere; then none here; then none at all.
+        for (nodes, expected) in
+            [(&["node", "other", "other"][..], "one"), (&["other"; 3], "silence"), (&[], "refusal")]
+        {
+            let ips: Vec<_> = row.pods.iter().take(nodes.len()).map(|pod| pod.ip(row.family)).collect();
+            let mut endpoints = endpoint_slice("near-1", "near", &ips);
+            for (ip, node) in ips.iter().zip(nodes) {
+                let address = format!("- addresses: [\"{ip}\"]\n");
+                endpoints = endpoints.replace(&address, &format!("{address}  nodeName: {node}\n"));
+            }
+            let endpoints = if nodes.is_empty() { endpoints.replace("endpoints:", "endpoints: []") } else { endpoints };
+            row.lab.manifests.write("near-1.yaml", &endpoints)?;
+            let case = format!("{} {expected}", row.name);
+            // Real time: the agent takes a moment to read the files. A process of the node is refused at once where the
+            // packets of others vanish.
+            row.agent.wait_until(&case, |_| {
+                let answers = called(300, 1)?.answers;
+                Ok(match expected {
+                    "one" => answers[0].result.is_ok(),
+                    "silence" => answers[0].result.is_err() && (answers[0].refused == (row.way == Way::Host)),
+                    _ => answers[0].refused,
+                })
+            })?;
+            if expected == "one" {
+                let report = called(2000, 30)?;
+                assert_eq!(report.failures(), [""; 0], "{case}");
+                assert!(report.by_pod().keys().eq(["web-11"]), "{case}: {:?}", report.by_pod());
+            }
+        }
+        let counters = row.agent.json(&["status"])?;
+        assert!(
+            counters.to_string().contains("no_local_endpoints") || row.way == Way::Host,
+            "{}: {counters}",
+            row.name
+        );
+        Ok(())
+    })
+}

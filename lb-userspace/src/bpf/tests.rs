@@ -87,7 +87,7 @@ fn images() -> impl Strategy<Value = Image> {
         for (port, (ids, is_v6)) in ports {
             let len = u32::try_from(ids.len()).unwrap() * 7;
             let slots: Arc<[u32]> = ids.iter().cycle().take(len as usize).copied().collect();
-            let frontend = Frontend { service: port.into(), slots: if len == 0 { 0 } else { at }, len };
+            let frontend = Frontend { service: port.into(), flags: 0, slots: if len == 0 { 0 } else { at }, len };
             image.names.insert(port.into(), name(port.into()));
             fn put<A: mem::Of>(image: &mut Image, addr: impl Fn(u8) -> A, port: u8, frontend: Frontend, ids: &[u32]) {
                 let side = A::side_mut(image);
@@ -136,7 +136,7 @@ fn a_full_map_names_the_option_that_enlarges_it() {
     let Some(lab) = Lab::new("a_full_map_names_the_option_that_enlarges_it") else { return };
     let _programs = lab.load(&SMALL);
     let mut store = BpfStore::open(&lab.pins).unwrap();
-    let frontend = Frontend { service: 1, slots: 0, len: 0 };
+    let frontend = Frontend { service: 1, flags: 0, slots: 0, len: 0 };
     let key = |n| FrontendKey::new(v4(n), Be16::new(80), 6);
     let backend = Backend { addr: v4(1), port: Be16::new(80), zero: 0 };
     for n in 0..64 {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use lb_common::ip::{Be16, V4, V6};
-use lb_common::tables::{Frontend, FrontendKey};
+use lb_common::tables::{Frontend, FrontendKey, frontend};
 
 use super::bind::{Bound, NoRoom};
 use super::{Compiled, Compiler, Port, Record, address, name};
@@ -98,7 +98,14 @@ impl Compiler {
         if keys.is_empty() {
             return;
         }
-        let backends = endpoints::serving::<A>(port, state.slices(&service.name), here);
+        let serving = endpoints::serving::<A>(port, state.slices(&service.name), here);
+        let (backends, flags) = match service.internal_policy {
+            TrafficPolicy::Cluster => (serving.cluster, 0),
+            TrafficPolicy::Local if serving.local.is_empty() && !serving.cluster.is_empty() => {
+                (Vec::new(), frontend::ELSEWHERE)
+            }
+            TrafficPolicy::Local => (serving.local, 0),
+        };
         let bound = match self.acquire(&backends) {
             Ok(bound) => Some(bound),
             Err(no_room) => self.bind_as_before::<A>(work, port, i, &no_room),
@@ -106,7 +113,7 @@ impl Compiler {
         let Some(bound) = bound else {
             return keys.into_iter().for_each(|key| self.draft.remove_frontend(key));
         };
-        let frontend = Frontend { service: work.new.ports[i].id, slots: bound.at, len: bound.len };
+        let frontend = Frontend { service: work.new.ports[i].id, flags, slots: bound.at, len: bound.len };
         let put = keys.into_iter().filter(|key| self.put_frontend(work, *key, frontend)).count();
         match put {
             0 => self.release::<A>(&bound),
@@ -157,7 +164,7 @@ impl Compiler {
             match id {
                 _ if self.other_owner(&key, &work.service.name).is_some() => {}
                 Some(id) => {
-                    self.put_frontend(work, key, Frontend { service: id, slots: 0, len: 0 });
+                    self.put_frontend(work, key, Frontend { service: id, flags: 0, slots: 0, len: 0 });
                 }
                 None => self.draft.remove_frontend(key),
             }
@@ -191,12 +198,6 @@ impl Compiler {
 impl Work<'_> {
     /// What is asked for and not done yet: said, not passed over in silence.
     fn notices(&mut self) {
-        if self.service.internal_policy == TrafficPolicy::Local {
-            self.complain(
-                Reason::NotSupported,
-                "spec.internalTrafficPolicy: Local is not supported yet: endpoints of all nodes serve",
-            );
-        }
         if self.service.affinity {
             self.complain(
                 Reason::NotSupported,

@@ -191,12 +191,12 @@ fn what_is_not_programmed_leaves_no_trace() {
 fn what_is_asked_for_and_not_done_is_said() {
     let mut world = World::new(Limits::default());
     let mut service = service("a", "10.96.0.1");
-    (service.internal_policy, service.affinity) = (TrafficPolicy::Local, true);
+    service.affinity = true;
     world.apply(Event::Service(Change::Apply(service)));
     let problems = world.run();
-    assert_eq!(problems.len(), 2);
-    assert!(problems.iter().all(|problem| problem.contains("not supported yet")), "{problems:?}");
-    assert_eq!(world.reasons(), ["NotSupported"; 2]);
+    assert_eq!(problems.len(), 1);
+    assert!(problems[0].contains("not supported yet"), "{problems:?}");
+    assert_eq!(world.reasons(), ["NotSupported"]);
     assert_eq!(world.frontends(), ["10.96.0.1:80 0"]);
 }
 
@@ -332,7 +332,7 @@ fn numbers_in_the_maps_are_kept_for_what_they_stand_for() {
 fn slots_that_make_no_sense_but_are_in_use_are_left_alone_until_they_are_not() {
     let mut actual = Image::default();
     let key = FrontendKey::new(std::net::Ipv4Addr::new(10, 96, 0, 9).into(), lb_common::ip::Be16::new(80), 6);
-    actual.v4.frontends.insert(key, lb_common::tables::Frontend { service: 7, slots: 3, len: 5 });
+    actual.v4.frontends.insert(key, lb_common::tables::Frontend { service: 7, flags: 0, slots: 3, len: 5 });
     actual.runs.insert(3, vec![1, 2, 3, 4, 5].into());
     let mut world = World::new(Limits { slots: 219, ..Limits::default() });
     world.compiler = Compiler::recover(Limits { slots: 219, ..Limits::default() }, Rest::DEFAULT, &actual);

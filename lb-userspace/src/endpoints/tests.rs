@@ -5,7 +5,7 @@ use lb_common::ip::{Family, V4, V6};
 use super::*;
 use crate::model::{EndpointPort, ObjectName, Protocol, TargetPort};
 
-/// An endpoint in a line: address, then any of `ready`, `serving`, `terminating`, `node=x`, `zone=x`.
+/// An endpoint in a line: address, then any of `ready`, `serving`, `terminating`, `on=node`, and hints, `node=x`, `zone=x`.
 fn endpoint(line: &str) -> Endpoint {
     let mut words = line.split_whitespace();
     let address: IpAddr = words.next().and_then(|word| word.parse().ok()).expect("a line begins with an address");
@@ -16,6 +16,7 @@ fn endpoint(line: &str) -> Endpoint {
             None if word == "serving" => endpoint.serving = true,
             None if word == "terminating" => endpoint.terminating = true,
             Some(("node", name)) => endpoint.hints.get_or_insert_default().nodes.push(name.into()),
+            Some(("on", name)) => endpoint.node = Some(name.into()),
             Some(("zone", name)) => endpoint.hints.get_or_insert_default().zones.push(name.into()),
             _ => panic!("what is {word}?"),
         }
@@ -106,7 +107,30 @@ fn the_contract_row_by_row() {
     ];
     for (rule, endpoints, expected) in rows {
         let slices = [slice(Family::V4, &[("http", 8080)], endpoints)];
-        assert_eq!(show(&serving::<V4>(&port("http"), slices.iter(), HERE)), *expected, "{rule}");
+        assert_eq!(show(&serving::<V4>(&port("http"), slices.iter(), HERE).cluster), *expected, "{rule}");
+    }
+}
+
+#[test]
+fn the_policy_local_row_by_row() {
+    let rows: &[(&str, &[&str], &str)] = &[
+        ("those on this node", &["10.0.0.1 ready on=n1", "10.0.0.2 ready on=n2", "10.0.0.3 ready"], "10.0.0.1:8080"),
+        ("hints do not matter", &["10.0.0.1 ready on=n1 zone=z2", "10.0.0.2 ready on=n2 zone=z1"], "10.0.0.1:8080"),
+        (
+            "the last resort of this node, though others are ready",
+            &["10.0.0.1 serving terminating on=n1", "10.0.0.2 ready on=n2"],
+            "10.0.0.1:8080",
+        ),
+        (
+            "one that is ready before the last resort",
+            &["10.0.0.1 serving terminating on=n1", "10.0.0.2 ready on=n1"],
+            "10.0.0.2:8080",
+        ),
+        ("one that is not ready is none", &["10.0.0.1 on=n1", "10.0.0.2 ready on=n2"], ""),
+    ];
+    for (rule, endpoints, expected) in rows {
+        let slices = [slice(Family::V4, &[("http", 8080)], endpoints)];
+        assert_eq!(show(&serving::<V4>(&port("http"), slices.iter(), HERE).local), *expected, "{rule}");
     }
 }
 
@@ -114,7 +138,7 @@ fn the_contract_row_by_row() {
 fn a_node_without_a_zone_takes_all() {
     let slices = [slice(Family::V4, &[("", 1)], &["10.0.0.1 ready zone=z1", "10.0.0.2 ready zone=z2"])];
     let here = Here { node: "n1", zone: None };
-    assert_eq!(show(&serving::<V4>(&port(""), slices.iter(), here)), "10.0.0.1:1 10.0.0.2:1");
+    assert_eq!(show(&serving::<V4>(&port(""), slices.iter(), here).cluster), "10.0.0.1:1 10.0.0.2:1");
 }
 
 #[test]
@@ -124,10 +148,10 @@ fn ports_go_by_name_slice_by_slice() {
         slice(Family::V4, &[("http", 8081)], &["10.0.0.2 ready"]),
         slice(Family::V4, &[("other", 1)], &["10.0.0.3 ready"]),
     ];
-    assert_eq!(show(&serving::<V4>(&port("http"), slices.iter(), HERE)), "10.0.0.1:8080 10.0.0.2:8081");
-    assert_eq!(show(&serving::<V4>(&port("metrics"), slices.iter(), HERE)), "10.0.0.1:9090");
+    assert_eq!(show(&serving::<V4>(&port("http"), slices.iter(), HERE).cluster), "10.0.0.1:8080 10.0.0.2:8081");
+    assert_eq!(show(&serving::<V4>(&port("metrics"), slices.iter(), HERE).cluster), "10.0.0.1:9090");
     let udp = ServicePort { protocol: Protocol::Udp, ..port("http") };
-    assert_eq!(show(&serving::<V4>(&udp, slices.iter(), HERE)), "");
+    assert_eq!(show(&serving::<V4>(&udp, slices.iter(), HERE).cluster), "");
 }
 
 #[test]
@@ -136,15 +160,15 @@ fn one_endpoint_in_two_slices_counts_once_and_with_its_best_face() {
         slice(Family::V4, &[("", 80)], &["10.0.0.1", "10.0.0.2 ready"]),
         slice(Family::V4, &[("", 80)], &["10.0.0.1 ready", "10.0.0.2 serving terminating"]),
     ];
-    assert_eq!(show(&serving::<V4>(&port(""), slices.iter(), HERE)), "10.0.0.1:80 10.0.0.2:80");
+    assert_eq!(show(&serving::<V4>(&port(""), slices.iter(), HERE).cluster), "10.0.0.1:80 10.0.0.2:80");
 }
 
 #[test]
 fn families_stay_apart() {
     let slices =
         [slice(Family::V4, &[("", 80)], &["10.0.0.1 ready"]), slice(Family::V6, &[("", 80)], &["fd00::1 ready"])];
-    assert_eq!(show(&serving::<V4>(&port(""), slices.iter(), HERE)), "10.0.0.1:80");
-    assert_eq!(show(&serving::<V6>(&port(""), slices.iter(), HERE)), "fd00::1:80");
+    assert_eq!(show(&serving::<V4>(&port(""), slices.iter(), HERE).cluster), "10.0.0.1:80");
+    assert_eq!(show(&serving::<V6>(&port(""), slices.iter(), HERE).cluster), "fd00::1:80");
 }
 
 #[test]
@@ -153,5 +177,5 @@ fn hints_of_the_other_family_do_not_matter() {
         slice(Family::V4, &[("", 80)], &["10.0.0.1 ready zone=z1", "10.0.0.2 ready zone=z2"]),
         slice(Family::V6, &[("", 80)], &["fd00::1 ready"]),
     ];
-    assert_eq!(show(&serving::<V4>(&port(""), slices.iter(), HERE)), "10.0.0.1:80");
+    assert_eq!(show(&serving::<V4>(&port(""), slices.iter(), HERE).cluster), "10.0.0.1:80");
 }

@@ -21,7 +21,7 @@ fn image() -> Image {
         image.v4.backends.insert(id, Backend { addr: ip(last), port: Be16::new(8080), zero: 0 });
     }
     for proto in [TCP, UDP] {
-        let frontend = Frontend { service: 1, slots: 0, len: 3 };
+        let frontend = Frontend { service: 1, flags: 0, slots: 0, len: 3 };
         image.v4.frontends.insert(FrontendKey::new(ip(100), Be16::new(80), proto), frontend);
     }
     image.runs.insert(0, vec![1, 2, 1].into());

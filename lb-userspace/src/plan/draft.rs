@@ -215,7 +215,7 @@ mod tests {
             Step::Frontend(key, value) => {
                 let key = FrontendKey::new(V6([u32::from(key / 2); 4]), Be16::new(u16::from(key)), 6);
                 match value {
-                    Some(n) => draft.put_frontend(key, Frontend { service: 1, slots: u32::from(n), len: 1 }),
+                    Some(n) => draft.put_frontend(key, Frontend { service: 1, flags: 0, slots: u32::from(n), len: 1 }),
                     None => draft.remove_frontend(key),
                 }
             }

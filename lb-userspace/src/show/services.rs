@@ -110,7 +110,7 @@ pub(super) mod tests {
         image.v4.backends = [(1, backend("10.0.0.1")), (2, backend("10.0.0.2")), (3, backend("10.0.0.3"))].into();
         image.v6.backends = [(1, Backend { addr: ip("fd00::1"), port: Be16::new(8080), zero: 0 })].into();
         image.runs = [(0, [1, 2, 3, 1].into()), (4, [1].into())].into();
-        let frontend = |service, slots, len| Frontend { service, slots, len };
+        let frontend = |service, slots, len| Frontend { service, flags: 0, slots, len };
         image.v4.frontends = [
             (FrontendKey::new(ip("10.96.0.10"), Be16::new(80), 6), frontend(7, 0, 4)),
             (FrontendKey::whole(ip("10.96.0.10")), frontend(0, 0, 0)),

@@ -108,7 +108,7 @@ fn hold<A: Of>(held: &mut Vec<Held<A>>, image: &Image, found: &All<A>, now: Inst
 
 /// A packet that has read its frontend some time ago still finds its table and its backend.
 fn in_flight<A: Of>(held: &[Held<A>], image: &Image, slots: &[u32], op: &Op) {
-    for Held { frontend, found: (name, backends), .. } in held {
+    for Held { frontend, found: (name, backends, _), .. } in held {
         let run = &slots[frontend.slots as usize..(frontend.slots + frontend.len) as usize];
         for id in run.iter().copied().collect::<BTreeSet<_>>() {
             let backend = A::side(image).backends.get(&id);

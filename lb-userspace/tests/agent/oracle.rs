@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::ip::{Be16, Ip, V4, V6};
 use lb_common::mem::{Image, Of};
-use lb_common::tables::{Backend, Frontend, FrontendKey, Name};
+use lb_common::tables::{Backend, Frontend, FrontendKey, Name, frontend};
 use lb_userspace::endpoints::{Here, serving};
+use lb_userspace::model::TrafficPolicy;
 use lb_userspace::state::State;
 
-/// The Service port that a packet meets, and the backends it may be sent to.
-pub(crate) type Found<A> = (String, BTreeSet<Backend<A>>);
+/// The Service port that a packet meets, the backends it may be sent to, and whether it vanishes where there are none.
+pub(crate) type Found<A> = (String, BTreeSet<Backend<A>>, bool);
 pub(crate) type All<A> = BTreeMap<FrontendKey<A>, Found<A>>;
 
 /// What every frontend of an image leads to.
@@ -33,7 +34,8 @@ pub(crate) fn resolve<A: Of>(image: &Image, key: &FrontendKey<A>, frontend: &Fro
         ids.extend(slots.iter().copied());
     }
     let backend = |id| A::side(image).backends.get(&id).copied().ok_or_else(|| format!("{key:?}: no backend {id}"));
-    Ok((shown(name), ids.into_iter().map(backend).collect::<Result<_, _>>()?))
+    let vanishes = frontend.flags & frontend::ELSEWHERE != 0;
+    Ok((shown(name), ids.into_iter().map(backend).collect::<Result<_, _>>()?, vanishes))
 }
 
 pub(crate) fn shown(name: &Name) -> String {
@@ -48,12 +50,15 @@ pub(crate) fn expected<A: Ip>(state: &State) -> All<A> {
         let title = |port: &str| format!("{}/{}:{port}", service.name.namespace, service.name.name);
         for addr in service.cluster_ips.iter().filter_map(|ip| A::from_ip(*ip)) {
             for port in &service.ports {
-                let backends = serving::<A>(port, state.slices(&service.name), Here { node: "node", zone: None });
+                let serving = serving::<A>(port, state.slices(&service.name), Here { node: "node", zone: None });
+                let local = service.internal_policy == TrafficPolicy::Local;
+                let vanishes = local && serving.local.is_empty() && !serving.cluster.is_empty();
+                let backends = if local { serving.local } else { serving.cluster };
                 let key = FrontendKey::new(addr, Be16::new(port.port), port.protocol.number());
-                all.entry(key).or_insert((title(&port.name), backends.into_iter().collect()));
+                all.entry(key).or_insert((title(&port.name), backends.into_iter().collect(), vanishes));
             }
             let first = title(&service.ports[0].name);
-            all.entry(FrontendKey::whole(addr)).or_insert((first, BTreeSet::new()));
+            all.entry(FrontendKey::whole(addr)).or_insert((first, BTreeSet::new(), false));
         }
     }
     all

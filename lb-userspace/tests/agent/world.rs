@@ -89,7 +89,7 @@ pub(crate) fn slice(i: u8, of: u8, family: Family, endpoints: &[(u8, Condition)]
         service: name(of).name,
         family,
         ports: ports.map(|p| EndpointPort { name: p.name, protocol: p.protocol, port: 8000 + p.port }).collect(),
-        endpoints: endpoints.iter().map(|(host, condition)| condition.endpoint(ip(family, 1, *host))).collect(),
+        endpoints: endpoints.iter().map(|(host, condition)| condition.endpoint(family, *host)).collect(),
         trigger: Default::default(),
     }
 }
@@ -102,10 +102,12 @@ pub(crate) enum Condition {
 }
 
 impl Condition {
-    fn endpoint(self, address: IpAddr) -> Endpoint {
+    /// Of those with an even number the agent's node has each second one.
+    fn endpoint(self, family: Family, host: u8) -> Endpoint {
         let ready = self == Self::Ready;
         let (serving, terminating) = (self != Self::Unready, self == Self::Leaving);
-        Endpoint { address, ready, serving, terminating, node: None, hints: None }
+        let node = (host.is_multiple_of(2)).then(|| if host.is_multiple_of(4) { "node" } else { "other" }.into());
+        Endpoint { address: ip(family, 1, host), ready, serving, terminating, node, hints: None }
     }
 }
 
@@ -135,9 +137,8 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        4 => (0_u8..4, ips(), prop::collection::btree_set((1_u8..4, protocol()), 1..4)).prop_map(|(i, ips, ports)| {
-            let ports: Vec<_> = ports.into_iter().collect();
-            Event::Service(Change::Apply(service(i, ips, &ports)))
+        4 => (0_u8..4, ips(), ports(), policy()).prop_map(|(i, ips, ports, internal_policy)| {
+            Event::Service(Change::Apply(Service { internal_policy, ..service(i, ips, &ports) }))
         }),
         1 => (0_u8..4).prop_map(|i| Event::Service(Change::Delete(name(i)))),
         8 => (0_u8..6, 0_u8..4, family(), endpoints()).prop_map(|(i, of, family, endpoints)| {
@@ -163,6 +164,14 @@ fn event() -> impl Strategy<Value = Event> {
 fn ips() -> impl Strategy<Value = Vec<IpAddr>> {
     let one = |family| prop::option::of((0_u8..3).prop_map(move |host| ip(family, 96, host)));
     (one(Family::V4), one(Family::V6)).prop_map(|(v4, v6)| v4.into_iter().chain(v6).collect())
+}
+
+fn ports() -> impl Strategy<Value = Vec<(u8, Protocol)>> {
+    prop::collection::btree_set((1_u8..4, protocol()), 1..4).prop_map(|ports| ports.into_iter().collect())
+}
+
+fn policy() -> impl Strategy<Value = TrafficPolicy> {
+    prop_oneof![Just(TrafficPolicy::Cluster), Just(TrafficPolicy::Local)]
 }
 
 fn protocol() -> impl Strategy<Value = Protocol> {

@@ -92,8 +92,11 @@ pub fn add_service<A: Net>(image: &mut Image, frontend: SocketAddr, proto: u8, b
     image.names.insert(service, name(&format!("service-{service}")));
     let addr = address(frontend.ip());
     let frontends = &mut A::side_mut(image).frontends;
-    frontends.insert(FrontendKey::new(addr, Be16::new(frontend.port()), proto), Frontend { service, slots: at, len });
-    frontends.insert(FrontendKey::whole(addr), Frontend { service, slots: 0, len: 0 });
+    frontends.insert(
+        FrontendKey::new(addr, Be16::new(frontend.port()), proto),
+        Frontend { service, flags: 0, slots: at, len },
+    );
+    frontends.insert(FrontendKey::whole(addr), Frontend { service, flags: 0, slots: 0, len: 0 });
     image.filter = mem::frontend_bits(image);
 }
 

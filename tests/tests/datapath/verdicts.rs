@@ -6,6 +6,7 @@ both_families! {
     two_frontends_one_backend_one_client_port_do_not_collide
     a_client_that_is_its_own_backend_is_masqueraded
     what_cannot_be_served_is_refused
+    what_only_other_nodes_serve_vanishes
     an_entry_matches_on_its_own_side_only
     strangers_leave_as_they_came
     nobody_is_masqueraded_behind_no_address
@@ -61,6 +62,18 @@ mod rules {
         for (to, l4, expected) in cases {
             assert_eq!(path.send(Side::Ingress, me, to, l4), (expected, me, to));
         }
+        assert_eq!(path.entries(), (0, 0));
+    }
+
+    pub(super) fn what_only_other_nodes_serve_vanishes<A: Net>() {
+        let mut path = Path::<A>::new(&[(vip::<A>(1, 80), proto::TCP, &[])]);
+        for frontend in A::side_mut(&mut path.tables.image).frontends.values_mut() {
+            frontend.flags = lb_common::tables::frontend::ELSEWHERE;
+        }
+        let (verdict, ..) = path.send(Side::Ingress, client::<A>(1, 40_000), vip::<A>(1, 80), SYN);
+        assert_eq!(verdict, Verdict::Drop(Reason::NoLocalEndpoints));
+        let (verdict, ..) = path.send(Side::Ingress, client::<A>(1, 40_000), vip::<A>(1, 81), SYN);
+        assert_eq!(verdict, Verdict::Reject(Reason::NoSuchPort));
         assert_eq!(path.entries(), (0, 0));
     }
 
