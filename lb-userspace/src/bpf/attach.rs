@@ -6,6 +6,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -89,6 +90,11 @@ impl fmt::Display for Note {
         }
     }
 }
+
+/// How often a link is tried again that the kernel has not let go of yet.
+const RELEASE_TRIES: u32 = 40;
+/// And after this time.
+const RELEASE_PAUSE: Duration = Duration::from_millis(5);
 
 /// Keeps programs attached to the devices that need them.
 #[derive(Debug)]
@@ -301,7 +307,18 @@ impl Attacher {
                 return pinned.inspect_err(|_| drop(clsact::detach(&device.name, hook)));
             }
         };
-        let link = sys::attach(self.program(attachment.hook)?, target)?;
+        let program = self.program(attachment.hook)?;
+        // Where only the pin was removed, the kernel takes a moment to let go of what it held.
+        let mut tries = if self.ours.contains(attachment) { RELEASE_TRIES } else { 0 };
+        let link = loop {
+            match sys::attach(program, target) {
+                Err(error) if tries > 0 && matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST)) => {
+                    tries -= 1;
+                    std::thread::sleep(RELEASE_PAUSE);
+                }
+                result => break result?,
+            }
+        };
         pins::repin(link.as_fd(), &path)
     }
 
