@@ -1,13 +1,12 @@
 //! Removes flows that are over: all of them now and then, and those of datagrams whose backend no longer serves at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lb_common::flow::state;
+use lb_common::flow::{mirror, state};
 use lb_common::ip::{V4, V6};
-use lb_common::mem::Image;
-use lb_common::tables::{Flow, FlowKey, FlowTable, map};
+use lb_common::tables::{Flow, FlowKey, FlowTable, FrontendKey, map};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{debug, warn};
@@ -15,7 +14,7 @@ use tracing::{debug, warn};
 use crate::bpf::{self, BpfStore, Error, Of, Pins};
 use crate::flows::{Current, goes_now, over};
 use crate::model::Protocol;
-use crate::store::Store;
+use crate::store::StoreError;
 
 /// The least time between two sweeps of all flows.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -108,8 +107,6 @@ fn sweep(pins: &Pins, which: Which) -> anyhow::Result<Swept> {
     let mut store = BpfStore::open(pins)?;
     // Flows first: one that opens later may go to a backend that an image read before it does not know.
     let (v4, v6) = (Flows::<V4>::read(&store, which)?, Flows::<V6>::read(&store, which)?);
-    // Only datagrams ask where their Service leads now, and reading it costs more than all the rest.
-    let image = if v4.any_datagram() || v6.any_datagram() { store.read()? } else { Image::default() };
     let mut swept = Swept::default();
     if which == Which::All {
         swept.levels = [v4.levels(), v6.levels()].concat();
@@ -117,8 +114,8 @@ fn sweep(pins: &Pins, which: Which) -> anyhow::Result<Swept> {
             swept.levels.push((sockets, store.maps().entries(sockets)?));
         }
     }
-    v4.remove(&mut store, which, &image, &mut swept);
-    v6.remove(&mut store, which, &image, &mut swept);
+    v4.remove(&mut store, which, &mut swept)?;
+    v6.remove(&mut store, which, &mut swept)?;
     Ok(swept)
 }
 
@@ -145,12 +142,20 @@ impl<A: Of> Flows<A> {
         self.0.iter().map(|(table, entries)| (bpf::flow_map::<A>(*table), entries.len() as u64)).collect()
     }
 
-    fn any_datagram(&self) -> bool {
-        self.0.iter().any(|(_, entries)| entries.keys().any(is_datagram))
+    /// The frontends of datagrams: only these ask where their Service leads now. Reading all would cost more than all
+    /// the rest.
+    fn frontends(&self) -> HashSet<FrontendKey<A>> {
+        let datagrams = self.0.iter().flat_map(|(_, entries)| entries).filter(|(key, _)| is_datagram(key));
+        let there = datagrams.map(|(key, flow)| match flow.state & state::THERE != 0 {
+            true => *key,
+            false => mirror(key, flow).0,
+        });
+        there.map(|key| FrontendKey::new(key.dst, key.dport, key.proto)).collect()
     }
 
-    fn remove(&self, store: &mut BpfStore, which: Which, image: &Image, swept: &mut Swept) {
-        let mut current = Current::<A>::new(image);
+    fn remove(&self, store: &mut BpfStore, which: Which, swept: &mut Swept) -> Result<(), StoreError> {
+        let image = store.read_frontends(self.frontends())?;
+        let mut current = Current::<A>::new(&image);
         for (table, entries) in &self.0 {
             let now = bpf::now();
             let mut over: Vec<_> = over(*table, entries, &mut current, now)
@@ -165,6 +170,7 @@ impl<A: Of> Flows<A> {
             swept.found += over.len();
             swept.removed += bpf::remove_flows(store.maps_mut(), *table, &over);
         }
+        Ok(())
     }
 }
 

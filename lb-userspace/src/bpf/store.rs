@@ -1,13 +1,13 @@
 //! The kernel's maps as a [`Store`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::Ordering;
 
 use aya::maps::MapError;
 use lb_common::ip::{Be16, Family, V4, V6};
 use lb_common::mem::{self, Image, Runs};
-use lb_common::tables::{Backend, Config, Filter, map};
+use lb_common::tables::{Backend, Config, Filter, FrontendKey, map};
 
 use super::dense::bits;
 use super::error::io_error;
@@ -44,6 +44,34 @@ impl BpfStore {
     /// Map operations written since the store was opened.
     pub fn writes(&self) -> u64 {
         self.writes
+    }
+
+    /// Of these frontends alone: they, their slots, and the backends in these.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn read_frontends<A: Of>(&self, keys: impl IntoIterator<Item = FrontendKey<A>>) -> Result<Image, StoreError> {
+        let (tables, mut image) = (A::maps(&self.maps), Image::default());
+        let names = names_of::<A>();
+        let side = A::side_mut(&mut image);
+        for key in keys {
+            let found = tables.frontends.map.get(&Raw(key), 0);
+            if let Some(Raw(frontend)) = present(found, map::FRONTENDS[names])? {
+                side.frontends.insert(key, frontend);
+            }
+        }
+        let mut runs = Runs::new();
+        self.runs(side, &mut runs);
+        let ids: BTreeSet<_> = runs.values().flat_map(|slots| slots.iter().copied()).collect();
+        for id in ids {
+            let found = tables.backends.map.get(&id, 0);
+            let found = present(found, map::BACKENDS[names])?;
+            if let Some(Raw(backend)) = found.filter(|Raw(backend)| backend.port.wire() != 0) {
+                side.backends.insert(id, backend);
+            }
+        }
+        image.runs = runs;
+        Ok(image)
     }
 
     fn family<A: Of>(&mut self, op: &FamilyOp<A>) -> Result<(), MapError> {
@@ -111,11 +139,25 @@ fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
     }
 }
 
-fn side<A: Of>(maps: &Maps, image: &mut Image) -> Result<(), StoreError> {
-    let names = match A::FAMILY {
+/// An entry that may be missing.
+fn present<T>(found: Result<T, MapError>, map: &'static str) -> Result<Option<T>, StoreError> {
+    match found {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(StoreError::Read { map, source: io_error(error) }),
+    }
+}
+
+/// Where a family's maps stand among the names.
+fn names_of<A: Of>() -> usize {
+    match A::FAMILY {
         Family::V4 => 0,
         Family::V6 => 1,
-    };
+    }
+}
+
+fn side<A: Of>(maps: &Maps, image: &mut Image) -> Result<(), StoreError> {
+    let names = names_of::<A>();
     let FamilyMaps { frontends, backends, .. } = A::maps(maps);
     let side = A::side_mut(image);
     let read = |map| move |source| StoreError::Read { map, source };
