@@ -1,5 +1,6 @@
 //! Figures as a table for people and as JSON for machines.
 
+use std::fmt;
 use std::fs;
 use std::path::Path;
 
@@ -20,21 +21,18 @@ pub(super) struct Row {
     pub(super) goal: Option<f64>,
 }
 
-/// What was measured, and on what.
+/// Where it was measured, and what.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Report {
-    pub(super) version: &'static str,
-    pub(super) kernel: String,
-    pub(super) cpu: String,
-    pub(super) cores: usize,
-    pub(super) runs: usize,
-    pub(super) rounds: u32,
-    pub(super) rows: Vec<Row>,
+pub(super) struct Machine {
+    version: &'static str,
+    kernel: String,
+    cpu: String,
+    cores: usize,
 }
 
-impl Report {
-    /// A report without rows, of this machine.
-    pub(super) fn new(runs: usize, rounds: u32) -> Self {
+impl Machine {
+    /// This one, and this Sluice.
+    pub(super) fn this() -> Self {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let cpuinfo = read("/proc/cpuinfo");
         let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
@@ -43,10 +41,30 @@ impl Report {
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             cpu: model.trim_start_matches([' ', '\t', ':']).to_owned(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
-            runs,
-            rounds,
-            rows: Vec::new(),
         }
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {} cores, Linux {}", self.cpu, self.cores, self.kernel)
+    }
+}
+
+/// What was measured, and on what.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Report {
+    #[serde(flatten)]
+    pub(super) machine: Machine,
+    pub(super) runs: usize,
+    pub(super) rounds: u32,
+    pub(super) rows: Vec<Row>,
+}
+
+impl Report {
+    /// A report without rows, of this machine.
+    pub(super) fn new(runs: usize, rounds: u32) -> Self {
+        Self { machine: Machine::this(), runs, rounds, rows: Vec::new() }
     }
 
     /// The table.
@@ -71,17 +89,22 @@ impl Report {
             ]);
         }
         format!(
-            "ns per packet over the empty program; {} runs of {} packets; {}, {} cores, Linux {}\n\n{table}",
-            self.runs, self.rounds, self.cpu, self.cores, self.kernel
+            "ns per packet over the empty program; {} runs of {} packets; {}\n\n{table}",
+            self.runs, self.rounds, self.machine
         )
     }
 
     /// Writes the JSON.
     pub(super) fn save(&self, path: &Path) -> Result<()> {
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        }
-        let json = serde_json::to_string_pretty(self)?;
-        fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))
+        save(self, path)
     }
+}
+
+/// Writes a report as JSON.
+pub(super) fn save(report: &impl Serialize, path: &Path) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    let json = serde_json::to_string_pretty(report)?;
+    fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use sluice_tests::bench::datapath;
+use sluice_tests::bench::{control, datapath};
 
 #[derive(Debug, Parser)]
 #[command(name = "sluice-bench")]
@@ -33,12 +33,28 @@ enum Part {
         #[arg(long)]
         json: PathBuf,
     },
+    /// From the API to the packets, beside kube-proxy
+    Control {
+        /// Numbers of Services, ascending, with commas between
+        #[arg(long, value_delimiter = ',', default_values_t = [100, 1_000, 10_000])]
+        services: Vec<u32>,
+        /// Changes with pauses between, and as many back to back
+        #[arg(long, default_value_t = 30)]
+        changes: u32,
+        /// Where the figures go, as JSON
+        #[arg(long)]
+        json: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
-    let Part::Datapath { front, runs, rounds, services, json } = Arguments::parse().part;
-    let options = datapath::Options { front, runs, rounds, many: services, json };
-    match datapath::run(&options) {
+    let outcome = match Arguments::parse().part {
+        Part::Datapath { front, runs, rounds, services, json } => {
+            datapath::run(&datapath::Options { front, runs, rounds, many: services, json })
+        }
+        Part::Control { services, changes, json } => control::run(&control::Options { services, changes, json }),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

@@ -161,6 +161,11 @@ impl<'a> Plane<'a> {
         etcd::compact(&self.ns)
     }
 
+    /// Where it lives: a client there asks it without a packet through the node.
+    pub fn ns(&self) -> &Netns {
+        &self.ns
+    }
+
     /// Waits until `done`, which is asked every few milliseconds, holds.
     pub fn wait_until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> Result<bool>) -> Result<()> {
         let start = Instant::now();

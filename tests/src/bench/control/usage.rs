@@ -1,0 +1,75 @@
+//! What a process and the maps of Sluice cost.
+
+use std::fs;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::path::Path;
+use std::process::Child;
+
+use anyhow::{Context, Result};
+use aya::maps::MapInfo;
+use procfs::process::Process;
+use serde::Serialize;
+
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// Of one process.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Usage {
+    /// Seconds in user and kernel mode, with children that have ended.
+    pub(super) cpu: f64,
+    /// MiB resident.
+    pub(super) rss: f64,
+    /// MiB resident at most.
+    pub(super) peak: f64,
+}
+
+impl Usage {
+    pub(super) fn of(child: &Child) -> Result<Self> {
+        let process = Process::new(child.id().cast_signed()).context("cannot find a process in /proc")?;
+        let (stat, status) = (process.stat()?, process.status()?);
+        let ticks = stat.utime + stat.stime + (stat.cutime + stat.cstime).unsigned_abs();
+        // In KiB, as proc(5) says.
+        let mib = |kib: Option<u64>| kib.map(|kib| kib as f64 / 1024.0).context("a process has ended");
+        Ok(Self {
+            cpu: ticks as f64 / procfs::ticks_per_second() as f64,
+            rss: mib(status.vmrss)?,
+            peak: mib(status.vmhwm)?,
+        })
+    }
+}
+
+/// Kernel memory of Sluice's maps, in MiB.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct MapMemory {
+    /// All maps, those of flows too.
+    pub(super) all: f64,
+    /// Frontends, backends and Maglev slots of IPv4.
+    pub(super) services: f64,
+}
+
+/// The maps that hold Services of IPv4.
+const OF_SERVICES: [&str; 3] = ["FRONTENDS_V4", "BACKENDS_V4", "SLOTS"];
+
+impl MapMemory {
+    /// Of all maps that are pinned in a folder.
+    pub(super) fn read(folder: &Path) -> Result<Self> {
+        let (mut all, mut services) = (0.0, 0.0);
+        for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
+            let path = entry?.path();
+            let info = MapInfo::from_pin(&path).with_context(|| format!("cannot open {}", path.display()))?;
+            let bytes = memlock(info.fd()?.as_fd().as_raw_fd())?;
+            all += bytes;
+            if OF_SERVICES.iter().any(|name| path.ends_with(name)) {
+                services += bytes;
+            }
+        }
+        Ok(Self { all: all / MIB, services: services / MIB })
+    }
+}
+
+/// What the kernel charges for a map (`bpf_map_show_fdinfo`).
+fn memlock(fd: i32) -> Result<f64> {
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).context("cannot read a map's fdinfo")?;
+    let value = text.lines().find_map(|line| line.strip_prefix("memlock:")).context("fdinfo names no memlock")?;
+    value.trim().parse().with_context(|| format!("memlock is {value:?}"))
+}
