@@ -1,7 +1,7 @@
 //! From a virtual address to a backend.
 
 use crate::ip::{Be16, Ip};
-use crate::tables::{Backend, Frontend, FrontendKey, Tables, frontend};
+use crate::tables::{Backend, Frontend, FrontendKey, Tables};
 use crate::verdict::Reason;
 
 /// What a frontend says to a new flow.
@@ -34,9 +34,9 @@ pub fn choose<A: Ip, T: Tables<A>>(tables: &T, addr: A, port: Be16, proto: u8, h
         };
     };
     if found.len == 0 {
-        return match found.flags & frontend::ELSEWHERE {
-            0 => Choice::Refuse(Reason::NoEndpoints),
-            _ => Choice::Drop(Reason::NoLocalEndpoints),
+        return match found.is_elsewhere() {
+            true => Choice::Drop(Reason::NoLocalEndpoints),
+            false => Choice::Refuse(Reason::NoEndpoints),
         };
     }
     let slot = tables.slot(found.slots + hash % found.len);

@@ -90,6 +90,14 @@ entry! {
     }
 }
 
+impl Frontend {
+    /// Whether it has no endpoint here, and others have some.
+    #[inline(always)]
+    pub const fn is_elsewhere(&self) -> bool {
+        self.flags & frontend::ELSEWHERE != 0
+    }
+}
+
 /// Bits of [`Frontend::flags`].
 pub mod frontend {
     /// Endpoints are usable, but not for the clients of this node (a traffic policy `Local`): packets vanish.

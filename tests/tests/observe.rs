@@ -103,6 +103,7 @@ const NAMES: &[(&str, &str)] = &[
     ("kubeproxy_sync_proxy_rules_endpoint_changes_pending", "gauge"),
     ("kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds", "gauge"),
     ("kubeproxy_sync_proxy_rules_last_timestamp_seconds", "gauge"),
+    ("kubeproxy_sync_proxy_rules_no_local_endpoints_total", "gauge"),
     ("kubeproxy_sync_proxy_rules_service_changes", "counter"),
     ("kubeproxy_sync_proxy_rules_service_changes_pending", "gauge"),
     ("process_cpu_seconds", "counter"),

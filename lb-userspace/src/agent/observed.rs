@@ -73,6 +73,7 @@ impl Observed {
             last_news: status.news_at.map(|at| clock.at(at)),
             services: Changed { total: all.services, pending: all.services - done.services },
             endpoint_slices: Changed { total: all.slices, pending: all.slices - done.slices },
+            no_local_endpoints: status.elsewhere,
             ready: status.ready && status.in_step_at.is_some() && seen.attached,
             declared: status.services,
             writes: status.writes,

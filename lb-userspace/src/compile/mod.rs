@@ -176,6 +176,11 @@ impl Compiler {
         ]
     }
 
+    /// Frontends whose traffic policy asks for endpoints on this node, where all are elsewhere.
+    pub fn elsewhere(&self) -> u64 {
+        self.draft.elsewhere()
+    }
+
     /// The writes that lead there from what the maps had when it was last [settled](Compiler::settle).
     pub fn ops(&self) -> Vec<Op> {
         self.draft.ops()

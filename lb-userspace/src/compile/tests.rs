@@ -105,6 +105,27 @@ fn slice(service: &str, endpoints: u8) -> EndpointSlice {
 }
 
 #[test]
+fn frontends_without_an_endpoint_here_are_counted_while_others_have_some() {
+    let mut world = World::new(Limits::default());
+    let near = Service { internal_policy: TrafficPolicy::Local, ..service("a", "10.96.0.1") };
+    let on = |node: &str| {
+        let mut slice = slice("a", 2);
+        slice.endpoints[0].node = Some(node.into());
+        Event::EndpointSlice(Change::Apply(slice))
+    };
+    let elsewhere = |world: &mut World| {
+        world.run();
+        (world.compiler.elsewhere(), world.frontends())
+    };
+    world.apply(Event::Service(Change::Apply(near)));
+    assert_eq!(elsewhere(&mut world), (0, vec!["10.96.0.1:80 0".to_owned()]), "no endpoint anywhere");
+    assert_eq!(elsewhere(world.apply(on("other"))), (1, vec!["10.96.0.1:80 0".to_owned()]));
+    assert_eq!(elsewhere(world.apply(on("node"))), (0, vec!["10.96.0.1:80 1".to_owned()]));
+    assert_eq!(elsewhere(world.apply(on("other"))).0, 1);
+    assert_eq!(elsewhere(world.remove("a")), (0, vec![]));
+}
+
+#[test]
 fn of_services_that_want_one_port_the_first_by_name_has_it_and_the_other_is_told() {
     let mut world = World::new(Limits::default());
     assert!(world.service("b", "10.96.0.1", 2).run().is_empty());

@@ -28,6 +28,11 @@ pub(super) fn encode(snapshot: &Snapshot, rows: &mut Rows<'_>) -> fmt::Result {
         "When news last came in that have to get into the maps",
         by_family([snapshot.last_news; 2]),
     )?;
+    rows.gauges(
+        "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
+        "Frontends whose traffic policy asks for endpoints on this node, where all are elsewhere",
+        [([("traffic_policy", "internal")], number(snapshot.no_local_endpoints))],
+    )?;
     changed(rows, "endpoint", "EndpointSlices", snapshot.endpoint_slices)?;
     changed(rows, "service", "Services", snapshot.services)
 }

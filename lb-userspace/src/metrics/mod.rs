@@ -39,6 +39,8 @@ pub struct Snapshot {
     pub services: Changed,
     /// EndpointSlices that changed.
     pub endpoint_slices: Changed,
+    /// Frontends with `internalTrafficPolicy: Local` whose endpoints are all on other nodes.
+    pub no_local_endpoints: u64,
     /// Whether the maps are complete, and programs attached.
     pub ready: bool,
     /// Services that are declared.

@@ -21,6 +21,8 @@ pub struct Draft {
     before: Touched,
     /// Frontends by the bit of the filter that they need.
     bits: HashMap<u32, u32>,
+    /// Frontends whose endpoints are all on other nodes.
+    elsewhere: u64,
 }
 
 #[derive(Debug, Default)]
@@ -49,6 +51,11 @@ impl Draft {
     /// As it stands.
     pub fn image(&self) -> &Image {
         &self.image
+    }
+
+    /// How many of its frontends have endpoints, but none for this node.
+    pub fn elsewhere(&self) -> u64 {
+        self.elsewhere
     }
 
     /// The writes that lead here from what it was when last [settled](Draft::settle).
@@ -138,8 +145,12 @@ impl Draft {
 
     /// Whether there was one.
     fn replace_frontend<A: Planned>(&mut self, key: FrontendKey<A>, frontend: Option<Frontend>) -> bool {
-        let before = &mut A::before(&mut self.before).frontends;
-        replace(&mut A::side_mut(&mut self.image).frontends, before, key, frontend)
+        let (before, frontends) =
+            (&mut A::before(&mut self.before).frontends, &mut A::side_mut(&mut self.image).frontends);
+        let was = frontends.get(&key).is_some_and(Frontend::is_elsewhere);
+        self.elsewhere += u64::from(frontend.is_some_and(|frontend| frontend.is_elsewhere()));
+        self.elsewhere -= u64::from(was);
+        replace(frontends, before, key, frontend)
     }
 }
 

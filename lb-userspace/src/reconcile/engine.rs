@@ -217,6 +217,7 @@ impl<S: Store> Engine<S> {
             programming.network(family, at);
         }
         self.status.programmed = self.status.changed;
+        self.status.elsewhere = self.compiler.as_ref().map_or(0, Compiler::elsewhere);
         self.status.levels = self.compiler.as_ref().map_or_else(Vec::new, Compiler::levels);
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::ip::{Be16, Ip, V4, V6};
 use lb_common::mem::{Image, Of};
-use lb_common::tables::{Backend, Frontend, FrontendKey, Name, frontend};
+use lb_common::tables::{Backend, Frontend, FrontendKey, Name};
 use lb_userspace::endpoints::{Here, serving};
 use lb_userspace::model::TrafficPolicy;
 use lb_userspace::state::State;
@@ -34,8 +34,7 @@ pub(crate) fn resolve<A: Of>(image: &Image, key: &FrontendKey<A>, frontend: &Fro
         ids.extend(slots.iter().copied());
     }
     let backend = |id| A::side(image).backends.get(&id).copied().ok_or_else(|| format!("{key:?}: no backend {id}"));
-    let vanishes = frontend.flags & frontend::ELSEWHERE != 0;
-    Ok((shown(name), ids.into_iter().map(backend).collect::<Result<_, _>>()?, vanishes))
+    Ok((shown(name), ids.into_iter().map(backend).collect::<Result<_, _>>()?, frontend.is_elsewhere()))
 }
 
 pub(crate) fn shown(name: &Name) -> String {
