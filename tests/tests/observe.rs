@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{HashMap, Map, MapData};
+use lb_common::ip::V4;
+use lb_common::tables::{Frontend, FrontendKey, LAYOUT};
 use nix::mount::{MsFlags, mount};
 use serde::Deserialize;
 use serde_json::Value;
@@ -189,9 +191,14 @@ fn metrics_are_what_they_are_named() -> Result<()> {
     Ok(())
 }
 
+/// Where the agent pins.
+fn pins(lab: &Lab) -> PathBuf {
+    lab.bpffs().join(format!("v{LAYOUT}"))
+}
+
 /// Removes the first pin whose name contains `part`, and with it the link.
 fn unpin(lab: &Lab, part: &str) -> Result<()> {
-    let links = lab.bpffs().join("v1/links");
+    let links = pins(lab).join("links");
     let mut names: Vec<PathBuf> = fs::read_dir(&links)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
     names.sort();
     let Some(path) = names.iter().find(|path| path.to_string_lossy().contains(part)) else {
@@ -215,8 +222,9 @@ fn what_others_take_away_comes_back_and_is_counted() -> Result<()> {
     for part in ["-nic-tc_egress-tcx", "-nic-xdp_ingress-", "-pod-tc_ingress-tcx", "socket-connect4"] {
         unpin(&lab, part)?;
     }
-    let map = MapData::from_pin(lab.bpffs().join("v1/maps/FRONTENDS_V4"))?;
-    let mut frontends: HashMap<_, [u8; 8], [u8; 12]> = Map::from_map_data(map)?.try_into()?;
+    let map = MapData::from_pin(pins(&lab).join("maps/FRONTENDS_V4"))?;
+    let mut frontends: HashMap<_, [u8; size_of::<FrontendKey<V4>>()], [u8; size_of::<Frontend>()]> =
+        Map::from_map_data(map)?.try_into()?;
     let keys: Vec<_> = frontends.keys().collect::<Result<_, _>>()?;
     keys.iter().try_for_each(|key| frontends.remove(key))?;
     // Without their frontends nobody could tell where slots are in use: those are written anew, too.
