@@ -103,7 +103,7 @@ fn compacted_revisions_are_gone_for_lists_and_watches() -> Result<()> {
         plane.kill_api(0)?;
         plane.start_api(0)?;
         let path = format!("/api/v1/services?{how}&resourceVersion={old}");
-        let says = plane.kubectl_as(&plane.kubeconfig()?, &["get", "--raw", &path])?;
+        let says = plane.kubectl_as(&plane.kubeconfig(), &["get", "--raw", &path])?;
         anyhow::Ok(String::from_utf8_lossy(&[says.stdout, says.stderr].concat()).into_owned())
     };
     let before = ask("resourceVersionMatch=Exact", false)?;

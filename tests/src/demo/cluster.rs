@@ -103,7 +103,7 @@ impl<'a> Cluster<'a> {
                 vec![("delete a pod, or edit one", format!("rm {}/web-1.yaml", lab.manifests.dir().display()))]
             }
             Self::Kubernetes(plane) => {
-                let (program, config) = (program("kubectl")?, plane.kubeconfig()?);
+                let (program, config) = (program("kubectl")?, plane.kubeconfig());
                 let kubectl = format!("{} {} --kubeconfig {}", plane.nsenter(), program.display(), config.display());
                 vec![
                     ("see what Kubernetes knows", format!("{kubectl} get services,pods,endpointslices")),

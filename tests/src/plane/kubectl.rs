@@ -21,7 +21,7 @@ impl Plane<'_> {
 
     /// The same, with standard input.
     pub fn kubectl_with(&self, args: &[&str], input: &str) -> Result<String> {
-        let output = self.run_kubectl(&self.kubeconfig()?, self.alive(), args, input)?;
+        let output = self.run_kubectl(&self.kubeconfig(), self.alive(), args, input)?;
         if !output.status.success() {
             bail!("`kubectl {}` ended with {}: {}", args.join(" "), output.status, text(&output.stderr));
         }
@@ -52,7 +52,7 @@ impl Plane<'_> {
 
     /// Whether API server number `n` says that it is ready.
     pub(super) fn is_ready(&self, n: usize) -> Result<bool> {
-        let output = self.run_kubectl(&self.kubeconfig()?, n, &["get", "--raw=/readyz"], "")?;
+        let output = self.run_kubectl(&self.kubeconfig(), n, &["get", "--raw=/readyz"], "")?;
         Ok(output.status.success())
     }
 

@@ -79,7 +79,7 @@ pub struct Plane<'a> {
     servers: Vec<Daemon>,
     etcd: Daemon,
     authority: Authority,
-    admin: Identity,
+    admin: PathBuf,
     dir: PathBuf,
     ns: Netns,
     cgroup: Cgroup,
@@ -98,7 +98,10 @@ impl<'a> Plane<'a> {
         let cgroup = Cgroup::new(lab)?;
         let ns = connect(lab, options.api_servers)?;
         let authority = Authority::new(&pki)?;
-        let admin = authority.client("admin", Some("system:masters"))?;
+        let identity = authority.client("admin", Some("system:masters"))?;
+        // Written once: an agent may start and read it at any moment.
+        let admin = dir.join("admin.json");
+        kubeconfig::write(&admin, &authority, &Self::url(0), &kubeconfig::certificate(&identity))?;
         let tokens = authority.key("service-accounts")?;
         let servers =
             (0..options.api_servers).map(|n| api::server(n, &authority, &tokens, &dir)).collect::<Result<Vec<_>>>()?;

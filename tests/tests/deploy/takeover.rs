@@ -109,7 +109,7 @@ fn no_request_fails_on_the_way_from_kube_proxy_to_sluice_and_back() -> Result<()
     plane.kubectl(&["patch", "node", "node", "--subresource=status", "--patch", status])?;
 
     assert!(!is_served(&client)?, "somebody serves the Service before anybody was started");
-    let mut proxy = KubeProxy::start(&lab, plane.kubeconfig()?)?;
+    let mut proxy = KubeProxy::start(&lab, plane.kubeconfig())?;
     wait_until_served(&client, &proxy)?;
 
     let loads = FAMILIES.map(|family| client.client().start(Load::steady(Exchange::Http, web(family), 5)));
@@ -122,7 +122,7 @@ fn no_request_fails_on_the_way_from_kube_proxy_to_sluice_and_back() -> Result<()
     pause();
     assert!(agent.json(&["flows"])?.as_array().is_some_and(|flows| !flows.is_empty()), "Sluice carries the requests");
 
-    let mut proxy = KubeProxy::start(&lab, plane.kubeconfig()?)?;
+    let mut proxy = KubeProxy::start(&lab, plane.kubeconfig())?;
     sleep(Duration::from_secs(4));
     agent.kill()?;
     let removed = agent.cli(&["uninstall"])?;

@@ -33,7 +33,7 @@ pub(super) struct Api<'a> {
 impl<'a> Api<'a> {
     pub(super) fn new(plane: &'a Plane<'_>) -> Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
-        let kubeconfig = Kubeconfig::read_from(plane.kubeconfig()?).context("cannot read the kubeconfig")?;
+        let kubeconfig = Kubeconfig::read_from(plane.kubeconfig()).context("cannot read the kubeconfig")?;
         let client = runtime.block_on(async {
             let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
             anyhow::Ok(Client::try_from(config)?)

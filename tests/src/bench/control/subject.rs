@@ -74,7 +74,7 @@ pub(super) fn version() -> Result<String> {
 
 fn agent(lab: &Lab, plane: &Plane<'_>, services: u32) -> Result<Command> {
     let mut command = Command::new(sluice()?);
-    command.args(["agent", "--kubeconfig"]).arg(plane.kubeconfig()?);
+    command.args(["agent", "--kubeconfig"]).arg(plane.kubeconfig());
     command.arg("--run-dir").arg(lab.run_dir()).arg("--pin-root").arg(lab.bpffs()).arg("--cgroup").arg(lab.cgroup());
     command.args(["--node-name", "node", "--nic", NIC, "--pod-device", "pod-*"]);
     command.arg("--max-slots").arg((services * SLOTS).max(DEFAULT_SLOTS).to_string());
@@ -87,7 +87,7 @@ fn proxy(lab: &Lab, plane: &Plane<'_>, mode: &str) -> Result<Command> {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
         "bindAddress": "0.0.0.0",
-        "clientConnection": { "kubeconfig": plane.kubeconfig()? },
+        "clientConnection": { "kubeconfig": plane.kubeconfig() },
         "clusterCIDR": objects::CLUSTER,
         "conntrack": { "maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s" },
         "hostnameOverride": "node",
