@@ -7,7 +7,7 @@ use crate::packet::{Ethernet, Packet, proto, tcp};
 use crate::parse::{Header, Parsed, parse};
 use crate::rewrite;
 use crate::service::{Choice, choose};
-use crate::tables::{Filter, Flow, FlowKey, FlowTable, Side, Tables};
+use crate::tables::{Filter, Flow, FlowKey, FlowTable, Origin, Side, Tables};
 use crate::verdict::{Reason, Verdict};
 
 /// Decides on a packet of either family at a side of a device, and translates it. Counts the reason.
@@ -160,7 +160,7 @@ fn orphaned<A: Ip, T: Tables<A>>(tables: &T, entry: &Flow<A>) -> bool {
 #[inline(never)]
 fn admit<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, now: u32, flow: &mut Flow<A>) -> Reason {
     let hash = hash::tuple(&key.src, key.sport, &key.dst, key.dport, key.proto);
-    match choose(tables, key.dst, key.dport, key.proto, hash) {
+    match choose(tables, key.dst, key.dport, key.proto, Origin::Inside, hash) {
         Choice::NotService => Reason::NotService,
         Choice::Refuse(reason) | Choice::Drop(reason) => reason,
         Choice::Backend { frontend, id, backend } => {

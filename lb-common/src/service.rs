@@ -1,7 +1,7 @@
 //! From a virtual address to a backend.
 
 use crate::ip::{Be16, Ip};
-use crate::tables::{Backend, Frontend, FrontendKey, Tables};
+use crate::tables::{Backend, Frontend, FrontendKey, Origin, Tables};
 use crate::verdict::Reason;
 
 /// What a frontend says to a new flow.
@@ -26,20 +26,21 @@ pub enum Choice<A: Ip> {
 
 /// Finds the frontend of an address and port, and the backend in the slot of its table that `hash` chooses.
 #[inline(always)]
-pub fn choose<A: Ip, T: Tables<A>>(tables: &T, addr: A, port: Be16, proto: u8, hash: u32) -> Choice<A> {
+pub fn choose<A: Ip, T: Tables<A>>(tables: &T, addr: A, port: Be16, proto: u8, origin: Origin, hash: u32) -> Choice<A> {
     let Some(found) = tables.frontend(&FrontendKey::new(addr, port, proto)) else {
         return match tables.frontend(&FrontendKey::whole(addr)) {
             Some(_) => Choice::Refuse(Reason::NoSuchPort),
             None => Choice::NotService,
         };
     };
-    if found.len == 0 {
-        return match found.is_elsewhere() {
+    let table = found.table(origin);
+    if table.len == 0 {
+        return match found.is_elsewhere(origin) {
             true => Choice::Drop(Reason::NoLocalEndpoints),
             false => Choice::Refuse(Reason::NoEndpoints),
         };
     }
-    let slot = tables.slot(found.slots + hash % found.len);
+    let slot = tables.slot(table.at + hash % table.len);
     match slot.and_then(|id| Some((id, tables.backend(id)?))) {
         Some((id, backend)) => Choice::Backend { frontend: found, id, backend },
         None => Choice::Drop(Reason::NoBackend),

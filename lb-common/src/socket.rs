@@ -3,7 +3,7 @@
 use crate::hash;
 use crate::ip::{Be16, Ip};
 use crate::service::{Choice, choose};
-use crate::tables::{Backend, Filter, SocketKey, SocketPeer, Tables};
+use crate::tables::{Backend, Filter, Origin, SocketKey, SocketPeer, Tables};
 use crate::verdict::Reason;
 
 /// What becomes of a `connect` or `sendmsg`.
@@ -34,7 +34,7 @@ pub fn forward<A: Ip, T: Tables<A>>(
     if !tables.filtered(Filter::Frontend.bit(&addr, Be16::new(0))) {
         return Decision::Pass;
     }
-    match choose(tables, addr, port, proto, hash::socket(cookie, &addr, port)) {
+    match choose(tables, addr, port, proto, Origin::Inside, hash::socket(cookie, &addr, port)) {
         Choice::NotService => Decision::Pass,
         Choice::Drop(_) if !host() => Decision::Pass,
         Choice::Refuse(_) | Choice::Drop(_) => {

@@ -10,7 +10,7 @@ use crate::verdict::Reason;
 
 /// Names the shape of the maps below. The agent pins maps in a folder of this name, so that agents of two layouts
 /// never share one. Raise it with every change of a key, a value or a map's kind.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// Nanoseconds of `CLOCK_MONOTONIC` in the unit of [`Flow::seen`]: a little over a second, a shift instead of a division.
 pub const TICK: u64 = 1 << 30;
@@ -48,88 +48,18 @@ macro_rules! entry {
     };
 }
 
-entry! {
-    /// Key of the `FRONTENDS` hash maps: one address and port that a Service owns.
-    pub struct FrontendKey<A: Ip> {
-        /// The virtual IP.
-        pub addr: A,
-        /// The port; 0, with `proto` 0, for the address as a whole (see [`FrontendKey::whole`]).
-        pub port: Be16,
-        /// IP protocol number.
-        pub proto: u8,
-        /// Always 0.
-        pub zero: u8,
-    }
-}
+mod services;
 
-impl<A: Ip> FrontendKey<A> {
-    /// The key of a port.
-    #[inline(always)]
-    pub const fn new(addr: A, port: Be16, proto: u8) -> Self {
-        Self { addr, port, proto, zero: 0 }
-    }
+pub use services::{
+    Affinity, AffinityKey, Backend, Frontend, FrontendKey, LABEL, Name, Origin, RangeKey, Table, backend, frontend,
+};
 
-    /// The key that stands for every port of `addr` which no Service port claims: such packets are refused.
-    #[inline(always)]
-    pub const fn whole(addr: A) -> Self {
-        Self::new(addr, Be16::new(0), 0)
-    }
-}
-
-entry! {
-    /// Value of the `FRONTENDS` maps: where the Maglev table of this frontend lies.
-    pub struct Frontend {
-        /// Id of the Service port, the key in `NAMES`.
-        pub service: u32,
-        /// Bits of [`frontend`].
-        pub flags: u32,
-        /// Index in `SLOTS` of the first slot of its table.
-        pub slots: u32,
-        /// Slots in its table; 0 where no endpoint is usable, so that packets are refused or vanish.
-        pub len: u32,
-    }
-}
-
-impl Frontend {
-    /// Whether it has no endpoint here, and others have some.
-    #[inline(always)]
-    pub const fn is_elsewhere(&self) -> bool {
-        self.flags & frontend::ELSEWHERE != 0
-    }
-}
-
-/// Bits of [`Frontend::flags`].
-pub mod frontend {
-    /// Endpoints are usable, but not for the clients of this node (a traffic policy `Local`): packets vanish.
-    pub const ELSEWHERE: u32 = 1;
-}
-
-entry! {
-    /// Value of the `BACKENDS` arrays, whose index is the backend's id. All zero: no backend has this id.
-    pub struct Backend<A: Ip> {
-        /// The address of the pod.
-        pub addr: A,
-        /// The port; never 0.
-        pub port: Be16,
-        /// Always 0.
-        pub zero: u16,
-    }
-}
-
-/// Longest name of a namespace, a Service or a port of one (RFC 1123 label, as the API server demands of each).
-pub const LABEL: usize = 63;
-
-entry! {
-    /// Value of the `NAMES` hash map, whose key is [`Frontend::service`]: what people call this Service port.
-    /// The kernel never reads it; it is pinned with the rest so that the CLI needs no agent. Padded with zeros.
-    pub struct Name {
-        /// Namespace.
-        pub namespace: [u8; LABEL],
-        /// Name of the Service.
-        pub service: [u8; LABEL],
-        /// Name of the port; empty where it has none.
-        pub port: [u8; LABEL],
-    }
+/// Bits of the values of the `DEVICES` map, whose key is a device's index.
+pub mod device {
+    /// Clients behind it are pods of this node.
+    pub const INSIDE: u32 = 1;
+    /// XDP may send packets out of it.
+    pub const XDP: u32 = 2;
 }
 
 /// Where on a device a flow entry applies. Part of its key, so that a look-up on the wrong side never matches.
@@ -245,13 +175,24 @@ entry! {
         pub netns: [u32; 2],
         /// Bits of [`socket_path`].
         pub socket_path: u32,
+        /// Until when, in [`TICK`]s since boot, a TCP segment in mid-stream that belongs to no flow goes on as it came:
+        /// it is of a connection that another proxy has translated from the first packet on.
+        pub strangers_until: u32,
+        /// 1 while no new flow is taken on, so that another proxy can; else 0.
+        pub draining: u32,
     }
 }
 
 impl Config {
     /// A node without addresses.
-    pub const EMPTY: Self =
-        Self { node_v6: V6([0; 4]), node_v4: V4([0]), netns: [0; 2], socket_path: socket_path::OFF };
+    pub const EMPTY: Self = Self {
+        node_v6: V6([0; 4]),
+        node_v4: V4([0]),
+        netns: [0; 2],
+        socket_path: socket_path::OFF,
+        strangers_until: 0,
+        draining: 0,
+    };
 }
 
 /// Whose sockets the cgroup hooks translate.
@@ -279,6 +220,12 @@ pub mod map {
     /// Maglev tables, one behind the other: backend ids of 32 bits, two in each element of an array of 64-bit words
     /// (the kernel pads smaller elements to that), the even one in the low half. Can be mapped into memory.
     pub const SLOTS: &str = "SLOTS";
+    /// [`super::RangeKey`] to 1, trie of prefixes, by family.
+    pub const SOURCE_RANGES: [&str; 2] = ["SOURCE_RANGES_V4", "SOURCE_RANGES_V6"];
+    /// [`super::AffinityKey`] to [`super::Affinity`], LRU hash, by family.
+    pub const AFFINITY: [&str; 2] = ["AFFINITY_V4", "AFFINITY_V6"];
+    /// Index of a device to bits of [`super::device`], hash.
+    pub const DEVICES: &str = "DEVICES";
     /// Service port id to [`super::Name`], hash.
     pub const NAMES: &str = "NAMES";
     /// The two bitmaps of [`super::Filter`], an array of 64-bit words that can be mapped into memory.
@@ -300,6 +247,12 @@ pub mod map {
     pub const SOCKETS_CAPACITY: u32 = 1 << 16;
     /// Maglev slots of all backend sets together: room for about 4,000 sets of 10.
     pub const SLOTS_CAPACITY: u32 = 1 << 22;
+    /// Source ranges of a family.
+    pub const SOURCE_RANGES_CAPACITY: u32 = 1 << 16;
+    /// Clients of a family that are led to the same backend again.
+    pub const AFFINITY_CAPACITY: u32 = 1 << 16;
+    /// Devices with programs.
+    pub const DEVICES_CAPACITY: u32 = 1 << 12;
     /// Service ports.
     pub const NAMES_CAPACITY: u32 = 1 << 17;
 }
@@ -404,7 +357,12 @@ mod tests {
         let sizes = [
             (size::<FrontendKey<V4>>(), 8),
             (size::<FrontendKey<V6>>(), 20),
-            (size::<Frontend>(), 16),
+            (size::<Frontend>(), 28),
+            (size::<RangeKey<V4>>(), 8),
+            (size::<RangeKey<V6>>(), 20),
+            (size::<AffinityKey<V4>>(), 8),
+            (size::<AffinityKey<V6>>(), 20),
+            (size::<Affinity>(), 8),
             (size::<Backend<V4>>(), 8),
             (size::<Backend<V6>>(), 20),
             (size::<Name>(), 189),
@@ -416,7 +374,7 @@ mod tests {
             (size::<SocketKey<V6>>(), 28),
             (size::<SocketPeer<V4>>(), 8),
             (size::<SocketPeer<V6>>(), 20),
-            (size::<Config>(), 32),
+            (size::<Config>(), 40),
         ];
         for (is, expected) in sizes {
             assert_eq!(is, expected);

@@ -2,10 +2,11 @@
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use lb_common::ip::{Ip, V4, V6};
 use lb_common::tables::{
-    Backend, Config, Filter, Flow, FlowKey, Frontend, FrontendKey, Name, SocketKey, SocketPeer, map as shape,
+    Affinity, AffinityKey, Backend, Config, Filter, Flow, FlowKey, Frontend, FrontendKey, Name, RangeKey, SocketKey,
+    SocketPeer, map as shape,
 };
 use lb_common::verdict::Reason;
 
@@ -17,6 +18,8 @@ static SLOTS: Array<u64> = Array::pinned(shape::SLOTS_CAPACITY / 2, BPF_F_MMAPAB
 static FILTER: Array<u64> = Array::pinned(Filter::WORDS, BPF_F_MMAPABLE);
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(Reason::COUNT, 0);
+#[map]
+static DEVICES: HashMap<u32, u32> = HashMap::pinned(shape::DEVICES_CAPACITY, BPF_F_NO_PREALLOC);
 // Read by people only. Like all maps that change slowly it takes memory only for what it holds.
 #[map]
 static NAMES: HashMap<u32, Name> = HashMap::pinned(shape::NAMES_CAPACITY, BPF_F_NO_PREALLOC);
@@ -51,18 +54,27 @@ pub(crate) trait Maps: Ip {
     fn node(config: &Config) -> Self;
     fn frontends() -> &'static HashMap<FrontendKey<Self>, Frontend>;
     fn backends() -> &'static Array<Backend<Self>>;
+    fn source_ranges() -> &'static LpmTrie<RangeKey<Self>, u32>;
+    fn affinity() -> &'static LruHashMap<AffinityKey<Self>, Affinity>;
     fn sockets() -> &'static LruHashMap<SocketKey<Self>, SocketPeer<Self>>;
     fn half_open() -> &'static LruHashMap<FlowKey<Self>, Flow<Self>>;
     fn established() -> &'static HashMap<FlowKey<Self>, Flow<Self>>;
 }
 
 macro_rules! maps {
-    ($ip:ty, $node:ident, $frontends:ident, $backends:ident, $sockets:ident, $half_open:ident, $established:ident) => {
+    (
+        $ip:ty, $node:ident, $frontends:ident, $backends:ident, $ranges:ident, $affinity:ident, $sockets:ident,
+        $half_open:ident, $established:ident
+    ) => {
         #[map]
         static $frontends: HashMap<FrontendKey<$ip>, Frontend> =
             HashMap::pinned(shape::FRONTENDS_CAPACITY, BPF_F_NO_PREALLOC);
         #[map]
         static $backends: Array<Backend<$ip>> = Array::pinned(shape::BACKENDS_CAPACITY, 0);
+        #[map]
+        static $ranges: LpmTrie<RangeKey<$ip>, u32> = LpmTrie::pinned(shape::SOURCE_RANGES_CAPACITY, BPF_F_NO_PREALLOC);
+        #[map]
+        static $affinity: LruHashMap<AffinityKey<$ip>, Affinity> = LruHashMap::pinned(shape::AFFINITY_CAPACITY, 0);
         #[map]
         static $sockets: LruHashMap<SocketKey<$ip>, SocketPeer<$ip>> = LruHashMap::pinned(shape::SOCKETS_CAPACITY, 0);
         #[map]
@@ -84,6 +96,14 @@ macro_rules! maps {
                 &$backends
             }
             #[inline(always)]
+            fn source_ranges() -> &'static LpmTrie<RangeKey<Self>, u32> {
+                &$ranges
+            }
+            #[inline(always)]
+            fn affinity() -> &'static LruHashMap<AffinityKey<Self>, Affinity> {
+                &$affinity
+            }
+            #[inline(always)]
             fn sockets() -> &'static LruHashMap<SocketKey<Self>, SocketPeer<Self>> {
                 &$sockets
             }
@@ -99,5 +119,5 @@ macro_rules! maps {
     };
 }
 
-maps!(V4, node_v4, FRONTENDS_V4, BACKENDS_V4, SOCKETS_V4, HALF_OPEN_V4, ESTABLISHED_V4);
-maps!(V6, node_v6, FRONTENDS_V6, BACKENDS_V6, SOCKETS_V6, HALF_OPEN_V6, ESTABLISHED_V6);
+maps!(V4, node_v4, FRONTENDS_V4, BACKENDS_V4, SOURCE_RANGES_V4, AFFINITY_V4, SOCKETS_V4, HALF_OPEN_V4, ESTABLISHED_V4);
+maps!(V6, node_v6, FRONTENDS_V6, BACKENDS_V6, SOURCE_RANGES_V6, AFFINITY_V6, SOCKETS_V6, HALF_OPEN_V6, ESTABLISHED_V6);

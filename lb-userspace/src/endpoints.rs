@@ -80,7 +80,7 @@ fn candidates<'a, A: Ip>(port: &ServicePort, slices: impl Iterator<Item = &'a En
         for target in slice.ports.iter().filter(here) {
             all.extend(slice.endpoints.iter().filter_map(|endpoint| {
                 let addr = A::from_ip(endpoint.address)?;
-                Some((Backend { addr, port: Be16::new(target.port), zero: 0 }, endpoint))
+                Some((Backend { addr, port: Be16::new(target.port), flags: 0 }, endpoint))
             }));
         }
     }

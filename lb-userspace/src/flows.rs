@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use lb_common::flow::{mirror, state};
 use lb_common::mem::{Image, Of};
-use lb_common::tables::{Backend, Flow, FlowKey, FlowTable, FrontendKey, TICK};
+use lb_common::tables::{Flow, FlowKey, FlowTable, FrontendKey, TICK, Table};
 
 use crate::model::Protocol;
 
@@ -46,14 +46,16 @@ impl<'a, A: Of> Current<'a, A> {
     fn leads(&mut self, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
         let side = A::side(self.image);
         let frontend = side.frontends.get(&FrontendKey::new(key.dst, key.dport, key.proto));
-        let Some(frontend) = frontend.filter(|frontend| frontend.len > 0) else { return false };
-        let slots = self.image.runs.get(&frontend.slots);
-        let members = self
-            .members
-            .entry(frontend.slots)
-            .or_insert_with(|| slots.map(|slots| slots.iter().copied().collect()).unwrap_or_default());
-        let goes_to = Backend { addr: flow.dst, port: flow.dport, zero: 0 };
-        members.contains(&flow.backend) && side.backends.get(&flow.backend) == Some(&goes_to)
+        let Some(frontend) = frontend else { return false };
+        let leads = frontend.tables().any(|table| self.members(table).contains(&flow.backend));
+        let backend = side.backends.get(&flow.backend);
+        leads && backend.is_some_and(|backend| (backend.addr, backend.port) == (flow.dst, flow.dport))
+    }
+
+    fn members(&mut self, table: Table) -> &HashSet<u32> {
+        let slots = self.image.runs.get(&table.at);
+        let all = || slots.map(|slots| slots.iter().copied().collect()).unwrap_or_default();
+        self.members.entry(table.at).or_insert_with(all)
     }
 }
 

@@ -155,5 +155,6 @@ pub(super) fn config(settings: &Settings, node: Nodes) -> anyhow::Result<Config>
         node_v6: node.v6.map_or(Config::EMPTY.node_v6, V6::from),
         netns: [low, high],
         socket_path: settings.socket_path,
+        ..Config::EMPTY
     })
 }

@@ -5,7 +5,8 @@ use std::path::Path;
 use aya::maps::{MapInfo, MapType};
 use lb_common::ip::{V4, V6};
 use lb_common::tables::{
-    Backend, Config, Filter, Flow, FlowKey, Frontend, FrontendKey, Name, SocketKey, SocketPeer, map,
+    Affinity, AffinityKey, Backend, Config, Filter, Flow, FlowKey, Frontend, FrontendKey, Name, RangeKey, SocketKey,
+    SocketPeer, map,
 };
 use lb_common::verdict::Reason;
 
@@ -60,7 +61,7 @@ pub(super) fn shapes(capacities: &Capacities) -> Vec<Shape> {
     const fn of<K, V>(map: &'static str, kind: MapType, capacity: u32, option: Option<&'static str>) -> Shape {
         Shape { map, kind, key: size_of::<K>(), value: size_of::<V>(), capacity, option }
     }
-    use MapType::{Array, Hash, LruHash, PerCpuArray};
+    use MapType::{Array, Hash, LpmTrie, LruHash, PerCpuArray};
     let Capacities { services, backends, slots, flows, half_open } = *capacities;
     let [flows, half_open] = [flows, half_open].map(|flows| flows.saturating_mul(ENTRIES_PER_FLOW));
     let (services_by, backends_by) = (Some("--max-services"), Some("--max-backends"));
@@ -71,6 +72,12 @@ pub(super) fn shapes(capacities: &Capacities) -> Vec<Shape> {
         of::<u32, Backend<V4>>(map::BACKENDS[0], Array, backends, backends_by),
         of::<u32, Backend<V6>>(map::BACKENDS[1], Array, backends, backends_by),
         of::<u32, u64>(map::SLOTS, Array, slots.div_ceil(SLOTS_PER_WORD), Some("--max-slots")),
+        // The key of a trie begins with the length of its prefix.
+        of::<(u32, RangeKey<V4>), u32>(map::SOURCE_RANGES[0], LpmTrie, map::SOURCE_RANGES_CAPACITY, None),
+        of::<(u32, RangeKey<V6>), u32>(map::SOURCE_RANGES[1], LpmTrie, map::SOURCE_RANGES_CAPACITY, None),
+        of::<AffinityKey<V4>, Affinity>(map::AFFINITY[0], LruHash, map::AFFINITY_CAPACITY, None),
+        of::<AffinityKey<V6>, Affinity>(map::AFFINITY[1], LruHash, map::AFFINITY_CAPACITY, None),
+        of::<u32, u32>(map::DEVICES, Hash, map::DEVICES_CAPACITY, None),
         of::<u32, Name>(map::NAMES, Hash, services, services_by),
         of::<u32, u64>(map::FILTER, Array, Filter::WORDS, None),
         of::<u32, Config>(map::CONFIG, Array, 1, None),

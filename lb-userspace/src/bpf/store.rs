@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use aya::maps::MapError;
 use lb_common::ip::{Be16, Family, V4, V6};
 use lb_common::mem::{self, Image, Runs};
-use lb_common::tables::{Backend, Config, Filter, FrontendKey, map};
+use lb_common::tables::{Backend, Config, Filter, Frontend, FrontendKey, map};
 
 use super::dense::bits;
 use super::error::io_error;
@@ -79,7 +79,7 @@ impl BpfStore {
         match op {
             FamilyOp::Backend { id, backend } => backends.map.set(*id, Raw(*backend), 0),
             FamilyOp::RemoveBackend { id } => {
-                let none = Backend { addr: A::default(), port: Be16::new(0), zero: 0 };
+                let none = Backend { addr: A::default(), port: Be16::new(0), flags: 0 };
                 backends.map.set(*id, Raw(none), 0)
             }
             FamilyOp::Frontend { key, frontend } => frontends.map.insert(Raw(*key), Raw(*frontend), 0),
@@ -118,9 +118,9 @@ impl BpfStore {
 
     fn runs<A: Of>(&self, image: &mem::Side<A>, runs: &mut Runs) {
         let mut lens = BTreeMap::<u32, u32>::new();
-        for frontend in image.frontends.values().filter(|frontend| frontend.len > 0) {
-            let len = lens.entry(frontend.slots).or_default();
-            *len = frontend.len.max(*len);
+        for table in image.frontends.values().flat_map(Frontend::tables) {
+            let len = lens.entry(table.at).or_default();
+            *len = table.len.max(*len);
         }
         for (at, len) in lens {
             let slot = |index| self.maps.slots.half(index as usize).map_or(0, |slot| slot.load(Ordering::Relaxed));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use lb_common::ip::{Be16, V4, V6};
 use lb_common::mem::{self, Image, Native, frontend_bits};
-use lb_common::tables::{Backend, Config, Flow, FlowKey, FlowTable, Frontend, FrontendKey, LABEL, Name};
+use lb_common::tables::{Backend, Config, Flow, FlowKey, FlowTable, Frontend, FrontendKey, LABEL, Name, Table};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
@@ -87,12 +87,12 @@ fn images() -> impl Strategy<Value = Image> {
         for (port, (ids, is_v6)) in ports {
             let len = u32::try_from(ids.len()).unwrap() * 7;
             let slots: Arc<[u32]> = ids.iter().cycle().take(len as usize).copied().collect();
-            let frontend = Frontend { service: port.into(), flags: 0, slots: if len == 0 { 0 } else { at }, len };
+            let frontend = Frontend::with_table(port.into(), Table { at: if len == 0 { 0 } else { at }, len });
             image.names.insert(port.into(), name(port.into()));
             fn put<A: mem::Of>(image: &mut Image, addr: impl Fn(u8) -> A, port: u8, frontend: Frontend, ids: &[u32]) {
                 let side = A::side_mut(image);
                 side.frontends.insert(FrontendKey::new(addr(port), Be16::new(80), 6), frontend);
-                let backend = |id: u32| Backend { addr: addr(id as u8), port: Be16::new(8080), zero: 0 };
+                let backend = |id: u32| Backend { addr: addr(id as u8), port: Be16::new(8080), flags: 0 };
                 side.backends.extend(ids.iter().map(|id| (*id, backend(*id))));
             }
             match is_v6 {
@@ -136,9 +136,9 @@ fn a_full_map_names_the_option_that_enlarges_it() {
     let Some(lab) = Lab::new("a_full_map_names_the_option_that_enlarges_it") else { return };
     let _programs = lab.load(&SMALL);
     let mut store = BpfStore::open(&lab.pins).unwrap();
-    let frontend = Frontend { service: 1, flags: 0, slots: 0, len: 0 };
+    let frontend = Frontend::refusing(1);
     let key = |n| FrontendKey::new(v4(n), Be16::new(80), 6);
-    let backend = Backend { addr: v4(1), port: Be16::new(80), zero: 0 };
+    let backend = Backend { addr: v4(1), port: Be16::new(80), flags: 0 };
     for n in 0..64 {
         store.write(&Op::V4(FamilyOp::Frontend { key: key(n), frontend })).unwrap();
         store.write(&Op::Name { id: n.into(), name: name(1) }).unwrap();

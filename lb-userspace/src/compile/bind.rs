@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use lb_common::maglev::{self, Candidate};
-use lb_common::tables::Backend;
+use lb_common::tables::{Backend, Table};
 
 use super::{Compiled, Compiler};
 
@@ -12,10 +12,8 @@ use super::{Compiled, Compiler};
 pub(super) struct Bound {
     /// Their ids, in the order of their addresses and ports.
     set: Arc<[u32]>,
-    /// Where their table begins in `SLOTS`.
-    pub(super) at: u32,
-    /// How long it is.
-    pub(super) len: u32,
+    /// Their table.
+    pub(super) table: Table,
 }
 
 /// A map is full.
@@ -79,14 +77,14 @@ impl Compiler {
     fn acquire_run<A: Compiled>(&mut self, backends: &[Backend<A>], set: &Arc<[u32]>) -> Result<Bound, NoRoom> {
         let len = maglev::table_len(set.len() as u32);
         if len == 0 {
-            return Ok(Bound { set: set.clone(), at: 0, len: 0 });
+            return Ok(Bound { set: set.clone(), table: Table::EMPTY });
         }
         let run = self
             .runs
             .acquire(A::FAMILY, set, len, || table(backends, set, len))
             .map_err(|full| NoRoom::Slots { wanted: len, capacity: full.capacity })?;
         self.draft.put_run(run.at, run.slots);
-        Ok(Bound { set: set.clone(), at: run.at, len })
+        Ok(Bound { set: set.clone(), table: Table { at: run.at, len } })
     }
 }
 

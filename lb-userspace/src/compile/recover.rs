@@ -6,7 +6,7 @@ use std::sync::Arc;
 use lb_common::ip::{V4, V6};
 use lb_common::maglev;
 use lb_common::mem::Image;
-use lb_common::tables::Backend;
+use lb_common::tables::{Backend, Frontend};
 
 use super::{Compiled, Compiler, Limits};
 use crate::ids::Rest;
@@ -39,9 +39,9 @@ impl Compiler {
         }
         // Frontends that share a table share its place: each place once.
         let mut places = HashMap::new();
-        for frontend in side.frontends.values().filter(|frontend| frontend.len > 0) {
-            let len: &mut u32 = places.entry(frontend.slots).or_default();
-            *len = frontend.len.max(*len);
+        for table in side.frontends.values().flat_map(Frontend::tables) {
+            let len: &mut u32 = places.entry(table.at).or_default();
+            *len = table.len.max(*len);
         }
         let mut places: Vec<_> = places.into_iter().collect();
         places.sort_unstable();

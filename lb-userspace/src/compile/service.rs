@@ -102,7 +102,7 @@ impl Compiler {
         let (backends, flags) = match service.internal_policy {
             TrafficPolicy::Cluster => (serving.cluster, 0),
             TrafficPolicy::Local if serving.local.is_empty() && !serving.cluster.is_empty() => {
-                (Vec::new(), frontend::ELSEWHERE)
+                (Vec::new(), frontend::ELSEWHERE_INSIDE | frontend::ELSEWHERE_OUTSIDE)
             }
             TrafficPolicy::Local => (serving.local, 0),
         };
@@ -113,7 +113,7 @@ impl Compiler {
         let Some(bound) = bound else {
             return keys.into_iter().for_each(|key| self.draft.remove_frontend(key));
         };
-        let frontend = Frontend { service: work.new.ports[i].id, flags, slots: bound.at, len: bound.len };
+        let frontend = Frontend { flags, ..Frontend::with_table(work.new.ports[i].id, bound.table) };
         let put = keys.into_iter().filter(|key| self.put_frontend(work, *key, frontend)).count();
         match put {
             0 => self.release::<A>(&bound),
@@ -164,7 +164,7 @@ impl Compiler {
             match id {
                 _ if self.other_owner(&key, &work.service.name).is_some() => {}
                 Some(id) => {
-                    self.put_frontend(work, key, Frontend { service: id, flags: 0, slots: 0, len: 0 });
+                    self.put_frontend(work, key, Frontend::refusing(id));
                 }
                 None => self.draft.remove_frontend(key),
             }

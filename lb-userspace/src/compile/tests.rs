@@ -1,6 +1,7 @@
 use std::time::{Duration, Instant};
 
 use lb_common::ip::Family;
+use lb_common::tables::{Frontend, Table};
 
 use super::*;
 use crate::model::{
@@ -59,7 +60,7 @@ impl World {
     /// `address:port → length of the table`, of ports.
     fn frontends(&self) -> Vec<String> {
         let ports = self.compiler.image().v4.frontends.iter().filter(|(key, _)| key.port.get() > 0);
-        ports.map(|(key, frontend)| format!("{:?}:{:?} {}", key.addr, key.port, frontend.len)).collect()
+        ports.map(|(key, frontend)| format!("{:?}:{:?} {}", key.addr, key.port, frontend.inside.len)).collect()
     }
 }
 
@@ -329,7 +330,7 @@ fn every_table_has_a_frontend_that_points_to_it() {
     let mut world = World::new(Limits { services: 4, ..Limits::default() });
     world.service("a", "10.96.0.1", 2).service("b", "10.96.0.2", 3).service("c", "10.96.0.3", 4).run();
     let image = world.compiler.image();
-    let pointed: BTreeSet<u32> = image.v4.frontends.values().filter(|f| f.len > 0).map(|f| f.slots).collect();
+    let pointed: BTreeSet<u32> = image.v4.frontends.values().flat_map(Frontend::tables).map(|table| table.at).collect();
     assert_eq!(image.runs.keys().copied().collect::<BTreeSet<_>>(), pointed);
     assert_eq!(pointed.len(), 2, "the third found no room for its frontend");
 }
@@ -353,7 +354,7 @@ fn numbers_in_the_maps_are_kept_for_what_they_stand_for() {
 fn slots_that_make_no_sense_but_are_in_use_are_left_alone_until_they_are_not() {
     let mut actual = Image::default();
     let key = FrontendKey::new(std::net::Ipv4Addr::new(10, 96, 0, 9).into(), lb_common::ip::Be16::new(80), 6);
-    actual.v4.frontends.insert(key, lb_common::tables::Frontend { service: 7, flags: 0, slots: 3, len: 5 });
+    actual.v4.frontends.insert(key, Frontend::with_table(7, Table { at: 3, len: 5 }));
     actual.runs.insert(3, vec![1, 2, 3, 4, 5].into());
     let mut world = World::new(Limits { slots: 219, ..Limits::default() });
     world.compiler = Compiler::recover(Limits { slots: 219, ..Limits::default() }, Rest::DEFAULT, &actual);

@@ -2,7 +2,7 @@ use std::net::Ipv4Addr;
 
 use lb_common::flow;
 use lb_common::ip::{Be16, V4};
-use lb_common::tables::{Frontend, Side};
+use lb_common::tables::{Backend, Frontend, Side};
 
 use super::*;
 
@@ -18,10 +18,10 @@ fn ip(last: u8) -> V4 {
 fn image() -> Image {
     let mut image = Image::default();
     for (id, last) in [(1, 1), (2, 2)] {
-        image.v4.backends.insert(id, Backend { addr: ip(last), port: Be16::new(8080), zero: 0 });
+        image.v4.backends.insert(id, Backend { addr: ip(last), port: Be16::new(8080), flags: 0 });
     }
     for proto in [TCP, UDP] {
-        let frontend = Frontend { service: 1, flags: 0, slots: 0, len: 3 };
+        let frontend = Frontend::with_table(1, Table { at: 0, len: 3 });
         image.v4.frontends.insert(FrontendKey::new(ip(100), Be16::new(80), proto), frontend);
     }
     image.runs.insert(0, vec![1, 2, 1].into());
@@ -41,7 +41,7 @@ fn pair(proto: u8, backend: u32, bits: u32, ages: (u64, u64)) -> Entries {
         side: Side::Ingress as u8,
         zero: 0,
     };
-    let to = Backend { addr: ip(u8::try_from(backend).unwrap()), port: Be16::new(8080), zero: 0 };
+    let to = Backend { addr: ip(u8::try_from(backend).unwrap()), port: Be16::new(8080), flags: 0 };
     let seen = |age| NOW - ticks(age);
     let there = Flow { backend, service: 1, ..flow::there(&key, &to, key.src, bits, seen(ages.0)) };
     let (back_key, back) = mirror(&key, &there);
@@ -96,13 +96,13 @@ fn datagrams_leave_a_backend_that_no_longer_serves_at_once() {
     left.runs.insert(0, vec![2, 2, 2].into());
     assert_eq!(removed(FlowTable::HalfOpen, &fresh(1), &left), 2, "it left the set");
     let mut empty = image();
-    empty.v4.frontends.values_mut().for_each(|frontend| frontend.len = 0);
+    empty.v4.frontends.values_mut().for_each(|frontend| *frontend = Frontend::refusing(1));
     assert_eq!(removed(FlowTable::Established, &fresh(1), &empty), 2, "the set is empty");
     let mut gone = image();
     gone.v4.frontends.clear();
     assert_eq!(removed(FlowTable::Established, &fresh(1), &gone), 2, "the Service is gone");
     let mut reused = image();
-    reused.v4.backends.insert(1, Backend { addr: ip(9), port: Be16::new(8080), zero: 0 });
+    reused.v4.backends.insert(1, Backend { addr: ip(9), port: Be16::new(8080), flags: 0 });
     assert_eq!(removed(FlowTable::Established, &fresh(1), &reused), 2, "the id is another's now");
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use lb_common::ip::{Be16, V4, V6};
 use lb_common::mem::{Image, Of};
-use lb_common::tables::{Backend, Config, Filter, Frontend, FrontendKey, Name};
+use lb_common::tables::{Backend, Config, Filter, Frontend, FrontendKey, Name, Origin};
 
 use super::changes::{Changed, Changes, SideChanges};
 use super::{Op, Planned};
@@ -147,8 +147,9 @@ impl Draft {
     fn replace_frontend<A: Planned>(&mut self, key: FrontendKey<A>, frontend: Option<Frontend>) -> bool {
         let (before, frontends) =
             (&mut A::before(&mut self.before).frontends, &mut A::side_mut(&mut self.image).frontends);
-        let was = frontends.get(&key).is_some_and(Frontend::is_elsewhere);
-        self.elsewhere += u64::from(frontend.is_some_and(|frontend| frontend.is_elsewhere()));
+        let is_elsewhere = |frontend: &Frontend| frontend.is_elsewhere(Origin::Inside);
+        let was = frontends.get(&key).is_some_and(is_elsewhere);
+        self.elsewhere += u64::from(frontend.as_ref().is_some_and(is_elsewhere));
         self.elsewhere -= u64::from(was);
         replace(frontends, before, key, frontend)
     }
@@ -194,7 +195,7 @@ fn changed<'a, K: Ord + Copy, V: PartialEq + Clone + 'a>(
 #[cfg(test)]
 mod tests {
     use lb_common::mem::frontend_bits;
-    use lb_common::tables::LABEL;
+    use lb_common::tables::{LABEL, Table};
     use proptest::prelude::*;
 
     use super::*;
@@ -226,12 +227,14 @@ mod tests {
             Step::Frontend(key, value) => {
                 let key = FrontendKey::new(V6([u32::from(key / 2); 4]), Be16::new(u16::from(key)), 6);
                 match value {
-                    Some(n) => draft.put_frontend(key, Frontend { service: 1, flags: 0, slots: u32::from(n), len: 1 }),
+                    Some(n) => {
+                        draft.put_frontend(key, Frontend::with_table(1, Table { at: u32::from(n), len: 1 }));
+                    }
                     None => draft.remove_frontend(key),
                 }
             }
             Step::Backend(id, Some(n)) => {
-                let backend = Backend { addr: V4([u32::from(n)]), port: Be16::new(1), zero: 0 };
+                let backend = Backend { addr: V4([u32::from(n)]), port: Be16::new(1), flags: 0 };
                 draft.put_backend(u32::from(id), backend);
             }
             Step::Backend(id, None) => draft.remove_backend::<V4>(u32::from(id)),

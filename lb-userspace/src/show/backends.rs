@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use lb_common::ip::{V4, V6};
 use lb_common::mem::{Image, Of};
+use lb_common::tables::Table;
 use serde::Serialize;
 
 use super::names::{Names, endpoint};
@@ -56,13 +57,13 @@ fn family<A: Of>(image: &Image, asked: Option<&str>, rows: &mut Vec<BackendRow>)
     let (names, side) = (Names(&image.names), A::side(image));
     let mut shares = BTreeMap::<u32, BTreeMap<u32, f64>>::new();
     // Frontends share tables: count the slots of each once.
-    let mut counts = BTreeMap::<(u32, u32), BTreeMap<u32, u32>>::new();
-    for frontend in side.frontends.values().filter(|frontend| frontend.len > 0) {
-        let table = (frontend.slots, frontend.len);
-        let counts = counts.entry(table).or_insert_with(|| count(image, table));
-        for (id, slots) in counts {
-            let percent = f64::from(*slots) * 100.0 / f64::from(frontend.len);
-            shares.entry(*id).or_default().insert(frontend.service, percent);
+    let mut counts = BTreeMap::<Table, BTreeMap<u32, u32>>::new();
+    for frontend in side.frontends.values() {
+        for table in frontend.tables() {
+            for (id, slots) in counts.entry(table).or_insert_with(|| count(image, table)) {
+                let percent = f64::from(*slots) * 100.0 / f64::from(table.len);
+                shares.entry(*id).or_default().insert(frontend.service, percent);
+            }
         }
     }
     let mut backends: Vec<_> = side.backends.iter().collect();
@@ -79,9 +80,9 @@ fn family<A: Of>(image: &Image, asked: Option<&str>, rows: &mut Vec<BackendRow>)
     }
 }
 
-fn count(image: &Image, (first, len): (u32, u32)) -> BTreeMap<u32, u32> {
+fn count(image: &Image, table: Table) -> BTreeMap<u32, u32> {
     let mut counts = BTreeMap::new();
-    for id in image.runs.get(&first).iter().flat_map(|run| run.iter().take(len as usize)) {
+    for id in image.runs.get(&table.at).iter().flat_map(|run| run.iter().take(table.len as usize)) {
         *counts.entry(*id).or_default() += 1;
     }
     counts

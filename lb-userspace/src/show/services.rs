@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use lb_common::ip::{V4, V6};
 use lb_common::mem::{Image, Of};
+use lb_common::tables::Table;
 use serde::Serialize;
 
 use super::names::{Names, endpoint, protocol};
@@ -56,7 +57,7 @@ pub fn services(image: &Image, asked: Option<&str>) -> Vec<ServiceRow> {
             if whole || asked.is_some_and(|asked| !names.asked(frontend.service, asked)) {
                 continue;
             }
-            let ids = backend_ids(image, frontend.slots, frontend.len);
+            let ids = backend_ids(image, frontend.inside);
             let address = |id: &u32| side.backends.get(id).map(|backend| endpoint(backend.addr, backend.port));
             let mut backend_addresses: Vec<_> =
                 ids.iter().map(|id| address(id).unwrap_or_else(|| format!("#{id}"))).collect();
@@ -69,8 +70,8 @@ pub fn services(image: &Image, asked: Option<&str>) -> Vec<ServiceRow> {
                 frontend: endpoint(key.addr, key.port),
                 protocol: protocol(key.proto),
                 backends: backend_addresses.len(),
-                slots: frontend.len,
-                first_slot: frontend.slots,
+                slots: frontend.inside.len,
+                first_slot: frontend.inside.at,
                 backend_addresses,
             });
         }
@@ -83,8 +84,8 @@ pub fn services(image: &Image, asked: Option<&str>) -> Vec<ServiceRow> {
 }
 
 /// The backends in a Maglev table.
-pub(super) fn backend_ids(image: &Image, first_slot: u32, slots: u32) -> BTreeSet<u32> {
-    let run = image.runs.get(&first_slot).map_or(&[][..], |run| &run[..run.len().min(slots as usize)]);
+pub(super) fn backend_ids(image: &Image, table: Table) -> BTreeSet<u32> {
+    let run = image.runs.get(&table.at).map_or(&[][..], |run| &run[..run.len().min(table.len as usize)]);
     run.iter().copied().collect()
 }
 
@@ -106,11 +107,11 @@ pub(super) mod tests {
     /// Two Services: `shop/web` of both families with three backends, `shop/dns` of UDP with none.
     pub(in crate::show) fn image() -> Image {
         let mut image = Image::default();
-        let backend = |addr: &str| Backend { addr: ip::<V4>(addr), port: Be16::new(8080), zero: 0 };
+        let backend = |addr: &str| Backend { addr: ip::<V4>(addr), port: Be16::new(8080), flags: 0 };
         image.v4.backends = [(1, backend("10.0.0.1")), (2, backend("10.0.0.2")), (3, backend("10.0.0.3"))].into();
-        image.v6.backends = [(1, Backend { addr: ip("fd00::1"), port: Be16::new(8080), zero: 0 })].into();
+        image.v6.backends = [(1, Backend { addr: ip("fd00::1"), port: Be16::new(8080), flags: 0 })].into();
         image.runs = [(0, [1, 2, 3, 1].into()), (4, [1].into())].into();
-        let frontend = |service, slots, len| Frontend { service, flags: 0, slots, len };
+        let frontend = |service, at, len| Frontend::with_table(service, Table { at, len });
         image.v4.frontends = [
             (FrontendKey::new(ip("10.96.0.10"), Be16::new(80), 6), frontend(7, 0, 4)),
             (FrontendKey::whole(ip("10.96.0.10")), frontend(0, 0, 0)),

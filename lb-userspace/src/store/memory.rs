@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use lb_common::ip::Ip;
 use lb_common::mem::{Image, Of, Runs};
+use lb_common::tables::Frontend;
 
 use super::{Store, StoreError};
 use crate::plan::{FamilyOp, Op};
@@ -52,9 +53,9 @@ impl MemoryStore {
 
     fn runs<A: Ip + Of>(&self, runs: &mut Runs) {
         let mut lens = BTreeMap::new();
-        for frontend in A::side(&self.image).frontends.values().filter(|frontend| frontend.len > 0) {
-            let len: &mut u32 = lens.entry(frontend.slots).or_default();
-            *len = frontend.len.max(*len);
+        for table in A::side(&self.image).frontends.values().flat_map(Frontend::tables) {
+            let len: &mut u32 = lens.entry(table.at).or_default();
+            *len = table.len.max(*len);
         }
         for (at, len) in lens {
             let slots = (at..at + len).map(|i| self.slots.get(i as usize).copied().unwrap_or(0)).collect();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use lb_common::ip::{V4, V6};
 use lb_common::mem::{Image, Of, frontend_bits};
-use lb_common::tables::Frontend;
+use lb_common::tables::{Frontend, Origin};
 use lb_userspace::plan::Op;
 use lb_userspace::store::{MemoryStore, Store, StoreError};
 
@@ -108,14 +108,17 @@ fn hold<A: Of>(held: &mut Vec<Held<A>>, image: &Image, found: &All<A>, now: Inst
 
 /// A packet that has read its frontend some time ago still finds its table and its backend.
 fn in_flight<A: Of>(held: &[Held<A>], image: &Image, slots: &[u32], op: &Op) {
-    for Held { frontend, found: (name, backends, _), .. } in held {
-        let run = &slots[frontend.slots as usize..(frontend.slots + frontend.len) as usize];
-        for id in run.iter().copied().collect::<BTreeSet<_>>() {
-            let backend = A::side(image).backends.get(&id);
-            assert!(
-                backend.is_some_and(|b| backends.contains(b)),
-                "after {op:?}: a packet to {name} finds {backend:?}"
-            );
+    for Held { frontend, found: (name, fates), .. } in held {
+        for (origin, (backends, _)) in Origin::ALL.into_iter().zip(fates) {
+            let table = frontend.table(origin);
+            let run = &slots[table.at as usize..(table.at + table.len) as usize];
+            for id in run.iter().copied().collect::<BTreeSet<_>>() {
+                let backend = A::side(image).backends.get(&id);
+                assert!(
+                    backend.is_some_and(|b| backends.contains(b)),
+                    "after {op:?}: a packet to {name} finds {backend:?}"
+                );
+            }
         }
         let now = image.names.get(&frontend.service).map(crate::oracle::shown);
         assert_eq!(now.as_ref(), Some(name), "after {op:?}: a packet in flight changes its Service");

@@ -236,7 +236,7 @@ fn a_restart_over_spoiled_maps_repairs_them() {
     let wanted = found::<V4>(&image(&mut engine));
     let mut store = engine.into_store();
     // Two frontends lead into each other's tables, and ids stand twice.
-    store.spoil().v4.frontends.values_mut().for_each(|frontend| frontend.slots += 7);
+    store.spoil().v4.frontends.values_mut().for_each(|frontend| frontend.inside.at += 7);
     let twice = store.spoil().v4.backends[&1];
     store.spoil().v4.backends.insert(9, twice);
     store.spoil().v4.backends.insert(900_000, twice);

@@ -5,13 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::ip::{Be16, Ip, V4, V6};
 use lb_common::mem::{Image, Of};
-use lb_common::tables::{Backend, Frontend, FrontendKey, Name};
+use lb_common::tables::{Backend, Frontend, FrontendKey, Name, Origin, Table};
 use lb_userspace::endpoints::{Here, serving};
 use lb_userspace::model::TrafficPolicy;
 use lb_userspace::state::State;
 
-/// The Service port that a packet meets, the backends it may be sent to, and whether it vanishes where there are none.
-pub(crate) type Found<A> = (String, BTreeSet<Backend<A>>, bool);
+/// The Service port that a packet meets, and what becomes of it by where it comes from.
+pub(crate) type Found<A> = (String, [Fate<A>; 2]);
+/// The backends it may be sent to, and whether it vanishes where there are none.
+pub(crate) type Fate<A> = (BTreeSet<Backend<A>>, bool);
 pub(crate) type All<A> = BTreeMap<FrontendKey<A>, Found<A>>;
 
 /// What every frontend of an image leads to.
@@ -24,17 +26,20 @@ pub(crate) fn found<A: Of>(image: &Image) -> Result<All<A>, String> {
 
 pub(crate) fn resolve<A: Of>(image: &Image, key: &FrontendKey<A>, frontend: &Frontend) -> Result<Found<A>, String> {
     let name = image.names.get(&frontend.service).ok_or_else(|| format!("{key:?} has no name"))?;
-    let mut ids = BTreeSet::new();
-    if frontend.len > 0 {
-        let (first, run) =
-            image.runs.range(..=frontend.slots).next_back().ok_or_else(|| format!("{key:?} leads to no table"))?;
-        let from = (frontend.slots - first) as usize;
-        let slots =
-            run.get(from..from + frontend.len as usize).ok_or_else(|| format!("{key:?} leads beyond a table"))?;
-        ids.extend(slots.iter().copied());
+    let fate = |origin| Ok::<_, String>((members(image, key, frontend.table(origin))?, frontend.is_elsewhere(origin)));
+    Ok((shown(name), [fate(Origin::Inside)?, fate(Origin::Outside)?]))
+}
+
+fn members<A: Of>(image: &Image, key: &FrontendKey<A>, table: Table) -> Result<BTreeSet<Backend<A>>, String> {
+    if table.len == 0 {
+        return Ok(BTreeSet::new());
     }
+    let (first, run) = image.runs.range(..=table.at).next_back().ok_or_else(|| format!("{key:?} leads to no table"))?;
+    let from = (table.at - first) as usize;
+    let slots = run.get(from..from + table.len as usize).ok_or_else(|| format!("{key:?} leads beyond a table"))?;
+    let ids: BTreeSet<_> = slots.iter().copied().collect();
     let backend = |id| A::side(image).backends.get(&id).copied().ok_or_else(|| format!("{key:?}: no backend {id}"));
-    Ok((shown(name), ids.into_iter().map(backend).collect::<Result<_, _>>()?, frontend.is_elsewhere()))
+    ids.into_iter().map(backend).collect()
 }
 
 pub(crate) fn shown(name: &Name) -> String {
@@ -53,11 +58,12 @@ pub(crate) fn expected<A: Ip>(state: &State) -> All<A> {
                 let local = service.internal_policy == TrafficPolicy::Local;
                 let vanishes = local && serving.local.is_empty() && !serving.cluster.is_empty();
                 let backends = if local { serving.local } else { serving.cluster };
+                let fate = (backends.into_iter().collect(), vanishes);
                 let key = FrontendKey::new(addr, Be16::new(port.port), port.protocol.number());
-                all.entry(key).or_insert((title(&port.name), backends.into_iter().collect(), vanishes));
+                all.entry(key).or_insert((title(&port.name), [fate.clone(), fate]));
             }
             let first = title(&service.ports[0].name);
-            all.entry(FrontendKey::whole(addr)).or_insert((first, BTreeSet::new(), false));
+            all.entry(FrontendKey::whole(addr)).or_insert((first, Default::default()));
         }
     }
     all

@@ -106,7 +106,7 @@ fn show(image: &Image) -> String {
 fn family<A: Of>(image: &Image, text: &mut String) {
     for (key, frontend) in &A::side(image).frontends {
         let what = format!("{:?} {:?}/{}", key.addr, key.port, key.proto);
-        let leads = format!("{}+{}", frontend.slots, frontend.len);
+        let leads = format!("{}+{}", frontend.inside.at, frontend.inside.len);
         writeln!(text, "frontend  {what:<28} name {} table {leads}", frontend.service).expect("text");
     }
     for (id, backend) in &A::side(image).backends {

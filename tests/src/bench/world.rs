@@ -57,7 +57,7 @@ pub(super) fn services<A: Net>(count: u32, backends: u8) -> Image {
         image.names.insert(service, name);
         let frontends = &mut A::side_mut(&mut image).frontends;
         frontends.insert(key(n), Frontend { service, ..first });
-        frontends.insert(FrontendKey::whole(address(n)), Frontend { service, flags: 0, slots: 0, len: 0 });
+        frontends.insert(FrontendKey::whole(address(n)), Frontend::refusing(service));
     }
     image.filter = mem::frontend_bits(&image);
     image

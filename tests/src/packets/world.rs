@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use lb_common::ip::{Be16, Ip, V4, V6};
 use lb_common::maglev::{self, Candidate};
 use lb_common::mem::{self, Image, Of};
-use lb_common::tables::{Backend, Frontend, FrontendKey, Name};
+use lb_common::tables::{Backend, Frontend, FrontendKey, Name, Table};
 
 /// A family, and its addresses in these tests.
 pub trait Net: lb_common::parse::Header + Of {
@@ -75,7 +75,7 @@ pub fn add_service<A: Net>(image: &mut Image, frontend: SocketAddr, proto: u8, b
     let len = maglev::table_len(backends.len() as u32);
     let mut candidates = Vec::new();
     for backend in backends {
-        let entry = Backend { addr: address(backend.ip()), port: Be16::new(backend.port()), zero: 0 };
+        let entry = Backend { addr: address(backend.ip()), port: Be16::new(backend.port()), flags: 0 };
         let known = &mut A::side_mut(image).backends;
         let next = known.len() as u32 + 1;
         let id = known.iter().find(|(_, other)| **other == entry).map_or(next, |(id, _)| *id);
@@ -92,11 +92,10 @@ pub fn add_service<A: Net>(image: &mut Image, frontend: SocketAddr, proto: u8, b
     image.names.insert(service, name(&format!("service-{service}")));
     let addr = address(frontend.ip());
     let frontends = &mut A::side_mut(image).frontends;
-    frontends.insert(
-        FrontendKey::new(addr, Be16::new(frontend.port()), proto),
-        Frontend { service, flags: 0, slots: at, len },
-    );
-    frontends.insert(FrontendKey::whole(addr), Frontend { service, flags: 0, slots: 0, len: 0 });
+    let table = if len == 0 { Table::EMPTY } else { Table { at, len } };
+    let key = FrontendKey::new(addr, Be16::new(frontend.port()), proto);
+    frontends.insert(key, Frontend::with_table(service, table));
+    frontends.insert(FrontendKey::whole(addr), Frontend::refusing(service));
     image.filter = mem::frontend_bits(image);
 }
 

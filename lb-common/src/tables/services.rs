@@ -1,0 +1,197 @@
+//! Services: addresses and ports that clients call, where these lead, and who may call them. The agent writes all of it but
+//! the affinity of clients.
+
+use super::Entry;
+use crate::ip::{Be16, Ip};
+
+entry! {
+    /// Key of the `FRONTENDS` hash maps: one address and port that a Service owns.
+    pub struct FrontendKey<A: Ip> {
+        /// The virtual IP.
+        pub addr: A,
+        /// The port; 0, with `proto` 0, for the address as a whole (see [`FrontendKey::whole`]).
+        pub port: Be16,
+        /// IP protocol number.
+        pub proto: u8,
+        /// Always 0.
+        pub zero: u8,
+    }
+}
+
+impl<A: Ip> FrontendKey<A> {
+    /// The key of a port.
+    #[inline(always)]
+    pub const fn new(addr: A, port: Be16, proto: u8) -> Self {
+        Self { addr, port, proto, zero: 0 }
+    }
+
+    /// The key that stands for every port of `addr` which no Service port claims: such packets are refused.
+    #[inline(always)]
+    pub const fn whole(addr: A) -> Self {
+        Self::new(addr, Be16::new(0), 0)
+    }
+}
+
+/// Whom a packet comes from. A traffic policy `Local` may treat the two differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Origin {
+    /// A pod of this node, or the node itself.
+    Inside,
+    /// Anybody else.
+    Outside,
+}
+
+impl Origin {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Inside, Self::Outside];
+}
+
+entry! {
+    /// Where a Maglev table lies in `SLOTS`.
+    pub struct Table {
+        /// Index of its first slot; 0 where it has none.
+        pub at: u32,
+        /// Its slots; 0 where no endpoint is usable, so that packets are refused or vanish.
+        pub len: u32,
+    }
+}
+
+impl Table {
+    /// The table without slots.
+    pub const EMPTY: Self = Self { at: 0, len: 0 };
+}
+
+entry! {
+    /// Value of the `FRONTENDS` maps: where its backends are, for clients of each [`Origin`].
+    pub struct Frontend {
+        /// Id of the Service port, the key in `NAMES`.
+        pub service: u32,
+        /// Bits of [`frontend`].
+        pub flags: u32,
+        /// For clients inside.
+        pub inside: Table,
+        /// For clients outside; mostly the same.
+        pub outside: Table,
+        /// How long, in [`TICK`]s since its last new flow, a client is led to the same backend; 0 without affinity.
+        pub affinity: u32,
+    }
+}
+
+impl Frontend {
+    /// One that refuses everybody.
+    pub const fn refusing(service: u32) -> Self {
+        Self { service, flags: 0, inside: Table::EMPTY, outside: Table::EMPTY, affinity: 0 }
+    }
+
+    /// One table for everybody.
+    pub const fn with_table(service: u32, table: Table) -> Self {
+        Self { inside: table, outside: table, ..Self::refusing(service) }
+    }
+
+    /// The table for clients of an origin.
+    #[inline(always)]
+    pub const fn table(&self, origin: Origin) -> Table {
+        match origin {
+            Origin::Inside => self.inside,
+            Origin::Outside => self.outside,
+        }
+    }
+
+    /// The tables that have slots, each once.
+    pub fn tables(&self) -> impl Iterator<Item = Table> + use<> {
+        let second = (self.outside != self.inside).then_some(self.outside);
+        [Some(self.inside), second].into_iter().flatten().filter(|table| table.len > 0)
+    }
+
+    /// Whether it has no endpoint for clients of an origin because all are on other nodes.
+    #[inline(always)]
+    pub const fn is_elsewhere(&self, origin: Origin) -> bool {
+        self.flags & frontend::elsewhere(origin) != 0
+    }
+}
+
+/// Bits of [`Frontend::flags`].
+pub mod frontend {
+    use super::Origin;
+
+    /// Endpoints are usable, but not for clients inside (a traffic policy `Local`): their packets vanish.
+    pub const ELSEWHERE_INSIDE: u32 = 1;
+    /// The same for clients outside.
+    pub const ELSEWHERE_OUTSIDE: u32 = 2;
+    /// Only sources in `SOURCE_RANGES` may come in (`loadBalancerSourceRanges`).
+    pub const SOURCE_RANGES: u32 = 4;
+
+    /// The bit that says so for clients of an origin.
+    #[inline(always)]
+    pub const fn elsewhere(origin: Origin) -> u32 {
+        match origin {
+            Origin::Inside => ELSEWHERE_INSIDE,
+            Origin::Outside => ELSEWHERE_OUTSIDE,
+        }
+    }
+}
+
+entry! {
+    /// What follows the prefix length in a key of the `SOURCE_RANGES` tries: sources that a frontend admits. The length
+    /// counts the bits of both fields. The value is 1.
+    pub struct RangeKey<A: Ip> {
+        /// [`Frontend::service`].
+        pub service: u32,
+        /// First address of the range.
+        pub addr: A,
+    }
+}
+
+entry! {
+    /// Key of the `AFFINITY` maps.
+    pub struct AffinityKey<A: Ip> {
+        /// The client's address.
+        pub client: A,
+        /// [`Frontend::service`].
+        pub service: u32,
+    }
+}
+
+entry! {
+    /// Value of the `AFFINITY` maps: where a client's next flow goes, too.
+    pub struct Affinity {
+        /// Id of the backend.
+        pub backend: u32,
+        /// When its newest flow began, in [`TICK`]s since boot.
+        pub seen: u32,
+    }
+}
+
+entry! {
+    /// Value of the `BACKENDS` arrays, whose index is the backend's id. All zero: no backend has this id.
+    pub struct Backend<A: Ip> {
+        /// The address of the pod.
+        pub addr: A,
+        /// The port; never 0.
+        pub port: Be16,
+        /// Bits of [`backend`].
+        pub flags: u16,
+    }
+}
+
+/// Bits of [`Backend::flags`].
+pub mod backend {
+    /// It is on this node, so its answers come by without the node's address as source.
+    pub const LOCAL: u16 = 1;
+}
+
+/// Longest name of a namespace, a Service or a port of one (RFC 1123 label, as the API server demands of each).
+pub const LABEL: usize = 63;
+
+entry! {
+    /// Value of the `NAMES` hash map, whose key is [`Frontend::service`]: what people call this Service port.
+    /// The kernel never reads it; it is pinned with the rest so that the CLI needs no agent. Padded with zeros.
+    pub struct Name {
+        /// Namespace.
+        pub namespace: [u8; LABEL],
+        /// Name of the Service.
+        pub service: [u8; LABEL],
+        /// Name of the port; empty where it has none.
+        pub port: [u8; LABEL],
+    }
+}
