@@ -178,6 +178,16 @@ fn admit<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, now: u32, flow: 
     }
 }
 
+/// Whom the first packet of a flow is left to, where that is another proxy: one before this or one after it.
+#[inline(always)]
+fn left<A: Ip, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, now: u32) -> Option<Reason> {
+    if tables.draining() {
+        return Some(Reason::Draining);
+    }
+    let midstream = parsed.proto == proto::TCP && !parsed.opens();
+    (midstream && now < tables.strangers_until()).then_some(Reason::Stranger)
+}
+
 /// Opens a flow under the first source port that is free.
 #[inline(never)]
 fn open<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, flow: &mut Flow<A>) -> Reason {
@@ -197,6 +207,12 @@ fn first<A: Ip, P: Packet, T: Tables<A>>(packet: &mut P, tables: &mut T, parsed:
     let key = parsed.key(Side::Ingress);
     let mut flow = Flow::zeroed();
     let mut reason = admit(tables, &key, now, &mut flow);
+    if let Some(left) = left(tables, parsed, now)
+        && reason != Reason::NotService
+        && !(reason == Reason::NewFlow && flow::has_way_back(tables, &key, &mut flow))
+    {
+        return Verdict::Pass(left);
+    }
     if reason == Reason::NewFlow {
         reason = if parsed.resets() { Reason::Stateless } else { open(tables, &key, &mut flow) };
     }

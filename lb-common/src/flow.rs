@@ -109,6 +109,22 @@ pub fn set_source_port<A: Ip>(key: &FlowKey<A>, flow: &mut Flow<A>, attempt: u32
     flow.ports = csum::words([key.sport.wire(), key.dport.wire()], [flow.sport.wire(), flow.dport.wire()]);
 }
 
+/// Whether the way back of a flow is there, so that only its entry there was lost: the LRU table takes them one by one.
+#[inline(never)]
+pub fn has_way_back<A: Ip, T: Tables<A>>(tables: &T, key: &FlowKey<A>, flow: &mut Flow<A>) -> bool {
+    // Another port than the first was only taken where that was another flow's.
+    set_source_port(key, flow, 0);
+    let (back_key, back) = mirror(key, flow);
+    let is_there = |table| tables.flow(table, &back_key).is_some_and(|holder| same(&holder, &back));
+    is_there(FlowTable::HalfOpen) || is_there(FlowTable::Established)
+}
+
+/// Whether two entries translate to the same.
+#[inline(always)]
+fn same<A: Ip>(one: &Flow<A>, other: &Flow<A>) -> bool {
+    one.src == other.src && one.dst == other.dst && one.sport == other.sport && one.dport == other.dport
+}
+
 /// Opens a flow for its first packet: claims the answer's tuple, then adds the entry there. Where another CPU was first
 /// with a packet of the same flow, `flow` becomes what its entry says.
 ///
@@ -141,9 +157,9 @@ pub fn open<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, flow: &mut Fl
     let Some(winner) = tables.flow(FlowTable::HalfOpen, key) else {
         return Reason::Stateless;
     };
-    let same = winner.dst == flow.dst && winner.dport == flow.dport && winner.sport == flow.sport;
+    let agreed = winner.dst == flow.dst && winner.dport == flow.dport && winner.sport == flow.sport;
     *flow = *winner;
-    if claimed && !same {
+    if claimed && !agreed {
         tables.remove_flow(FlowTable::HalfOpen, &back_key);
     }
     Reason::HalfOpenFlow
@@ -164,19 +180,16 @@ enum Claim {
 
 #[inline(always)]
 fn claim<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, back: &Flow<A>) -> Claim {
-    let same = |holder: &Flow<A>| {
-        holder.src == back.src && holder.dst == back.dst && holder.sport == back.sport && holder.dport == back.dport
-    };
     if let Some(holder) = tables.flow(FlowTable::Established, key) {
         // Also of a flow that is over: to remove its other half, too, takes more stack than is left here. The agent
         // does it soon, and until then another port serves as well.
-        return if same(&holder) { Claim::Established } else { Claim::Taken };
+        return if same(&holder, back) { Claim::Established } else { Claim::Taken };
     }
     match tables.insert_flow(FlowTable::HalfOpen, key, back) {
         Ok(()) => Claim::Ours,
         Err(InsertError::Full) => Claim::Stateless,
         Err(InsertError::Exists) => match tables.flow(FlowTable::HalfOpen, key) {
-            Some(holder) if same(&holder) => Claim::Was,
+            Some(holder) if same(&holder, back) => Claim::Was,
             _ => Claim::Taken,
         },
     }

@@ -194,6 +194,14 @@ impl<A: Of> Tables<A> for Native {
         A::node(&self.image.config)
     }
 
+    fn strangers_until(&self) -> u32 {
+        self.image.config.strangers_until
+    }
+
+    fn draining(&self) -> bool {
+        self.image.config.draining != 0
+    }
+
     fn frontend(&self, key: &FrontendKey<A>) -> Option<Frontend> {
         A::side(&self.image).frontends.get(key).copied()
     }

@@ -31,7 +31,7 @@ pub fn forward<A: Ip, T: Tables<A>>(
     proto: u8,
     host: impl FnOnce() -> bool,
 ) -> Decision<A> {
-    if !tables.filtered(Filter::Frontend.bit(&addr, Be16::new(0))) {
+    if !tables.filtered(Filter::Frontend.bit(&addr, Be16::new(0))) || tables.draining() {
         return Decision::Pass;
     }
     match choose(tables, addr, port, proto, Origin::Inside, hash::socket(cookie, &addr, port)) {

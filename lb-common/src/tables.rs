@@ -311,6 +311,10 @@ pub trait Tables<A: Ip> {
 
     /// The node's own address, all zero for none.
     fn node(&self) -> A;
+    /// [`Config::strangers_until`].
+    fn strangers_until(&self) -> u32;
+    /// [`Config::draining`].
+    fn draining(&self) -> bool;
     /// The frontend of a key.
     fn frontend(&self, key: &FrontendKey<A>) -> Option<Frontend>;
     /// The backend id in a slot.

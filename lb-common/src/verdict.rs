@@ -76,6 +76,10 @@ reasons! {
     EstablishedFlow => "established_flow",
     /// An answer, translated back.
     Reply => "reply",
+    /// Passed as it came: in mid-stream and of no flow, so of a connection that another proxy began (option --takeover).
+    Stranger => "stranger",
+    /// Passed as it came: it would begin a flow, and no new ones are taken on (sluice uninstall --drain).
+    Draining => "draining",
     /// Translated without a flow entry, since the flow table is full or the packet ends a flow nobody knows.
     Stateless => "stateless",
     /// No endpoint of the Service is usable.

@@ -40,6 +40,16 @@ impl<A: Maps> Tables<A> for Kernel {
     }
 
     #[inline(always)]
+    fn strangers_until(&self) -> u32 {
+        maps::config().map_or(0, |config| config.strangers_until)
+    }
+
+    #[inline(always)]
+    fn draining(&self) -> bool {
+        maps::config().is_some_and(|config| config.draining != 0)
+    }
+
+    #[inline(always)]
     fn frontend(&self, key: &FrontendKey<A>) -> Option<Frontend> {
         // SAFETY: the value is copied at once; the agent writes entries whole.
         unsafe { A::frontends().get(key) }.copied()

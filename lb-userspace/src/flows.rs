@@ -94,6 +94,25 @@ pub fn goes_now<A: Of>(entries: &BTreeMap<FlowKey<A>, Flow<A>>, key: &FlowKey<A>
     is_first || !entries.contains_key(&other) && age(flow.seen, now) > ticks(IN_FLIGHT)
 }
 
+/// A connection that was silent for so many seconds is not waited for: keep-alives of HTTP/2, of gRPC and of Go's TCP come
+/// more often, and a peer that is dead would hold up the rest.
+const QUIET: u64 = 60;
+/// One that is over may have its last segment on the way, sent again after a second if it was lost.
+const LAST: u64 = 2;
+
+/// How many connections of a table still need their translation at `now`. Datagrams do not: the next one may go to
+/// another backend.
+pub fn unfinished<A: Of>(entries: &BTreeMap<FlowKey<A>, Flow<A>>, now: u32) -> usize {
+    let there =
+        entries.iter().filter(|(key, flow)| flow.state & state::THERE != 0 && key.proto == Protocol::Tcp.number());
+    let needed = there.filter(|(key, flow)| {
+        let partner = entries.get(&mirror(key, flow).0);
+        let seen = partner.map_or(flow.seen, |partner| newer(flow.seen, partner.seen, now));
+        age(seen, now) <= ticks(if flow.over() { LAST } else { QUIET })
+    });
+    needed.count()
+}
+
 fn is_over<A: Of>(
     table: FlowTable,
     (key, flow): (&FlowKey<A>, &Flow<A>),

@@ -8,7 +8,7 @@ use lb_common::tables::Config;
 use tracing::{info, warn};
 
 use super::{Report, Settings};
-use crate::bpf::{self, Attacher, Attachment, Lock, Note, Object};
+use crate::bpf::{self, Attacher, Attachment, BpfStore, Lock, Note, Object};
 use crate::devices::{Nodes, Survey};
 use crate::metrics::Repairs;
 use crate::watch::{Problem, Reason};
@@ -70,6 +70,17 @@ impl Datapath {
     pub(super) fn takes_over(&self) -> anyhow::Result<bool> {
         let pins = &self.settings.pins;
         Ok(!pins.attachments()?.is_empty() || !pins.sockets()?.is_empty())
+    }
+
+    /// Until when connections that another proxy began go on through that ([`Config::strangers_until`]). On a node where
+    /// an agent was before, all of today's are ours: there it stays as that one had it, unless the option says less now.
+    pub(super) fn strangers_until(&self) -> anyhow::Result<u32> {
+        let Settings { pins, takeover, .. } = &self.settings;
+        let longest = bpf::now().saturating_add(bpf::in_ticks(*takeover));
+        match pins.hold_links()? {
+            true => Ok(BpfStore::open(pins)?.config()?.strangers_until.min(longest)),
+            false => Ok(longest),
+        }
     }
 
     /// Attaches to what there is now, and from now on.
@@ -147,7 +158,7 @@ impl Datapath {
 }
 
 /// What the programs must know of the node.
-pub(super) fn config(settings: &Settings, node: Nodes) -> anyhow::Result<Config> {
+pub(super) fn config(settings: &Settings, node: Nodes, strangers_until: u32) -> anyhow::Result<Config> {
     let cookie = bpf::netns_cookie().context("cannot read the cookie of the network namespace (Linux 5.14 has it)")?;
     let [low, high] = [cookie & u64::from(u32::MAX), cookie >> 32].map(|word| u32::try_from(word).unwrap_or(0));
     Ok(Config {
@@ -155,6 +166,7 @@ pub(super) fn config(settings: &Settings, node: Nodes) -> anyhow::Result<Config>
         node_v6: node.v6.map_or(Config::EMPTY.node_v6, V6::from),
         netns: [low, high],
         socket_path: settings.socket_path,
-        ..Config::EMPTY
+        strangers_until,
+        draining: 0,
     })
 }

@@ -1,6 +1,7 @@
 //! The agent: programs, devices, reconciler and flows, wired together. Decides nothing itself.
 
 mod datapath;
+mod drain;
 mod observed;
 mod report;
 mod run;
@@ -9,7 +10,9 @@ mod sweep;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
+pub use drain::drain;
 pub use report::{Lock, Report, ReportError, RunDir, SourceReport, clock};
 pub use run::run;
 
@@ -47,6 +50,8 @@ pub struct Settings {
     pub xdp: XdpMode,
     /// How to attach at TC.
     pub tc: TcMode,
+    /// How long, on a node that is new to Sluice, connections that another proxy began go on through that.
+    pub takeover: Duration,
     /// Sizes of maps that are not there yet.
     pub capacities: Capacities,
     /// Whether the programs log packets.

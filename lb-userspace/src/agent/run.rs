@@ -45,13 +45,13 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         devices::watch().await.context("cannot follow the devices of this node")?;
     let survey = devices::survey(&devices.borrow_and_update(), &settings.globs);
     let events = source.events(&settings.node);
-    let mut agent = Agent::new(settings, survey, events)?;
+    let mut agent = Agent::new(settings, survey, events, datapath.strangers_until()?)?;
     if datapath.takes_over()? {
         info!("taking over what an earlier agent attached");
         agent.attach(&mut datapath)?;
     }
     let programming = Programming::default();
-    let mut engine = Engine::start(&agent.settings, &agent.survey, &source, programming.clone())?;
+    let mut engine = Engine::start(&agent, &source, programming.clone())?;
     let (levels, levels_seen) = watch::channel(Vec::new());
     let _sweep = Aborted(tokio::spawn(sweep::forever(agent.settings.pins.clone(), agent.turned.clone(), levels)));
     let said = Said {
@@ -88,7 +88,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
                 if agent.survey.node != before {
                     info!("the node's addresses are now {}", addresses(agent.survey.node));
                 }
-                engine.move_to(facts(&agent.settings, &agent.survey)?);
+                engine.move_to(agent.facts()?);
             }
             _ = repair.tick() => agent.sync(&mut datapath),
             () = sleep_until(report_at), if agent.report_at.is_some() => agent.write_report(&datapath),
@@ -118,11 +118,11 @@ struct Engine {
 }
 
 impl Engine {
-    fn start(settings: &Settings, survey: &Survey, source: &Opened, programming: Programming) -> anyhow::Result<Self> {
-        let mut store = BpfStore::open(&settings.pins)?;
-        let facts = facts(settings, survey)?;
+    fn start(agent: &Agent, source: &Opened, programming: Programming) -> anyhow::Result<Self> {
+        let mut store = BpfStore::open(&agent.settings.pins)?;
+        let facts = agent.facts()?;
         let options = Options { limits: limits(store.maps()), programming, ..Options::new(facts.clone()) };
-        let Feed { messages, mut health } = source.start(&settings.run_dir, &mut store)?;
+        let Feed { messages, mut health } = source.start(&agent.settings.run_dir, &mut store)?;
         health.mark_changed();
         let (node, news_of_node) = watch::channel(facts);
         let (sender, status) = watch::channel(Status::default());
@@ -151,6 +151,8 @@ impl Engine {
 struct Agent {
     settings: Settings,
     survey: Survey,
+    /// [`Config::strangers_until`](lb_common::tables::Config::strangers_until).
+    strangers_until: u32,
     events: Option<Events>,
     health: Health,
     status: Status,
@@ -168,10 +170,11 @@ struct Agent {
 }
 
 impl Agent {
-    fn new(settings: Settings, survey: Survey, events: Option<Events>) -> anyhow::Result<Self> {
+    fn new(settings: Settings, survey: Survey, events: Option<Events>, strangers_until: u32) -> anyhow::Result<Self> {
         let agent = Self {
             settings,
             survey,
+            strangers_until,
             events,
             health: Health::default(),
             status: Status::default(),
@@ -200,6 +203,13 @@ impl Agent {
         let wanted = pages.into_iter().filter_map(|(name, at, page)| Some(Server::start(name, at?, page)));
         self.servers = wanted.collect();
         self.observed = Some(observed);
+    }
+
+    /// What the devices and their addresses say of this node.
+    fn facts(&self) -> anyhow::Result<NodeFacts> {
+        let Self { settings, survey, strangers_until, .. } = self;
+        let (config, own) = (config(settings, survey.node, *strangers_until)?, survey.own.clone());
+        Ok(NodeFacts { name: settings.node.clone(), zone: None, config, own })
     }
 
     fn look(&mut self, world: &devices::World) {
@@ -298,12 +308,6 @@ impl Agent {
             ..base.clone()
         }
     }
-}
-
-/// What the devices and their addresses say of this node.
-fn facts(settings: &Settings, survey: &Survey) -> anyhow::Result<NodeFacts> {
-    let (config, own) = (config(settings, survey.node)?, survey.own.clone());
-    Ok(NodeFacts { name: settings.node.clone(), zone: None, config, own })
 }
 
 /// The room that there is, which may be another than the options say.

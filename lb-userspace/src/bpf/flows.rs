@@ -86,6 +86,11 @@ pub fn now() -> u32 {
     u32::try_from((seconds * 1_000_000_000 + nanos) / TICK).unwrap_or(u32::MAX)
 }
 
+/// The same of a time.
+pub fn in_ticks(time: Duration) -> u32 {
+    u32::try_from(time.as_nanos() / u128::from(TICK)).unwrap_or(u32::MAX)
+}
+
 /// How long a number of ticks is.
 pub fn ticks(ticks: u32) -> Duration {
     Duration::from_nanos(u64::from(ticks) * TICK)

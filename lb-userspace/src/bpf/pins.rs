@@ -117,6 +117,20 @@ impl Pins {
         attachments(&self.links())
     }
 
+    /// Whether an agent of any layout has attached something.
+    ///
+    /// # Errors
+    /// A folder cannot be read.
+    pub fn hold_links(&self) -> Result<bool, Error> {
+        for layout in self.layouts(false)? {
+            let links = layout.join("links");
+            if !attachments(&links)?.is_empty() || !sockets(&links)?.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Names of all programs that are attached to sockets, in order.
     ///
     /// # Errors

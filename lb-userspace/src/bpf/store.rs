@@ -46,6 +46,18 @@ impl BpfStore {
         self.writes
     }
 
+    /// What the programs know of the node.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn config(&self) -> Result<Config, StoreError> {
+        match self.maps.config.map.get(&0, 0) {
+            Ok(Raw(config)) => Ok(config),
+            Err(MapError::KeyNotFound) => Ok(Config::EMPTY),
+            Err(error) => Err(StoreError::Read { map: map::CONFIG, source: io_error(error) }),
+        }
+    }
+
     /// Of these frontends alone: they, their slots, and the backends in these.
     ///
     /// # Errors
@@ -187,11 +199,7 @@ impl Store for BpfStore {
                 image.names.insert(*id, *name);
             })
             .map_err(read(map::NAMES))?;
-        image.config = match maps.config.map.get(&0, 0) {
-            Ok(Raw(config)) => config,
-            Err(MapError::KeyNotFound) => Config::EMPTY,
-            Err(error) => return Err(read(map::CONFIG)(io_error(error))),
-        };
+        image.config = self.config()?;
         let words = maps.filter.words().take(Filter::BITS as usize / 64);
         image.filter = (0..).zip(words).flat_map(|(index, word)| bits(index * 64, word)).collect();
         let mut runs = Runs::new();

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use super::{Error, Hook, How, Pins, clsact, pins, sys};
 
@@ -16,6 +18,9 @@ pub struct Removed {
     pub layouts: usize,
 }
 
+/// How long answers may be on their way when nothing more is led to backends.
+const ANSWERS: Duration = Duration::from_millis(200);
+
 /// Detaches all programs, whichever agent attached them, and removes all pins.
 ///
 /// # Errors
@@ -29,10 +34,13 @@ pub fn uninstall(pins: &Pins) -> Result<Removed, Error> {
             pins::unlink(&links.join(format!("{}{name}", pins::SOCKET)))?;
             removed.sockets += 1;
         }
-        let mut attachments = pins::attachments(&links)?;
-        // Egress last: until then answers are still translated.
-        attachments.sort_by_key(|attachment| attachment.hook == Hook::TcEgress);
-        for attachment in &attachments {
+        let (egress, ingress): (Vec<_>, _) =
+            pins::attachments(&links)?.into_iter().partition(|attachment| attachment.hook == Hook::TcEgress);
+        for (at, attachment) in ingress.iter().chain(&egress).enumerate() {
+            // Egress last: until then what was asked before is still answered.
+            if at == ingress.len() {
+                thread::sleep(ANSWERS);
+            }
             if attachment.how == How::Clsact
                 && let Some(device) = sys::device_name(attachment.index)
             {

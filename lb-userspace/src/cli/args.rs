@@ -1,6 +1,7 @@
 //! The command line as it is typed.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lb_common::tables::map;
@@ -31,7 +32,7 @@ pub(super) enum Command {
     /// Show the agent, the maps and the counters.
     Status(DeviceArgs),
     /// Detach all programs and remove all maps.
-    Uninstall(PlaceArgs),
+    Uninstall(UninstallArgs),
     /// Mount a bpffs, which pins need, where the system has not.
     MountBpffs {
         /// Where.
@@ -120,6 +121,24 @@ pub(super) struct DeviceArgs {
     pub(super) place: PlaceArgs,
 }
 
+#[derive(Clone, Debug, Args)]
+pub(super) struct UninstallArgs {
+    /// First leave new connections to the next proxy, and wait until those that there are have ended, at most so long (`30s`, `10m`).
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(super) drain: Option<Duration>,
+    #[command(flatten)]
+    pub(super) place: PlaceArgs,
+}
+
+/// A time with its unit, as in Go: `90s`, `1h30m`; 0 needs none.
+fn time(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let time = text.parse::<jiff::SignedDuration>().ok().and_then(|time| time.try_into().ok());
+    time.ok_or_else(|| format!("`{text}` is not a time such as 30s, 10m or 1h30m"))
+}
+
 #[derive(Debug, Args)]
 pub(super) struct AgentArgs {
     /// Folder of manifests (YAML or JSON), in place of a cluster: Services, EndpointSlices, Pods.
@@ -155,6 +174,9 @@ pub(super) struct AgentArgs {
     /// How packets of pods are caught.
     #[arg(long, value_name = "HOW", default_value = "tcx")]
     pub(super) tc: TcArg,
+    /// How long connections that another proxy began before Sluice came to this node go on through that (`90s`, `1h`); 0 for not at all.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = time)]
+    pub(super) takeover: Duration,
     /// Room for frontends of each address family.
     #[arg(long, value_name = "N", default_value_t = map::FRONTENDS_CAPACITY, value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
     pub(super) max_services: u32,

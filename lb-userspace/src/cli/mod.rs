@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 
-use args::{AgentArgs, Command, PlaceArgs};
+use args::{AgentArgs, Command, UninstallArgs};
 
 use crate::agent;
 use crate::bpf;
@@ -78,10 +78,17 @@ fn log_to_stderr(directives: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn uninstall(place: &PlaceArgs) -> anyhow::Result<Outcome> {
+fn uninstall(UninstallArgs { drain, place }: &UninstallArgs) -> anyhow::Result<Outcome> {
     // Held to the end, so that no agent starts meanwhile.
     let run_dir = place.run_dir();
     let lock = run_dir.lock()?;
+    if let Some(longest) = drain {
+        let tell = |left| writeln!(io::stderr(), "draining: {left} connections go on");
+        match agent::drain(&place.pins(), *longest, tell)? {
+            0 => writeln!(io::stderr(), "drained: no connection is left")?,
+            left => writeln!(io::stderr(), "drained for {longest:?}: {left} connections are cut now")?,
+        }
+    }
     let removed = bpf::uninstall(&place.pins())?;
     run_dir.forget_manifests()?;
     drop(lock);

@@ -56,6 +56,7 @@ pub(super) fn settings(args: &AgentArgs, env: impl Fn(&str) -> Option<String>) -
             TcArg::Tcx => TcMode::Tcx,
             TcArg::Clsact => TcMode::Clsact,
         },
+        takeover: args.takeover,
         capacities: Capacities {
             services: args.max_services,
             backends: args.max_backends,
@@ -132,6 +133,8 @@ fn host_name() -> anyhow::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use clap::Parser;
 
     use super::super::args::{Cli, Command};
@@ -164,6 +167,8 @@ mod tests {
             "generic",
             "--tc",
             "clsact",
+            "--takeover",
+            "1h30m",
             "--max-flows",
             "1000",
             "--packet-log",
@@ -176,6 +181,12 @@ mod tests {
         assert_eq!((settings.xdp, settings.tc), (XdpMode::Generic, TcMode::Clsact));
         assert_eq!(settings.capacities, Capacities { flows: 1000, ..Capacities::default() });
         assert!(settings.packet_log);
+        assert_eq!(settings.takeover, Duration::from_secs(5400));
+        for (typed, seconds) in [(&[][..], 3600), (&["--takeover", "0"], 0), (&["--takeover", "90s"], 90)] {
+            let args = [&["--manifests", manifests], typed].concat();
+            let settings = self::settings(&parse(&args).unwrap(), |_| None).unwrap();
+            assert_eq!(settings.takeover, Duration::from_secs(seconds), "{typed:?}");
+        }
     }
 
     #[test]
@@ -238,6 +249,8 @@ mod tests {
                 vec!["--manifests", here, "--healthz-bind-address", "node:80"],
                 "`node:80` is not an IP address and a port",
             ),
+            (vec!["--manifests", here, "--takeover", "90"], "`90` is not a time such as 30s"),
+            (vec!["--manifests", here, "--takeover=-1s"], "`-1s` is not a time"),
             (vec!["--manifests", here, "--xdp", "fast"], "possible values: native, generic, off"),
         ] {
             let error = match parse(&args) {

@@ -147,3 +147,20 @@ fn a_packet_from_the_future_is_of_now() {
     entries.values_mut().for_each(|flow| flow.seen = NOW + 5);
     assert_eq!(removed(FlowTable::Established, &entries, &image()), 0);
 }
+
+#[test]
+fn connections_that_speak_are_waited_for_and_those_that_ended_or_fell_silent_are_not() {
+    let rows = [
+        ("speaks", TCP, 0, (0, 9), 1),
+        ("its backend speaks", TCP, 0, (1000, 59), 1),
+        ("silent", TCP, 0, (61, 61), 0),
+        ("half closed", TCP, state::FIN_BACK, (50, 50), 1),
+        ("its last segment may be on the way", TCP, state::FINS, (9, 1), 1),
+        ("closed", TCP, state::FINS, (4, 4), 0),
+        ("reset", TCP, state::RST, (4, 4), 0),
+        ("datagrams", UDP, 0, (0, 0), 0),
+    ];
+    for (name, proto, bits, ages, expected) in rows {
+        assert_eq!(unfinished(&pair(proto, 1, bits, ages), NOW), expected, "{name}");
+    }
+}

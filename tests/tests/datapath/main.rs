@@ -24,6 +24,7 @@ macro_rules! both_families {
 }
 
 mod flows;
+mod handover;
 mod verdicts;
 
 struct Path<A> {

@@ -125,7 +125,7 @@ fn no_request_fails_on_the_way_from_kube_proxy_to_sluice_and_back() -> Result<()
     let mut proxy = KubeProxy::start(&lab, plane.kubeconfig())?;
     sleep(Duration::from_secs(4));
     agent.kill()?;
-    let removed = agent.cli(&["uninstall"])?;
+    let removed = agent.cli(&["uninstall", "--drain", "20s"])?;
     assert!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
     pause();
     for load in loads {
