@@ -6,8 +6,8 @@ use crate::ip::{Be16, Ip, V4, V6};
 use crate::packet::{Ethernet, Packet, proto, tcp};
 use crate::parse::{Header, Parsed, parse};
 use crate::rewrite;
-use crate::service::{Choice, choose};
-use crate::tables::{Filter, Flow, FlowKey, FlowTable, Origin, Side, Tables};
+use crate::service::{Choice, Client, choose, find};
+use crate::tables::{Filter, Flow, FlowKey, FlowTable, Origin, Side, Tables, device};
 use crate::verdict::{Reason, Verdict};
 
 /// Decides on a packet of either family at a side of a device, and translates it. Counts the reason.
@@ -57,7 +57,8 @@ pub fn ingress<A: Ip, P: Packet, T: Tables<A>>(
     parsed: &Parsed<A>,
     now: impl Fn() -> u32,
 ) -> Verdict {
-    let to_service = tables.filtered(Filter::Frontend.bit(&parsed.dst, Be16::new(0)));
+    let frontend = |port| tables.filtered(Filter::Frontend.bit(&parsed.dst, port));
+    let to_service = frontend(Be16::new(0)) || frontend(parsed.ports.dst);
     // A flow outlives its Service, and answers to masqueraded flows come to the node's address.
     if !to_service && !tables.filtered(Filter::Flow.bit(&parsed.dst, parsed.ports.dst)) {
         return Verdict::Pass(Reason::NotService);
@@ -155,15 +156,24 @@ fn orphaned<A: Ip, T: Tables<A>>(tables: &T, entry: &Flow<A>) -> bool {
     }
 }
 
-/// Chooses a backend for the first packet of a flow to a Service, and writes the way there to `flow`.
-/// [`Reason::NewFlow`], or why there is no way. Out of line, and without the packet, so that its stack is its own.
+/// Chooses a backend for the first packet of a flow to a Service, which came in through a device, and writes the way there
+/// to `flow`. [`Reason::NewFlow`], or why there is no way. Out of line, and without the packet, so that its stack is its own.
 #[inline(never)]
-fn admit<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, now: u32, flow: &mut Flow<A>) -> Reason {
-    let hash = hash::tuple(&key.src, key.sport, &key.dst, key.dport, key.proto);
-    match choose(tables, key.dst, key.dport, key.proto, Origin::Inside, hash) {
-        Choice::NotService => Reason::NotService,
+fn admit<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, device: u32, now: u32, flow: &mut Flow<A>) -> Reason {
+    let frontend = match find(tables, key.dst, key.dport, key.proto) {
+        Ok(frontend) => frontend,
+        Err(reason) => return reason,
+    };
+    let inside = tables.device(device) & device::INSIDE != 0;
+    let client = Client {
+        addr: key.src,
+        origin: if inside { Origin::Inside } else { Origin::Outside },
+        hash: hash::tuple(&key.src, key.sport, &key.dst, key.dport, key.proto),
+        now,
+    };
+    match choose(tables, &frontend, &client) {
         Choice::Refuse(reason) | Choice::Drop(reason) => reason,
-        Choice::Backend { frontend, id, backend } => {
+        Choice::Backend { id, backend } => {
             let hairpin = backend.addr == key.src;
             let state = if hairpin { state::MASQUERADE | state::HAIRPIN } else { 0 };
             let from = if hairpin { tables.node() } else { key.src };
@@ -206,7 +216,7 @@ fn open<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, flow: &mut Flow<A
 fn first<A: Ip, P: Packet, T: Tables<A>>(packet: &mut P, tables: &mut T, parsed: &Parsed<A>, now: u32) -> Verdict {
     let key = parsed.key(Side::Ingress);
     let mut flow = Flow::zeroed();
-    let mut reason = admit(tables, &key, now, &mut flow);
+    let mut reason = admit(tables, &key, packet.device(), now, &mut flow);
     if let Some(left) = left(tables, parsed, now)
         && reason != Reason::NotService
         && !(reason == Reason::NewFlow && flow::has_way_back(tables, &key, &mut flow))

@@ -11,8 +11,8 @@ use std::vec::Vec;
 
 use crate::ip::{Ip, V4, V6};
 use crate::tables::{
-    Backend, Config, Filter, Flow, FlowKey, FlowTable, Frontend, FrontendKey, InsertError, Name, SocketKey, SocketPeer,
-    Tables,
+    Affinity, AffinityKey, Backend, Config, Filter, Flow, FlowKey, FlowTable, Frontend, FrontendKey, InsertError, Name,
+    RangeKey, SocketKey, SocketPeer, Tables,
 };
 use crate::verdict::{Reason, Verdict};
 
@@ -26,6 +26,8 @@ pub struct Side<A: Ip> {
     pub frontends: BTreeMap<FrontendKey<A>, Frontend>,
     /// `BACKENDS`, by id.
     pub backends: BTreeMap<u32, Backend<A>>,
+    /// `SOURCE_RANGES`: each key, after it the length of its prefix.
+    pub ranges: BTreeSet<(RangeKey<A>, u32)>,
 }
 
 /// All that the agent writes into maps.
@@ -106,11 +108,18 @@ pub struct Flows<A: Ip> {
     pub established: BTreeMap<FlowKey<A>, Flow<A>>,
     /// `SOCKETS`.
     pub sockets: BTreeMap<SocketKey<A>, SocketPeer<A>>,
+    /// `AFFINITY`.
+    pub affinity: BTreeMap<AffinityKey<A>, Affinity>,
 }
 
 impl<A: Ip> Default for Flows<A> {
     fn default() -> Self {
-        Self { half_open: BTreeMap::new(), established: BTreeMap::new(), sockets: BTreeMap::new() }
+        Self {
+            half_open: BTreeMap::new(),
+            established: BTreeMap::new(),
+            sockets: BTreeMap::new(),
+            affinity: BTreeMap::new(),
+        }
     }
 }
 
@@ -142,6 +151,8 @@ pub struct Native {
     pub v6: Flows<V6>,
     /// The set bits of `FILTER`, both halves.
     pub filter: BTreeSet<u32>,
+    /// `DEVICES`.
+    pub devices: BTreeMap<u32, u32>,
     /// `COUNTERS`.
     pub counters: BTreeMap<Reason, u64>,
     /// Entries that each of a family's flow tables takes. A full half-open table drops its first entry.
@@ -157,6 +168,7 @@ impl Native {
             v4: Flows::default(),
             v6: Flows::default(),
             filter,
+            devices: BTreeMap::new(),
             counters: BTreeMap::new(),
             capacity: usize::MAX,
         }
@@ -169,6 +181,17 @@ pub fn frontend_bits(image: &Image) -> BTreeSet<u32> {
         A::side(image).frontends.keys().map(|key| Filter::Frontend.bit(&key.addr, crate::ip::Be16::new(0)))
     }
     of::<V4>(image).chain(of::<V6>(image)).collect()
+}
+
+/// Whether an address is in a range whose prefix is `len` bits long, those of the Service's id included.
+fn covers<A: Ip>(range: &RangeKey<A>, len: u32, addr: A) -> bool {
+    let mut rest = len.saturating_sub(u32::BITS);
+    range.addr.words().iter().zip(addr.words()).all(|(range, word)| {
+        let bits = rest.min(u32::BITS);
+        rest -= bits;
+        let mask = u32::MAX.checked_shl(u32::BITS - bits).unwrap_or(0);
+        (u32::from_be(*range) ^ u32::from_be(*word)) & mask == 0
+    })
 }
 
 /// A copy of a flow entry, and where it stands.
@@ -213,6 +236,22 @@ impl<A: Of> Tables<A> for Native {
 
     fn backend(&self, id: u32) -> Option<Backend<A>> {
         A::side(&self.image).backends.get(&id).copied()
+    }
+
+    fn in_source_range(&self, service: u32, source: A) -> bool {
+        A::side(&self.image).ranges.iter().any(|(range, len)| range.service == service && covers(range, *len, source))
+    }
+
+    fn affinity(&self, key: &AffinityKey<A>) -> Option<Affinity> {
+        A::flows(self).affinity.get(key).copied()
+    }
+
+    fn set_affinity(&mut self, key: &AffinityKey<A>, to: &Affinity) {
+        A::flows_mut(self).affinity.insert(*key, *to);
+    }
+
+    fn device(&self, index: u32) -> u32 {
+        self.devices.get(&index).copied().unwrap_or_default()
     }
 
     fn filtered(&self, bit: u32) -> bool {
@@ -282,11 +321,14 @@ impl<A: Of> Tables<A> for Native {
     }
 }
 
-/// A packet in a buffer of its own.
+/// A packet in a buffer of its own. It came in through device [`Frame::DEVICE`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame(pub Vec<u8>);
 
 impl Frame {
+    /// The index that the loopback device has, which stands for all where the kernel runs a program on a lone packet.
+    pub const DEVICE: u32 = 1;
+
     /// Decides on the packet and does what was decided, as the programs in the kernel do.
     pub fn run(&mut self, tables: &mut Native, side: crate::tables::Side, now: u32) -> Verdict {
         let verdict = crate::datapath::run(self, tables, side, || now);
@@ -300,6 +342,10 @@ impl Frame {
 }
 
 impl crate::packet::Packet for Frame {
+    fn device(&self) -> u32 {
+        Self::DEVICE
+    }
+
     fn length(&self) -> usize {
         self.0.len()
     }

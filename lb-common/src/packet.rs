@@ -7,6 +7,9 @@ use crate::ip::{Be16, V4, V6};
 
 /// A packet that begins with its Ethernet header. Offsets count from there.
 pub trait Packet {
+    /// Index of the device at which the program runs.
+    fn device(&self) -> u32;
+
     /// Bytes of the packet, those of an aggregate (GSO) included.
     fn length(&self) -> usize;
 

@@ -2,8 +2,8 @@
 
 use crate::hash;
 use crate::ip::{Be16, Ip};
-use crate::service::{Choice, choose};
-use crate::tables::{Backend, Filter, Origin, SocketKey, SocketPeer, Tables};
+use crate::service::{Choice, Client, choose, find};
+use crate::tables::{Backend, Filter, Frontend, Origin, SocketKey, SocketPeer, Tables, frontend};
 use crate::verdict::Reason;
 
 /// What becomes of a `connect` or `sendmsg`.
@@ -17,25 +17,48 @@ pub enum Decision<A: Ip> {
     Refuse,
 }
 
-/// Decides where a socket that calls `addr` and `port` really goes. The same socket goes to the same backend as long
-/// as the set of backends stays.
+/// A socket that calls an address.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<A: Ip> {
+    /// `bpf_get_socket_cookie`, low word first.
+    pub cookie: [u32; 2],
+    /// The address that the process named.
+    pub addr: A,
+    /// The port.
+    pub port: Be16,
+    /// IP protocol number.
+    pub proto: u8,
+}
+
+/// Decides where a socket that calls an address really goes. The same socket goes to the same backend as long as the set
+/// of backends stays.
 ///
-/// What a packet would be dropped for is left to the packets where they meet a program, as those of pods do. `host`
-/// tells whether the socket is of the node itself: then an error at once is better than a packet that nobody takes.
+/// What a packet would be dropped for is left to the packets where they meet a program, as those of pods do, and so is all
+/// that depends on the client's address, which a pod's socket does not have yet. `host` tells whether the socket is of the
+/// node itself: then an error at once is better than a packet that nobody takes, and the client is the node's address.
 #[inline(always)]
 pub fn forward<A: Ip, T: Tables<A>>(
     tables: &mut T,
-    cookie: [u32; 2],
-    addr: A,
-    port: Be16,
-    proto: u8,
-    host: impl FnOnce() -> bool,
+    call: &Call<A>,
+    host: impl Fn() -> bool,
+    now: impl Fn() -> u32,
 ) -> Decision<A> {
-    if !tables.filtered(Filter::Frontend.bit(&addr, Be16::new(0))) || tables.draining() {
+    let &Call { cookie, addr, port, proto } = call;
+    let to_service = |port| tables.filtered(Filter::Frontend.bit(&addr, port));
+    if !to_service(Be16::new(0)) && !to_service(port) || tables.draining() {
         return Decision::Pass;
     }
-    match choose(tables, addr, port, proto, Origin::Inside, hash::socket(cookie, &addr, port)) {
-        Choice::NotService => Decision::Pass,
+    let choice = match find(tables, addr, port, proto) {
+        Ok(frontend) if asks_who(&frontend) && !host() => return Decision::Pass,
+        Ok(frontend) => {
+            let hash = hash::socket(cookie, &addr, port);
+            let now = if frontend.affinity != 0 { now() } else { 0 };
+            choose(tables, &frontend, &Client { addr: tables.node(), origin: Origin::Inside, hash, now })
+        }
+        Err(Reason::NotService) => return Decision::Pass,
+        Err(reason) => Choice::Refuse(reason),
+    };
+    match choice {
         Choice::Drop(_) if !host() => Decision::Pass,
         Choice::Refuse(_) | Choice::Drop(_) => {
             tables.count(Reason::SocketRefused);
@@ -52,6 +75,12 @@ pub fn forward<A: Ip, T: Tables<A>>(
             Decision::To(backend)
         }
     }
+}
+
+/// Whether a frontend treats clients by their address.
+#[inline(always)]
+const fn asks_who(frontend: &Frontend) -> bool {
+    frontend.affinity != 0 || frontend.flags & frontend::SOURCE_RANGES != 0
 }
 
 /// The frontend that the socket meant, where `addr` and `port` are a backend it was led to.

@@ -261,7 +261,8 @@ pub mod map {
 /// filter of one hash: a set bit may be a stranger's, a clear one never lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filter {
-    /// Addresses of frontends. The agent writes it.
+    /// Addresses of frontends, without a port; where a frontend stands on an address of the node's own, with its port, so
+    /// that the rest of what comes there is let go. The agent writes it.
     Frontend,
     /// Address and port that packets of flows come with: the destination of those that apply at ingress, the source of
     /// those at egress. The packet path sets bits.
@@ -274,7 +275,7 @@ impl Filter {
     /// 64-bit words of both together: the capacity of the map.
     pub const WORDS: u32 = 2 * Self::BITS / 64;
 
-    /// The bit, counted over both bitmaps, of an address (and a port, 0 for frontends).
+    /// The bit, counted over both bitmaps, of an address and a port (0 for an address as a whole).
     #[inline(always)]
     pub fn bit<A: Ip>(self, addr: &A, port: Be16) -> u32 {
         let bit = (crate::hash::quick(addr, port) >> (u64::BITS - Self::BITS.ilog2())) as u32;
@@ -321,6 +322,14 @@ pub trait Tables<A: Ip> {
     fn slot(&self, index: u32) -> Option<u32>;
     /// The backend of an id; `None` also for an id that nobody has.
     fn backend(&self, id: u32) -> Option<Backend<A>>;
+    /// Whether a source is in one of the ranges of a Service port, by its id.
+    fn in_source_range(&self, service: u32, source: A) -> bool;
+    /// Where a client of a Service with affinity was led to.
+    fn affinity(&self, key: &AffinityKey<A>) -> Option<Affinity>;
+    /// Notes it.
+    fn set_affinity(&mut self, key: &AffinityKey<A>, to: &Affinity);
+    /// Bits of [`device`] of a device, by its index; 0 for one that is not known.
+    fn device(&self, index: u32) -> u32;
     /// Whether a bit of the filters is set.
     fn filtered(&self, bit: u32) -> bool;
     /// Sets a bit of the filters.

@@ -86,6 +86,8 @@ reasons! {
     NoEndpoints => "no_endpoints",
     /// A traffic policy asks for endpoints on this node, and all that are usable are elsewhere.
     NoLocalEndpoints => "no_local_endpoints",
+    /// The client is not in the Service's loadBalancerSourceRanges.
+    SourceRange => "source_range",
     /// The Service does not have this port.
     NoSuchPort => "no_such_port",
     /// The tables name a backend that does not exist; a new table is on its way.

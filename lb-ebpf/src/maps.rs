@@ -30,6 +30,13 @@ pub(crate) fn config() -> Option<&'static Config> {
     CONFIG.get(0)
 }
 
+/// Bits of a device.
+#[inline(always)]
+pub(crate) fn device(index: u32) -> Option<u32> {
+    // SAFETY: the value is copied at once.
+    unsafe { DEVICES.get(&index) }.copied()
+}
+
 /// Two slots.
 #[inline(always)]
 pub(crate) fn slots(pair: u32) -> Option<u64> {

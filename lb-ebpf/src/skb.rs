@@ -22,6 +22,12 @@ struct Buffer(TcContext);
 
 impl Packet for Buffer {
     #[inline(always)]
+    fn device(&self) -> u32 {
+        // SAFETY: the context is this run's own.
+        unsafe { (*self.0.skb.skb).ifindex }
+    }
+
+    #[inline(always)]
     fn length(&self) -> usize {
         self.0.len() as usize
     }
@@ -96,6 +102,6 @@ fn back(buffer: &Buffer, ready: Option<()>) -> i32 {
     if ready.is_none() {
         return TC_ACT_SHOT;
     }
-    // SAFETY: the context is this run's own; the helper takes numbers only.
-    unsafe { bpf_redirect((*buffer.0.skb.skb).ifindex, 0) as i32 }
+    // SAFETY: the helper takes numbers only.
+    unsafe { bpf_redirect(buffer.device(), 0) as i32 }
 }

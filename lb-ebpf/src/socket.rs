@@ -160,7 +160,8 @@ fn lead<A: Call, B: Ip>(call: &Socket<A>, addr: B, into: impl Fn(B) -> A) -> i32
 where
     Kernel: Tables<B>,
 {
-    match socket::forward(&mut Kernel, call.cookie(), addr, call.port(), call.protocol(), || call.is_host()) {
+    let called = socket::Call { cookie: call.cookie(), addr, port: call.port(), proto: call.protocol() };
+    match socket::forward(&mut Kernel, &called, || call.is_host(), crate::now) {
         Decision::Pass => ALLOW,
         Decision::To(backend) => {
             A::set(call.0, into(backend.addr));

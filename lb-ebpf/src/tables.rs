@@ -3,8 +3,10 @@
 use core::ops::Deref;
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use aya_ebpf::maps::lpm_trie;
 use lb_common::tables::{
-    Backend, Flow, FlowKey, FlowTable, Frontend, FrontendKey, InsertError, SocketKey, SocketPeer, Tables,
+    Affinity, AffinityKey, Backend, Flow, FlowKey, FlowTable, Frontend, FrontendKey, InsertError, RangeKey, SocketKey,
+    SocketPeer, Tables,
 };
 use lb_common::verdict::Reason;
 
@@ -64,6 +66,29 @@ impl<A: Maps> Tables<A> for Kernel {
     #[inline(always)]
     fn backend(&self, id: u32) -> Option<Backend<A>> {
         A::backends().get(id).copied().filter(|backend| backend.port.wire() != 0)
+    }
+
+    #[inline(always)]
+    fn in_source_range(&self, service: u32, source: A) -> bool {
+        let whole = size_of::<RangeKey<A>>() as u32 * u8::BITS;
+        A::source_ranges().get(lpm_trie::Key::new(whole, RangeKey { service, addr: source })).is_some()
+    }
+
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey<A>) -> Option<Affinity> {
+        // SAFETY: the value is copied at once. Where another CPU writes it meanwhile, either's is right.
+        unsafe { A::affinity().get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn set_affinity(&mut self, key: &AffinityKey<A>, to: &Affinity) {
+        // An LRU map makes room; should it fail, the client's next flow is led anew.
+        let _ = A::affinity().insert(key, to, BPF_ANY.into());
+    }
+
+    #[inline(always)]
+    fn device(&self, index: u32) -> u32 {
+        maps::device(index).unwrap_or_default()
     }
 
     #[inline(always)]

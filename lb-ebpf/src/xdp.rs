@@ -16,6 +16,12 @@ struct Frame(XdpContext);
 
 impl Packet for Frame {
     #[inline(always)]
+    fn device(&self) -> u32 {
+        // SAFETY: the context is this run's own.
+        unsafe { (*self.0.ctx).ingress_ifindex }
+    }
+
+    #[inline(always)]
     fn length(&self) -> usize {
         // SAFETY: the context is this run's own.
         unsafe { bpf_xdp_get_buff_len(self.0.ctx) as usize }

@@ -5,7 +5,7 @@ use lb_common::flow::mirror;
 use lb_common::ip::{V4, V6};
 use lb_common::mem::{Frame, Native};
 use lb_common::parse::parse as read;
-use lb_common::tables::Side;
+use lb_common::tables::{Side, device};
 use lb_common::verdict::Verdict;
 
 use crate::packets::random::{self, Seed};
@@ -45,6 +45,7 @@ fn stream<A: Net>(data: &[u8]) {
     let mut tables = Native::new(random::image::<A>());
     for (now, step) in (0..).zip(data.chunks_exact(STEP)) {
         let (side, frame) = packet::<A>(step);
+        tables.devices.insert(Frame::DEVICE, u32::from(step[11]) & device::INSIDE);
         one(&mut tables, side, &frame, now);
     }
     pairs::<A>(&tables);

@@ -5,9 +5,11 @@
 use std::fs;
 
 use anyhow::{Context, Result};
+use aya::maps::{HashMap, Map, MapData};
 use lb_common::flow::{filter_bits, state};
 use lb_common::ip::{V4, V6};
-use lb_common::mem::{Image, Native, Of};
+use lb_common::mem::{Frame, Image, Native, Of};
+use lb_common::tables::map;
 use lb_common::verdict::Verdict;
 use lb_userspace::bpf::{BpfStore, Capacities, Hook, Object, Pins, Programs};
 use lb_userspace::plan;
@@ -34,6 +36,7 @@ pub struct Kernel {
     pub store: BpfStore,
     /// The programs.
     pub programs: Programs,
+    devices: HashMap<MapData, u32, u32>,
     _owner: Owner,
 }
 
@@ -54,7 +57,16 @@ impl Kernel {
         let mut store = BpfStore::open(&pins)?;
         let have = store.read()?;
         store.apply(&plan::diff(&have, image))?;
-        Ok(Self { store, programs, _owner: owner })
+        let devices = MapData::from_pin(pins.maps().join(map::DEVICES)).and_then(Map::from_map_data)?;
+        Ok(Self { store, programs, devices: devices.try_into()?, _owner: owner })
+    }
+
+    /// Says what the device is through which the next packets come in: bits of [`lb_common::tables::device`].
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn set_device(&mut self, bits: u32) -> Result<()> {
+        Ok(self.devices.insert(Frame::DEVICE, bits, 0)?)
     }
 
     /// All maps as they are now, but for counters. The filter holds what the image and the flows need.

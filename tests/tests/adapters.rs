@@ -6,7 +6,7 @@
 use anyhow::Result;
 use lb_common::ip::{V4, V6};
 use lb_common::mem::{Flows, Frame, Native};
-use lb_common::tables::Side;
+use lb_common::tables::{Side, device};
 use lb_common::verdict::Verdict;
 use lb_userspace::bpf::{Capacities, Hook};
 use sluice_tests::kernel::{Kernel, code};
@@ -27,6 +27,7 @@ fn small() -> Capacities {
 fn timeless<A: Net>(tables: &Native) -> Flows<A> {
     let mut flows = A::flows(tables).clone();
     flows.half_open.values_mut().chain(flows.established.values_mut()).for_each(|flow| flow.seen = 0);
+    flows.affinity.values_mut().for_each(|to| to.seen = 0);
     flows
 }
 
@@ -39,11 +40,13 @@ fn agree<A: Net>(seed: u64, packets: u64) -> Result<()> {
     let mut verdicts = std::collections::BTreeMap::<_, u64>::new();
     for number in 0..packets {
         let (side, bytes) = random::packet::<A>(&mut numbers);
+        let device = numbers.of(&[0, device::INSIDE]);
+        native.devices.insert(Frame::DEVICE, device);
         let sound = verify_checksums(&bytes).is_ok();
         let mut frame = Frame(bytes.clone());
         let verdict = frame.run(&mut native, side, 0);
         *verdicts.entry(verdict.reason().label()).or_default() += 1;
-        let about = format!("packet {number} of seed {seed}: {verdict:?}, was {bytes:x?}");
+        let about = format!("packet {number} of seed {seed}, device {device}: {verdict:?}, was {bytes:x?}");
         match verdict {
             Verdict::Pass(_) => assert_eq!(frame.0, bytes, "changed though passed: {about}"),
             _ if sound => verify_checksums(&frame.0).unwrap_or_else(|error| panic!("{error}: {about}")),
@@ -54,7 +57,8 @@ fn agree<A: Net>(seed: u64, packets: u64) -> Result<()> {
             Side::Ingress => [Hook::Xdp, Hook::TcIngress],
             Side::Egress => [Hook::TcEgress; 2],
         };
-        for (kernel, hook) in kernels.iter().zip(hooks) {
+        for (kernel, hook) in kernels.iter_mut().zip(hooks) {
+            kernel.set_device(device)?;
             let outcome = kernel.programs.run(hook, &bytes, 1)?;
             assert_eq!(outcome.code, code(hook, verdict), "{hook:?} returned another verdict for {about}");
             if !matches!(verdict, Verdict::Drop(_)) {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::devices::Places;
 use super::object::Programs;
 use super::sys::Target;
 use super::{Attachment, Error, Hook, How, Pins, clsact, pins, sys};
@@ -147,6 +148,11 @@ impl Attacher {
             Ok(pinned) => pinned,
             Err(error) => return vec![error],
         };
+        let mut places = match Places::open(&self.pins).and_then(|mut places| places.tell(devices).map(|()| places)) {
+            Ok(places) => places,
+            // Programs that take pods for strangers would do harm.
+            Err(error) => return vec![error],
+        };
         self.follow_roles(devices, &mut pinned, &mut errors);
         self.miss(devices, &pinned);
         let (mut wanted, mut failed) = (BTreeSet::new(), BTreeSet::new());
@@ -172,6 +178,7 @@ impl Attacher {
                 errors.push(error);
             }
         }
+        errors.extend(places.settle(devices, &wanted).err());
         self.notes.retain(|index, note| *note != Note::default() && devices.iter().any(|found| found.index == *index));
         self.ours = wanted;
         errors

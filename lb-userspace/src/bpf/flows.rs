@@ -22,6 +22,14 @@ pub fn flow_map<A: Of>(table: FlowTable) -> &'static str {
     }
 }
 
+/// The map of clients that stay with a backend.
+fn affinity_map<A: Of>() -> &'static str {
+    match A::FAMILY {
+        Family::V4 => map::AFFINITY[0],
+        Family::V6 => map::AFFINITY[1],
+    }
+}
+
 impl Maps {
     /// Visits all flow entries of a table. Entries that come or go meanwhile may be missed.
     ///
@@ -32,13 +40,17 @@ impl Maps {
         flows.each(each).map_err(|error| Error::map("read", flow_map::<A>(table), &error))
     }
 
-    /// Adds all flows and counters to an image.
+    /// Adds what the packet path has written to an image: flows, and which clients stay with which backend.
     ///
     /// # Errors
     /// A map cannot be read.
     pub fn read_flows(&self, native: &mut Native) -> Result<(), Error> {
         fn family<A: Of>(maps: &Maps, native: &mut Native) -> Result<(), Error> {
             let flows = A::flows_mut(native);
+            let affinity = A::maps(maps).affinity.each(|key, to| {
+                flows.affinity.insert(*key, *to);
+            });
+            affinity.map_err(|error| Error::map("read", affinity_map::<A>(), &error))?;
             let (half_open, established) = (&mut flows.half_open, &mut flows.established);
             maps.flows::<A>(FlowTable::HalfOpen, |key, flow| {
                 half_open.insert(*key, *flow);

@@ -8,7 +8,8 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use lb_common::ip::{Family, Ip, V4, V6};
 use lb_common::mem;
 use lb_common::tables::{
-    Backend, Config, Entry, Flow, FlowKey, FlowTable, Frontend, FrontendKey, Name, SocketKey, SocketPeer, map,
+    Affinity, AffinityKey, Backend, Config, Entry, Flow, FlowKey, FlowTable, Frontend, FrontendKey, Name, SocketKey,
+    SocketPeer, map,
 };
 
 use super::dense::Words;
@@ -53,6 +54,7 @@ pub struct FamilyMaps<A: Ip> {
     pub(super) half_open: Table<FlowKey<A>, Flow<A>>,
     pub(super) established: Table<FlowKey<A>, Flow<A>>,
     pub(super) sockets: Table<SocketKey<A>, SocketPeer<A>>,
+    pub(super) affinity: Table<AffinityKey<A>, Affinity>,
 }
 
 impl<A: Ip> FamilyMaps<A> {
@@ -76,6 +78,7 @@ pub struct Maps {
     pub(super) v4: FamilyMaps<V4>,
     pub(super) v6: FamilyMaps<V6>,
     pub(super) names: Table<u32, Name>,
+    pub(super) devices: Table<u32, u32>,
     pub(super) config: Row<Config>,
     pub(super) slots: Words,
     pub(super) filter: Words,
@@ -143,6 +146,7 @@ impl Maps {
             v4: family(&folder)?,
             v6: family(&folder)?,
             names: table(&folder, map::NAMES)?,
+            devices: table(&folder, map::DEVICES)?,
             config: row(&folder, map::CONFIG)?,
             slots: words(&folder, map::SLOTS)?,
             filter: words(&folder, map::FILTER)?,
@@ -199,6 +203,8 @@ impl Maps {
         }
         if name == map::NAMES {
             self.names.each(|_, _| n += 1)?;
+        } else if name == map::DEVICES {
+            self.devices.each(|_, _| n += 1)?;
         }
         Ok(n)
     }
@@ -216,6 +222,8 @@ impl<A: Ip> FamilyMaps<A> {
             self.established.each(|_, _| *n += 1)?;
         } else if name == map::SOCKETS[index] {
             self.sockets.each(|_, _| *n += 1)?;
+        } else if name == map::AFFINITY[index] {
+            self.affinity.each(|_, _| *n += 1)?;
         }
         Ok(())
     }
@@ -238,6 +246,7 @@ fn family<A: Ip>(folder: &Path) -> Result<FamilyMaps<A>, Error> {
         half_open: table(folder, map::HALF_OPEN[index])?,
         established: table(folder, map::ESTABLISHED[index])?,
         sockets: table(folder, map::SOCKETS[index])?,
+        affinity: table(folder, map::AFFINITY[index])?,
     })
 }
 
@@ -255,7 +264,7 @@ fn typed<T: TryFrom<Map, Error = MapError>>(data: MapData, name: &'static str) -
     Map::from_map_data(data).and_then(T::try_from).map_err(|error| Error::map("open", name, &error))
 }
 
-fn table<K: Entry, V: Entry>(folder: &Path, name: &'static str) -> Result<Table<K, V>, Error> {
+pub(super) fn table<K: Entry, V: Entry>(folder: &Path, name: &'static str) -> Result<Table<K, V>, Error> {
     let data = data(folder, name)?;
     Ok(Table { all: whole(&data, name)?, map: typed(data, name)? })
 }

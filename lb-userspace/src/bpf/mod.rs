@@ -5,6 +5,7 @@
 mod attach;
 mod clsact;
 mod dense;
+mod devices;
 mod error;
 mod flows;
 mod maps;

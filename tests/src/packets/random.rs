@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use etherparse::{IpHeaders, IpNumber, Ipv4Options, Ipv6RawExtHeader};
 use lb_common::mem::Image;
 use lb_common::packet::proto;
-use lb_common::tables::Side;
+use lb_common::tables::{Frontend, Side, Table, frontend as flags};
 
-use super::world::{Net, add_service, client, empty, node, pod, vip};
+use super::world::{Net, add_service, client, empty, frontend, node, pod, vip};
 use super::{ACK, FIN_ACK, RST, SYN, SYN_ACK, UDP, echo, ip, packet_with};
 
 /// A stream of numbers, repeatable from its seed (SplitMix64).
@@ -36,7 +36,8 @@ impl Seed {
     }
 }
 
-/// The tables that [`packet`] aims at: Services of three backends, of one, of none, and one whose backend is a client.
+/// The tables that [`packet`] aims at: Services of three backends, of one, of none, one whose backend is a client, one whose
+/// clients stay, and one that has nothing for clients outside.
 pub fn image<A: Net>() -> Image {
     let mut image = empty();
     let pods = [pod::<A>(1), pod::<A>(2), pod::<A>(3)];
@@ -48,6 +49,13 @@ pub fn image<A: Net>() -> Image {
     add_service::<A>(&mut image, vip::<A>(3, 53), proto::UDP, &[]);
     let own = SocketAddr::new(client::<A>(1, 0).ip(), 8080);
     add_service::<A>(&mut image, vip::<A>(4, 80), proto::TCP, &[own]);
+    for (l4, port) in [(proto::TCP, 80), (proto::UDP, 53)] {
+        add_service::<A>(&mut image, vip::<A>(5, port), l4, &pods);
+        frontend::<A>(&mut image, vip::<A>(5, port), l4).affinity = u32::MAX;
+        add_service::<A>(&mut image, vip::<A>(6, port), l4, &pods);
+        let local = frontend::<A>(&mut image, vip::<A>(6, port), l4);
+        *local = Frontend { outside: Table::EMPTY, flags: flags::ELSEWHERE_OUTSIDE, ..*local };
+    }
     image
 }
 
@@ -64,7 +72,7 @@ pub fn packet<A: Net>(seed: &mut Seed) -> (Side, Vec<u8>) {
     } else {
         80
     };
-    let service = vip::<A>(seed.of(&[1, 1, 2, 2, 3, 4, 4, 9]), port);
+    let service = vip::<A>(seed.of(&[1, 1, 2, 2, 3, 4, 4, 5, 5, 6, 9]), port);
     let back = seed.of(&[SYN_ACK, SYN_ACK, ACK, FIN_ACK, RST, UDP, UDP]);
     let len = seed.of(&[0, 1, 7, 64, 999]);
     let payload: Vec<u8> = (0..len).map(|_| seed.number() as u8).collect();

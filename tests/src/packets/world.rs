@@ -99,6 +99,16 @@ pub fn add_service<A: Net>(image: &mut Image, frontend: SocketAddr, proto: u8, b
     image.filter = mem::frontend_bits(image);
 }
 
+/// The frontend of an image at an address.
+///
+/// # Panics
+/// When it has none there.
+pub fn frontend<A: Net>(image: &mut Image, addr: SocketAddr, proto: u8) -> &mut Frontend {
+    let ip = A::from_ip(addr.ip()).expect("an address of the family");
+    let key = FrontendKey::new(ip, Be16::new(addr.port()), proto);
+    A::side_mut(image).frontends.get_mut(&key).expect("the frontend")
+}
+
 fn name(service: &str) -> Name {
     fn padded<const N: usize>(text: &str) -> [u8; N] {
         std::array::from_fn(|i| text.as_bytes().get(i).copied().unwrap_or(0))

@@ -1,7 +1,7 @@
 //! From another proxy to this one and on to the next: whose is a packet that belongs to no flow?
 
 use lb_common::ip::Be16;
-use lb_common::socket::{self, Decision};
+use lb_common::socket::{self, Call, Decision};
 use lb_common::tables::Filter;
 
 use super::*;
@@ -95,7 +95,8 @@ mod rules {
         assert!(path.tables.filter.contains(&Filter::Frontend.bit(&at, Be16::new(0))));
         let mut call = |draining| {
             path.tables.image.config.draining = draining;
-            socket::forward(&mut path.tables, [1, 0], at, Be16::new(80), proto::TCP, || true)
+            let call = Call { cookie: [1, 0], addr: at, port: Be16::new(80), proto: proto::TCP };
+            socket::forward(&mut path.tables, &call, || true, || 0)
         };
         assert_eq!(call(1), Decision::Pass);
         assert!(matches!(call(0), Decision::To(_)));

@@ -25,6 +25,8 @@ macro_rules! both_families {
 
 mod flows;
 mod handover;
+mod policies;
+mod sockets;
 mod verdicts;
 
 struct Path<A> {
