@@ -4,10 +4,13 @@
 //! compare and print in a stable order. [`Native`] adds what the packet path itself writes (flows, sockets,
 //! counters), so that the decisions run on it without a kernel.
 
+mod slots;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
-use std::sync::Arc;
 use std::vec::Vec;
+
+pub use slots::Slots;
 
 use crate::ip::{Ip, V4, V6};
 use crate::tables::{
@@ -16,8 +19,8 @@ use crate::tables::{
 };
 use crate::verdict::{Reason, Verdict};
 
-/// Index of the first slot of a table in `SLOTS` → its slots. Shared, since many frontends have one set of backends.
-pub type Runs = BTreeMap<u32, Arc<[u32]>>;
+/// Index of the first slot of a table in `SLOTS` → its slots. Many frontends may point to them.
+pub type Runs = BTreeMap<u32, Slots>;
 
 /// The maps of one family that the agent writes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -231,7 +234,7 @@ impl<A: Of> Tables<A> for Native {
 
     fn slot(&self, index: u32) -> Option<u32> {
         let (first, run) = self.image.runs.range(..=index).next_back()?;
-        run.get((index - first) as usize).copied()
+        run.get((index - first) as usize)
     }
 
     fn backend(&self, id: u32) -> Option<Backend<A>> {

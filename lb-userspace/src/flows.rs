@@ -54,7 +54,7 @@ impl<'a, A: Of> Current<'a, A> {
 
     fn members(&mut self, table: Table) -> &HashSet<u32> {
         let slots = self.image.runs.get(&table.at);
-        let all = || slots.map(|slots| slots.iter().copied().collect()).unwrap_or_default();
+        let all = || slots.map(|slots| slots.ids().iter().copied().collect()).unwrap_or_default();
         self.members.entry(table.at).or_insert_with(all)
     }
 }

@@ -14,6 +14,7 @@ use lb_common::tables::{
 
 use super::dense::Words;
 use super::shape::{self, Shape};
+use super::slots::SlotArray;
 use super::{Capacities, Error, Pins, Raw, sys};
 
 /// A hash map.
@@ -80,7 +81,7 @@ pub struct Maps {
     pub(super) names: Table<u32, Name>,
     pub(super) devices: Table<u32, u32>,
     pub(super) config: Row<Config>,
-    pub(super) slots: Words,
+    pub(super) slots: SlotArray,
     pub(super) filter: Words,
     pub(super) counters: PerCpuArray<MapData, u64>,
     shapes: Vec<(Shape, u32)>,
@@ -148,7 +149,7 @@ impl Maps {
             names: table(&folder, map::NAMES)?,
             devices: table(&folder, map::DEVICES)?,
             config: row(&folder, map::CONFIG)?,
-            slots: words(&folder, map::SLOTS)?,
+            slots: slots(&folder)?,
             filter: words(&folder, map::FILTER)?,
             counters: typed(data(&folder, map::COUNTERS)?, map::COUNTERS)?,
             shapes,
@@ -277,5 +278,10 @@ fn row<V: Entry>(folder: &Path, name: &'static str) -> Result<Row<V>, Error> {
 fn words(folder: &Path, name: &'static str) -> Result<Words, Error> {
     let data = data(folder, name)?;
     let info = data.info().map_err(|error| Error::map("open", name, &error))?;
-    Words::map(data.fd().as_fd(), info.max_entries()).map_err(|error| Error::map("map into memory", name, &error))
+    Words::map(data.fd().as_fd(), 0..info.max_entries() as usize).map_err(|error| Error::map("map into memory", name, &error))
+}
+
+fn slots(folder: &Path) -> Result<SlotArray, Error> {
+    let Whole { fd, shape: (_, _, words) } = whole(&data(folder, map::SLOTS)?, map::SLOTS)?;
+    Ok(SlotArray::new(fd, words))
 }

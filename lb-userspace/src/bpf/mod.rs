@@ -14,6 +14,7 @@ mod object;
 mod pins;
 mod run;
 mod shape;
+mod slots;
 mod sockets;
 mod store;
 mod sys;

@@ -62,21 +62,23 @@ impl BpfStore {
     ///
     /// # Errors
     /// A map cannot be read.
-    pub fn read_frontends<A: Of>(&self, keys: impl IntoIterator<Item = FrontendKey<A>>) -> Result<Image, StoreError> {
-        let (tables, mut image) = (A::maps(&self.maps), Image::default());
+    pub fn read_frontends<A: Of>(
+        &mut self,
+        keys: impl IntoIterator<Item = FrontendKey<A>>,
+    ) -> Result<Image, StoreError> {
+        let mut image = Image::default();
         let names = names_of::<A>();
         let side = A::side_mut(&mut image);
         for key in keys {
-            let found = tables.frontends.map.get(&Raw(key), 0);
+            let found = A::maps(&self.maps).frontends.map.get(&Raw(key), 0);
             if let Some(Raw(frontend)) = present(found, map::FRONTENDS[names])? {
                 side.frontends.insert(key, frontend);
             }
         }
-        let mut runs = Runs::new();
-        self.runs(side, &mut runs);
-        let ids: BTreeSet<_> = runs.values().flat_map(|slots| slots.iter().copied()).collect();
+        let runs = self.runs(side)?;
+        let ids: BTreeSet<_> = runs.values().flat_map(|slots| slots.ids().iter().copied()).collect();
         for id in ids {
-            let found = tables.backends.map.get(&id, 0);
+            let found = A::maps(&self.maps).backends.map.get(&id, 0);
             let found = present(found, map::BACKENDS[names])?;
             if let Some(Raw(backend)) = found.filter(|Raw(backend)| backend.port.wire() != 0) {
                 side.backends.insert(id, backend);
@@ -99,21 +101,6 @@ impl BpfStore {
         }
     }
 
-    fn run(&self, at: u32, slots: &[u32]) -> Result<(), MapError> {
-        let (at, words) = (at as usize, &self.maps.slots);
-        if at + slots.len() > words.halves() {
-            return Err(io::Error::from_raw_os_error(libc::E2BIG).into());
-        }
-        for (index, backend) in slots.iter().enumerate() {
-            if let Some(slot) = words.half(at + index) {
-                slot.store(*backend, Ordering::Relaxed);
-            }
-        }
-        // The frontend that will point here must not be seen before its slots.
-        std::sync::atomic::fence(Ordering::Release);
-        Ok(())
-    }
-
     fn filter(&self, bit: u32, set: bool) -> Result<(), MapError> {
         let index = bit as usize / 64;
         // The other half belongs to the packet path.
@@ -128,18 +115,17 @@ impl BpfStore {
         Ok(())
     }
 
-    fn runs<A: Of>(&self, image: &mem::Side<A>, runs: &mut Runs) {
+    /// The tables that frontends point to.
+    fn runs<A: Of>(&mut self, image: &mem::Side<A>) -> Result<Runs, StoreError> {
         let mut lens = BTreeMap::<u32, u32>::new();
         for table in image.frontends.values().flat_map(Frontend::tables) {
             let len = lens.entry(table.at).or_default();
             *len = table.len.max(*len);
         }
-        for (at, len) in lens {
-            let slot = |index| self.maps.slots.half(index as usize).map_or(0, |slot| slot.load(Ordering::Relaxed));
-            // A frontend that points beyond the array is a stranger's; what it names is not worth its memory.
-            let end = at.saturating_add(len).min(u32::try_from(self.maps.slots.halves()).unwrap_or(u32::MAX));
-            runs.insert(at, (at..end.max(at)).map(slot).collect());
-        }
+        let slots = &mut self.maps.slots;
+        let read = |(at, len)| Ok((at, slots.read(at, len)?));
+        let read: io::Result<_> = lens.into_iter().map(read).collect();
+        read.map_err(|source| StoreError::Read { map: map::SLOTS, source })
     }
 }
 
@@ -202,17 +188,15 @@ impl Store for BpfStore {
         image.config = self.config()?;
         let words = maps.filter.words().take(Filter::BITS as usize / 64);
         image.filter = (0..).zip(words).flat_map(|(index, word)| bits(index * 64, word)).collect();
-        let mut runs = Runs::new();
-        self.runs(&image.v4, &mut runs);
-        self.runs(&image.v6, &mut runs);
-        image.runs = runs;
+        image.runs = self.runs(&image.v4)?;
+        image.runs.extend(self.runs(&image.v6)?);
         Ok(image)
     }
 
     fn write(&mut self, op: &Op) -> Result<(), StoreError> {
         let written = match op {
             Op::Config(config) => self.maps.config.map.set(0, Raw(*config), 0),
-            Op::Run { at, slots } => self.run(*at, slots),
+            Op::Run { at, slots } => self.maps.slots.write(*at, slots).map_err(MapError::from),
             Op::Name { id, name } => self.maps.names.map.insert(Raw(*id), Raw(*name), 0),
             Op::RemoveName { id } => gone(self.maps.names.map.remove(&Raw(*id))),
             Op::Filter { bit, set } => self.filter(*bit, *set),

@@ -5,7 +5,6 @@ use std::ffi::CString;
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
 
 use lb_common::ip::{Be16, V4, V6};
 use lb_common::mem::{self, Image, Native, frontend_bits};
@@ -86,7 +85,7 @@ fn images() -> impl Strategy<Value = Image> {
         let mut at = 0;
         for (port, (ids, is_v6)) in ports {
             let len = u32::try_from(ids.len()).unwrap() * 7;
-            let slots: Arc<[u32]> = ids.iter().cycle().take(len as usize).copied().collect();
+            let slots: Vec<_> = ids.iter().cycle().take(len as usize).copied().collect();
             let frontend = Frontend::with_table(port.into(), Table { at: if len == 0 { 0 } else { at }, len });
             image.names.insert(port.into(), name(port.into()));
             fn put<A: mem::Of>(image: &mut Image, addr: impl Fn(u8) -> A, port: u8, frontend: Frontend, ids: &[u32]) {
@@ -100,7 +99,7 @@ fn images() -> impl Strategy<Value = Image> {
                 true => put(&mut image, v6, port, frontend, &ids),
             }
             if len > 0 {
-                image.runs.insert(at, slots);
+                image.runs.insert(at, slots.into());
                 at += len;
             }
         }

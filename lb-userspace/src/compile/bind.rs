@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use lb_common::maglev::{self, Candidate};
+use lb_common::mem::Slots;
 use lb_common::tables::{Backend, Table};
 
 use super::{Compiled, Compiler};
@@ -88,7 +89,7 @@ impl Compiler {
     }
 }
 
-fn table<A: Compiled>(backends: &[Backend<A>], set: &[u32], len: u32) -> Arc<[u32]> {
+fn table<A: Compiled>(backends: &[Backend<A>], set: &[u32], len: u32) -> Slots {
     let of = |(backend, id): (&Backend<A>, &u32)| Candidate::new(*id, &backend.addr, backend.port, len);
     let mut candidates: Vec<_> = backends.iter().zip(set).map(of).collect();
     let mut slots = vec![0; len as usize];

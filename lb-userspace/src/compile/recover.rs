@@ -6,7 +6,7 @@ use std::sync::Arc;
 use lb_common::ip::{V4, V6};
 use lb_common::maglev;
 use lb_common::mem::Image;
-use lb_common::tables::{Backend, Frontend};
+use lb_common::tables::Frontend;
 
 use super::{Compiled, Compiler, Limits};
 use crate::ids::Rest;
@@ -45,9 +45,8 @@ impl Compiler {
         }
         let mut places: Vec<_> = places.into_iter().collect();
         places.sort_unstable();
-        let mut seen = Seen::default();
         for (at, len) in places {
-            let set = self.set_of::<A>(actual, at, len, &mut seen);
+            let set = self.set_of::<A>(actual, at, len);
             if !set.is_some_and(|set| self.runs.recover(A::FAMILY, &set, at, len)) {
                 self.runs.avoid(at, len);
             }
@@ -55,43 +54,14 @@ impl Compiler {
     }
 
     /// The set of backends of a table, in the order of their addresses; none where the table makes no sense.
-    fn set_of<A: Compiled>(&self, actual: &Image, at: u32, len: u32, seen: &mut Seen) -> Option<Arc<[u32]>> {
+    fn set_of<A: Compiled>(&self, actual: &Image, at: u32, len: u32) -> Option<Arc<[u32]>> {
         let slots = actual.runs.get(&at).filter(|slots| slots.len() == len as usize)?;
         let known = &A::side(self.draft.image()).backends;
-        let mut set: Vec<(Backend<A>, u32)> = Vec::new();
-        seen.begin();
-        for id in slots.iter().copied() {
-            if seen.is_new(id, self.limits.backends)? {
-                set.push((*known.get(&id)?, id));
-            }
+        let mut set = Vec::with_capacity(slots.ids().len());
+        for id in slots.ids() {
+            set.push((*known.get(id)?, *id));
         }
         set.sort_unstable();
         (maglev::table_len(set.len() as u32) == len).then(|| set.into_iter().map(|(_, id)| id).collect())
-    }
-}
-
-/// Which ids a table has shown already. Ten million slots want an array, not a hash table.
-#[derive(Default)]
-struct Seen {
-    round: u32,
-    rounds: Vec<u32>,
-}
-
-impl Seen {
-    fn begin(&mut self) {
-        self.round += 1;
-    }
-
-    /// Whether this round sees `id` for the first time; none where it is too high for any backend.
-    fn is_new(&mut self, id: u32, capacity: u32) -> Option<bool> {
-        if id >= capacity {
-            return None;
-        }
-        let at = id as usize;
-        if at >= self.rounds.len() {
-            self.rounds.resize(at + 1, 0);
-        }
-        let last = self.rounds.get_mut(at)?;
-        Some(std::mem::replace(last, self.round) != self.round)
     }
 }

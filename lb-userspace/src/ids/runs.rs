@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use lb_common::ip::Family;
+use lb_common::mem::Slots;
 
 use super::uses::Uses;
 use super::{Exhausted, Extents, Rest};
@@ -18,7 +19,7 @@ pub struct Run {
     /// Index of its first slot.
     pub at: u32,
     /// Its slots. Each table is made once, when its set is first used.
-    pub slots: Arc<[u32]>,
+    pub slots: Slots,
 }
 
 /// The places of all tables.
@@ -38,7 +39,7 @@ struct Place {
     at: u32,
     len: u32,
     /// Not known of a place that was recovered and has not been used yet.
-    slots: Option<Arc<[u32]>>,
+    slots: Option<Slots>,
 }
 
 impl Runs {
@@ -88,7 +89,7 @@ impl Runs {
         family: Family,
         set: &Arc<[u32]>,
         len: u32,
-        fill: impl FnOnce() -> Arc<[u32]>,
+        fill: impl FnOnce() -> Slots,
     ) -> Result<Run, Exhausted> {
         let key = (family, set.clone());
         if let Some(place) = self.places.acquire(&key) {
@@ -189,7 +190,7 @@ mod tests {
         assert!(runs.recover(Family::V4, &[1, 2].into(), 50, 10));
         assert!(!runs.recover(Family::V4, &[3].into(), 55, 1), "it overlaps");
         let run = runs.acquire(Family::V4, &[1, 2].into(), 10, || vec![7; 10].into()).unwrap();
-        assert_eq!((run.at, run.slots[0]), (50, 7));
+        assert_eq!((run.at, run.slots.get(0)), (50, Some(7)));
     }
 
     #[test]

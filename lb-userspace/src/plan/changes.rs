@@ -2,10 +2,9 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use lb_common::ip::{V4, V6};
-use lb_common::mem::{Image, Of};
+use lb_common::mem::{Image, Of, Slots};
 use lb_common::tables::{Backend, Config, Frontend, FrontendKey, Name};
 
 use super::{FamilyOp, Op, Planned};
@@ -18,7 +17,7 @@ pub(super) type Changed<K, V> = Vec<(K, Option<V>)>;
 pub(super) struct Changes {
     pub(super) config: Option<Config>,
     pub(super) names: Changed<u32, Name>,
-    pub(super) runs: Changed<u32, Arc<[u32]>>,
+    pub(super) runs: Changed<u32, Slots>,
     pub(super) filter: Changed<u32, ()>,
     pub(super) v4: SideChanges<V4>,
     pub(super) v6: SideChanges<V6>,

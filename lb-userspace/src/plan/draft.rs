@@ -2,10 +2,9 @@
 //! that one, not a comparison of all.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 
 use lb_common::ip::{Be16, V4, V6};
-use lb_common::mem::{Image, Of};
+use lb_common::mem::{Image, Of, Slots};
 use lb_common::tables::{Backend, Config, Filter, Frontend, FrontendKey, Name, Origin};
 
 use super::changes::{Changed, Changes, SideChanges};
@@ -29,7 +28,7 @@ pub struct Draft {
 pub(super) struct Touched {
     config: Option<Config>,
     names: Before<u32, Name>,
-    runs: Before<u32, Arc<[u32]>>,
+    runs: Before<u32, Slots>,
     filter: Before<u32, ()>,
     pub(super) v4: SideBefore<V4>,
     pub(super) v6: SideBefore<V6>,
@@ -94,7 +93,7 @@ impl Draft {
     }
 
     /// Puts a Maglev table.
-    pub fn put_run(&mut self, at: u32, slots: Arc<[u32]>) {
+    pub fn put_run(&mut self, at: u32, slots: Slots) {
         replace(&mut self.image.runs, &mut self.before.runs, at, Some(slots));
     }
 

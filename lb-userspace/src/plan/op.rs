@@ -1,9 +1,9 @@
 //! One write to the maps.
 
 use std::fmt;
-use std::sync::Arc;
 
 use lb_common::ip::{Family, Ip, V4, V6};
+use lb_common::mem::Slots;
 use lb_common::tables::{Backend, Config, Frontend, FrontendKey, Name, map};
 
 use crate::model::Protocol;
@@ -18,7 +18,7 @@ pub enum Op {
         /// Index of its first slot in `SLOTS`.
         at: u32,
         /// The table.
-        slots: Arc<[u32]>,
+        slots: Slots,
     },
     /// Names a Service port.
     Name {

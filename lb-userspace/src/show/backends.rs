@@ -82,8 +82,8 @@ fn family<A: Of>(image: &Image, asked: Option<&str>, rows: &mut Vec<BackendRow>)
 
 fn count(image: &Image, table: Table) -> BTreeMap<u32, u32> {
     let mut counts = BTreeMap::new();
-    for id in image.runs.get(&table.at).iter().flat_map(|run| run.iter().take(table.len as usize)) {
-        *counts.entry(*id).or_default() += 1;
+    for id in image.runs.get(&table.at).iter().flat_map(|slots| slots.iter().take(table.len as usize)) {
+        *counts.entry(id).or_default() += 1;
     }
     counts
 }

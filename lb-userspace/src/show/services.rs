@@ -85,8 +85,7 @@ pub fn services(image: &Image, asked: Option<&str>) -> Vec<ServiceRow> {
 
 /// The backends in a Maglev table.
 pub(super) fn backend_ids(image: &Image, table: Table) -> BTreeSet<u32> {
-    let run = image.runs.get(&table.at).map_or(&[][..], |run| &run[..run.len().min(table.len as usize)]);
-    run.iter().copied().collect()
+    image.runs.get(&table.at).iter().flat_map(|slots| slots.iter().take(table.len as usize)).collect()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lb_common::ip::Ip;
-use lb_common::mem::{Image, Of, Runs};
+use lb_common::mem::{Image, Of, Runs, Slots};
 use lb_common::tables::Frontend;
 
 use super::{Store, StoreError};
@@ -33,12 +33,12 @@ impl MemoryStore {
         &mut self.slots
     }
 
-    fn put_run(&mut self, at: u32, slots: &[u32]) {
+    fn put_run(&mut self, at: u32, slots: &Slots) {
         let (from, to) = (at as usize, at as usize + slots.len());
         if self.slots.len() < to {
             self.slots.resize(to, 0);
         }
-        self.slots[from..to].copy_from_slice(slots);
+        self.slots[from..to].iter_mut().zip(slots.iter()).for_each(|(slot, id)| *slot = id);
     }
 
     fn put<A: Of>(&mut self, op: &FamilyOp<A>) {
@@ -58,8 +58,8 @@ impl MemoryStore {
             *len = table.len.max(*len);
         }
         for (at, len) in lens {
-            let slots = (at..at + len).map(|i| self.slots.get(i as usize).copied().unwrap_or(0)).collect();
-            runs.insert(at, slots);
+            let slots: Vec<_> = (at..at + len).map(|i| self.slots.get(i as usize).copied().unwrap_or(0)).collect();
+            runs.insert(at, slots.into());
         }
     }
 }

@@ -36,8 +36,11 @@ fn members<A: Of>(image: &Image, key: &FrontendKey<A>, table: Table) -> Result<B
     }
     let (first, run) = image.runs.range(..=table.at).next_back().ok_or_else(|| format!("{key:?} leads to no table"))?;
     let from = (table.at - first) as usize;
-    let slots = run.get(from..from + table.len as usize).ok_or_else(|| format!("{key:?} leads beyond a table"))?;
-    let ids: BTreeSet<_> = slots.iter().copied().collect();
+    let slots = from..from + table.len as usize;
+    if slots.end > run.len() {
+        return Err(format!("{key:?} leads beyond a table"));
+    }
+    let ids: BTreeSet<_> = slots.filter_map(|slot| run.get(slot)).collect();
     let backend = |id| A::side(image).backends.get(&id).copied().ok_or_else(|| format!("{key:?}: no backend {id}"));
     ids.into_iter().map(backend).collect()
 }

@@ -92,9 +92,8 @@ fn show(image: &Image) -> String {
     family::<lb_common::ip::V4>(image, &mut text);
     family::<lb_common::ip::V6>(image, &mut text);
     for (at, slots) in &image.runs {
-        let mut ids: Vec<_> = slots.to_vec();
+        let mut ids = slots.ids().to_vec();
         ids.sort_unstable();
-        ids.dedup();
         writeln!(text, "table     {:<28} {ids:?}", format!("{at}+{}", slots.len())).expect("text");
     }
     for (id, name) in &image.names {
