@@ -38,8 +38,8 @@ const REPORT: Duration = Duration::from_millis(100);
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
-    let source = Opened::new(&settings.source).await?;
     let _lock = settings.run_dir.lock()?;
+    let source = Opened::new(&settings.source).await?;
     let mut datapath = Datapath::load(&settings, settings.run_dir.last())?;
     let devices::Watcher { world: mut devices, task: mut netlink } =
         devices::watch().await.context("cannot follow the devices of this node")?;
@@ -51,7 +51,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         agent.attach(&mut datapath)?;
     }
     let programming = Programming::default();
-    let mut engine = Engine::start(&agent, &source, programming.clone())?;
+    let mut engine = Engine::start(&agent, source, programming.clone())?;
     let (levels, levels_seen) = watch::channel(Vec::new());
     let _sweep = Aborted(tokio::spawn(sweep::forever(agent.settings.pins.clone(), agent.turned.clone(), levels)));
     let said = Said {
@@ -118,7 +118,7 @@ struct Engine {
 }
 
 impl Engine {
-    fn start(agent: &Agent, source: &Opened, programming: Programming) -> anyhow::Result<Self> {
+    fn start(agent: &Agent, source: Opened, programming: Programming) -> anyhow::Result<Self> {
         let mut store = BpfStore::open(&agent.settings.pins)?;
         let facts = agent.facts()?;
         let options = Options { limits: limits(store.maps()), programming, ..Options::new(facts.clone()) };

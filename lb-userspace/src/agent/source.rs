@@ -15,27 +15,32 @@ use crate::watch::{Feed, Health, files};
 /// A source that is known to be there, as far as that can be known without asking it.
 pub(super) enum Opened {
     Manifests(PathBuf),
-    Kubernetes(Arc<Servers>),
+    /// It is asked already: lists come in while programs are loaded.
+    Kubernetes(Arc<Servers>, Feed),
 }
 
 impl Opened {
     pub(super) async fn new(source: &Source) -> anyhow::Result<Self> {
         Ok(match source {
             Source::Manifests(folder) => Self::Manifests(folder.clone()),
-            Source::Kubernetes(access) => Self::Kubernetes(Servers::new(access).await?),
+            Source::Kubernetes(access) => {
+                let servers = Servers::new(access).await?;
+                let feed = kubernetes::watch(&servers);
+                Self::Kubernetes(servers, feed)
+            }
         })
     }
 
-    /// Starts it; what the maps serve now, `store` knows.
-    pub(super) fn start(&self, run_dir: &RunDir, store: &mut BpfStore) -> anyhow::Result<Feed> {
+    /// What it says; what the maps serve now, `store` knows.
+    pub(super) fn start(self, run_dir: &RunDir, store: &mut BpfStore) -> anyhow::Result<Feed> {
         match self {
-            Self::Kubernetes(servers) => Ok(kubernetes::watch(servers)),
+            Self::Kubernetes(_, feed) => Ok(feed),
             Self::Manifests(folder) => {
                 let mut kept = files::Kept::new(run_dir.manifests());
                 if !kept.is_complete() && serves_nothing(store)? {
                     kept.start_afresh();
                 }
-                let messages = files::watch(folder, kept);
+                let messages = files::watch(&folder, kept);
                 let messages = messages.with_context(|| format!("cannot watch the folder {}", folder.display()))?;
                 let source = format!("manifests in {}", folder.display());
                 let (_, health) = watch::channel(Health { source, ..Health::default() });
@@ -47,7 +52,7 @@ impl Opened {
     /// Where problems of objects are told, where that is possible.
     pub(super) fn events(&self, node: &str) -> Option<Events> {
         match self {
-            Self::Kubernetes(servers) => Some(Events::new(servers, node)),
+            Self::Kubernetes(servers, _) => Some(Events::new(servers, node)),
             Self::Manifests(_) => None,
         }
     }

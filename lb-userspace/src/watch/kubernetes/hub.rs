@@ -11,6 +11,10 @@ use tracing::info;
 use super::{BATCH, Heard, Servers};
 use crate::watch::{Arrived, Event, Health, Message, Problem, Reason};
 
+/// Events that may wait for a reconciler that is busy, or is still to begin: enough for the lists of a large cluster. When
+/// there are more, the servers have to wait.
+const WAITING: usize = 1 << 18;
+
 /// What all kinds together have to say.
 pub(super) struct Hub {
     servers: Arc<Servers>,
@@ -28,22 +32,32 @@ impl Hub {
 
     /// Until nobody listens any more.
     pub(super) async fn run(mut self, mut heard: mpsc::Receiver<Heard>) {
-        let mut batch = Vec::new();
-        // What is here goes on at once, as one: so a lone change waits for nothing, and a storm comes in batches.
-        while heard.recv_many(&mut batch, BATCH).await > 0 {
-            let at = Instant::now();
-            let mut events = Vec::new();
-            let mut well = true;
-            for heard in batch.drain(..) {
-                well &= matches!(heard, Heard::News(_));
-                self.take(heard, &mut events);
-            }
-            if !events.is_empty() && self.messages.send(Arrived { at, message: Message::Events(events) }).await.is_err()
-            {
-                return;
-            }
-            if !well && !self.publish().await {
-                return;
+        let (mut batch, mut events, mut at) = (Vec::new(), Vec::new(), Instant::now());
+        let messages = self.messages.clone();
+        // What is here goes on as soon as it is taken, as one: so a lone change waits for nothing, and a storm comes in
+        // batches.
+        loop {
+            tokio::select! {
+                count = heard.recv_many(&mut batch, BATCH), if events.len() < WAITING => {
+                    if count == 0 {
+                        return;
+                    }
+                    if events.is_empty() {
+                        at = Instant::now();
+                    }
+                    let mut well = true;
+                    for heard in batch.drain(..) {
+                        well &= matches!(heard, Heard::News(_));
+                        self.take(heard, &mut events);
+                    }
+                    if !well && !self.publish().await {
+                        return;
+                    }
+                }
+                place = messages.reserve(), if !events.is_empty() => {
+                    let Ok(place) = place else { return };
+                    place.send(Arrived { at, message: Message::Events(std::mem::take(&mut events)) });
+                }
             }
         }
     }

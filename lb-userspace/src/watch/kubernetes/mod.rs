@@ -26,9 +26,9 @@ use super::{EndpointSliceManifest, Event, Feed, Health, NodeManifest, Problem, S
 use follow::follow;
 use hub::Hub;
 
-/// Messages that may wait for the reconciler.
-const QUEUE: usize = 16;
-/// What may wait to become a message: one batch at most.
+/// Messages that may wait for the reconciler: what comes after becomes one.
+const QUEUE: usize = 1;
+/// What may wait to become part of a message.
 const BATCH: usize = 1024;
 
 /// What the tasks of the kinds have to say.
