@@ -168,14 +168,18 @@ impl<S: Store> Engine<S> {
             return;
         }
         let began = clock();
-        let done = self.round(began).and_then(|()| match began >= self.sweep_at {
-            true => self.sweep(),
-            false => Ok(()),
+        let mut written = began;
+        // A round that reads the maps back is as good as a sweep.
+        let reads_back = self.lost;
+        let sweeps = began >= self.sweep_at;
+        let done = self.round(began).and_then(|()| {
+            written = clock();
+            if sweeps && !reads_back { self.sweep() } else { Ok(()) }
         });
         let ended = clock();
         match done {
             Ok(()) => {
-                self.pace.succeeded(began, ended);
+                self.pace.succeeded(began, written);
                 if let Some(compiler) = &mut self.compiler {
                     compiler.settle(ended);
                 }
@@ -199,7 +203,7 @@ impl<S: Store> Engine<S> {
                 self.status.error = Some(error);
             }
         }
-        if began >= self.sweep_at {
+        if sweeps || reads_back {
             self.sweep_at = ended + self.options.sweep.max((ended - began) * SWEEP_SHARE);
         }
         self.status.services = self.state.services().len();

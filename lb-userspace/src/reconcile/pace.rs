@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 /// Longest that news wait for more of their kind. A person does not notice it, and a storm of thousands of events
 /// becomes twenty rounds a second.
 const LONGEST_HOLD: Duration = Duration::from_millis(50);
+/// Rounds that take no longer than this together wait for nothing: a change of one Service takes a millisecond or two, and
+/// some may follow each other as fast as they come.
+const CREDIT: Duration = Duration::from_millis(10);
 /// First wait after a failure.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 /// Longest wait after failures.
@@ -13,19 +16,21 @@ const LONGEST_RETRY: Duration = Duration::from_secs(10);
 /// Decides when the next round may begin.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
-    hold_until: Instant,
+    /// From here on, all rounds up to now have taken no more than half of the time.
+    paid: Instant,
     retry: Option<(Instant, Duration)>,
 }
 
 impl Pace {
     pub(super) fn new(now: Instant) -> Self {
-        Self { hold_until: now, retry: None }
+        Self { paid: now, retry: None }
     }
 
-    /// A round went well. The next one waits as long as this one took, so that rounds take no more than half of the
-    /// time: a lone change costs next to nothing and waits for nothing.
+    /// A round went well. In the long run rounds take no more than half of the time, so that a storm comes in batches; a
+    /// lone change costs next to nothing and waits for nothing.
     pub(super) fn succeeded(&mut self, began: Instant, ended: Instant) {
-        self.hold_until = ended + (ended - began).min(LONGEST_HOLD);
+        let paid = self.paid.max(began) + 2 * (ended - began);
+        self.paid = paid.min(ended + CREDIT + LONGEST_HOLD);
         self.retry = None;
     }
 
@@ -39,7 +44,7 @@ impl Pace {
     pub(super) fn due(&self, wanted: Option<Instant>) -> Option<Instant> {
         match self.retry {
             Some((at, _)) => Some(at),
-            None => Some(wanted?.max(self.hold_until)),
+            None => Some(wanted?.max(self.paid.checked_sub(CREDIT).unwrap_or(self.paid))),
         }
     }
 }
@@ -62,13 +67,32 @@ mod tests {
     }
 
     #[test]
-    fn changes_right_after_a_round_wait_as_long_as_it_took_but_not_over_50_ms() {
+    fn some_changes_may_follow_each_other_but_a_storm_leaves_half_of_the_time() {
         let start = Instant::now();
         let mut pace = Pace::new(start);
-        pace.succeeded(start, start + 4 * MS);
-        assert_eq!(pace.due(Some(start + 5 * MS)), Some(start + 8 * MS));
-        pace.succeeded(start, start + 1000 * MS);
-        assert_eq!(pace.due(Some(start)), Some(start + 1050 * MS));
+        let mut now = start;
+        let mut waits = Vec::new();
+        for _ in 0..6 {
+            let due = pace.due(Some(now)).unwrap();
+            waits.push((due - now).as_millis());
+            now = due + 4 * MS;
+            pace.succeeded(due, now);
+        }
+        assert_eq!(waits, [0, 0, 0, 2, 4, 4]);
+        pace.succeeded(now, now + 4 * MS);
+        let later = now + 100 * MS;
+        assert_eq!(pace.due(Some(later)), Some(later));
+    }
+
+    #[test]
+    fn no_change_waits_for_more_than_50_ms() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        for round in 1..4 {
+            let end = start + round * 1000 * MS;
+            pace.succeeded(end - 1000 * MS, end);
+            assert_eq!(pace.due(Some(end)), Some(end + 50 * MS));
+        }
     }
 
     #[test]
