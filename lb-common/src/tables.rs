@@ -217,8 +217,9 @@ pub mod map {
     pub const ESTABLISHED: [&str; 2] = ["ESTABLISHED_V4", "ESTABLISHED_V6"];
     /// [`super::SocketKey`] to [`super::SocketPeer`], LRU hash, by family.
     pub const SOCKETS: [&str; 2] = ["SOCKETS_V4", "SOCKETS_V6"];
-    /// Maglev tables, one behind the other: backend ids of 32 bits, two in each element of an array of 64-bit words
-    /// (the kernel pads smaller elements to that), the even one in the low half. Can be mapped into memory.
+    /// Maglev tables, one behind the other, in an array of arrays of [`SLOTS_CHUNK`] slots each. Slots are backend ids of
+    /// 32 bits, two in each element of an array of 64-bit words (the kernel pads smaller elements to that), the even one
+    /// in the low half. These arrays can be mapped into memory.
     pub const SLOTS: &str = "SLOTS";
     /// [`super::RangeKey`] to 1, trie of prefixes, by family.
     pub const SOURCE_RANGES: [&str; 2] = ["SOURCE_RANGES_V4", "SOURCE_RANGES_V6"];
@@ -245,8 +246,10 @@ pub mod map {
     pub const ESTABLISHED_CAPACITY: u32 = 1 << 18;
     /// Translated sockets of a family.
     pub const SOCKETS_CAPACITY: u32 = 1 << 16;
-    /// Maglev slots of all backend sets together: room for about 4,000 sets of 10.
-    pub const SLOTS_CAPACITY: u32 = 1 << 22;
+    /// Maglev slots of all backend sets together: room for about 260,000 sets of 10. Memory is taken a chunk at a time.
+    pub const SLOTS_CAPACITY: u32 = 1 << 28;
+    /// Slots of a chunk, 1 MiB: about 260 sets of 10. A power of two.
+    pub const SLOTS_CHUNK: u32 = 1 << 18;
     /// Source ranges of a family.
     pub const SOURCE_RANGES_CAPACITY: u32 = 1 << 16;
     /// Clients of a family that are led to the same backend again.

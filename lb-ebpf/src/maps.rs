@@ -1,7 +1,8 @@
 //! The maps, each declared once. Names, keys, values and capacities are those of [`lb_common::tables`].
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::macros::map;
+use aya_ebpf::btf_maps::{self, ArrayOfMaps};
+use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use lb_common::ip::{Ip, V4, V6};
 use lb_common::tables::{
@@ -12,8 +13,13 @@ use lb_common::verdict::Reason;
 
 #[map]
 static CONFIG: Array<Config> = Array::pinned(1, 0);
-#[map]
-static SLOTS: Array<u64> = Array::pinned(shape::SLOTS_CAPACITY / 2, BPF_F_MMAPABLE);
+// A look-up in an array of arrays is two reads of memory, and only a first packet makes one.
+#[btf_map]
+static SLOTS: ArrayOfMaps<btf_maps::Array<u64, PAIRS, MMAPABLE>, CHUNKS> = ArrayOfMaps::new();
+/// Pairs of slots in a chunk.
+const PAIRS: usize = (shape::SLOTS_CHUNK / 2) as usize;
+const CHUNKS: usize = (shape::SLOTS_CAPACITY / shape::SLOTS_CHUNK) as usize;
+const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 #[map]
 static FILTER: Array<u64> = Array::pinned(Filter::WORDS, BPF_F_MMAPABLE);
 #[map]
@@ -40,7 +46,8 @@ pub(crate) fn device(index: u32) -> Option<u32> {
 /// Two slots.
 #[inline(always)]
 pub(crate) fn slots(pair: u32) -> Option<u64> {
-    SLOTS.get(pair).copied()
+    let pairs = PAIRS as u32;
+    SLOTS.get_value(pair / pairs, &(pair % pairs)).copied()
 }
 
 /// 64 bits of the filters.

@@ -1,13 +1,12 @@
 //! Arrays of numbers that the kernel lets us map into our memory, so that reading and writing cost no system call.
 
 use std::io;
-use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
 
-/// A part of an array map of 64-bit words (`BPF_F_MMAPABLE`). The programs read and write it at the same time, so each access is
+/// An array map of 64-bit words (`BPF_F_MMAPABLE`). The programs read and write it at the same time, so each access is
 /// atomic.
 #[derive(Debug)]
 pub(super) struct Words {
@@ -16,10 +15,10 @@ pub(super) struct Words {
 }
 
 impl Words {
-    /// Maps a part of an array, which must begin at a page; its first word has number 0 here.
-    pub(super) fn map(array: BorrowedFd<'_>, words: Range<usize>) -> io::Result<Self> {
-        let (first, words) = (words.start as u64, words.len());
-        let memory = MmapOptions::new().offset(first * 8).len(words * 8).map_raw(array.as_raw_fd())?;
+    /// Maps the array, which has `words` elements.
+    pub(super) fn map(array: BorrowedFd<'_>, words: u32) -> io::Result<Self> {
+        let words = words as usize;
+        let memory = MmapOptions::new().len(words * 8).map_raw(array.as_raw_fd())?;
         Ok(Self { memory, words })
     }
 

@@ -149,7 +149,7 @@ impl Maps {
             names: table(&folder, map::NAMES)?,
             devices: table(&folder, map::DEVICES)?,
             config: row(&folder, map::CONFIG)?,
-            slots: slots(&folder)?,
+            slots: SlotArray::open(&folder, room_of(&shapes, map::SLOTS))?,
             filter: words(&folder, map::FILTER)?,
             counters: typed(data(&folder, map::COUNTERS)?, map::COUNTERS)?,
             shapes,
@@ -181,8 +181,7 @@ impl Maps {
 
     /// Room in a map, as people count it.
     pub fn capacity(&self, map: &str) -> u32 {
-        let of = self.shapes.iter().find(|(shape, _)| shape.map == map);
-        of.map_or(0, |(shape, capacity)| shape.room(*capacity))
+        room_of(&self.shapes, map)
     }
 
     /// Entries of a map, counted one by one.
@@ -228,6 +227,11 @@ impl<A: Ip> FamilyMaps<A> {
         }
         Ok(())
     }
+}
+
+fn room_of(shapes: &[(Shape, u32)], map: &str) -> u32 {
+    let of = shapes.iter().find(|(shape, _)| shape.map == map);
+    of.map_or(0, |(shape, capacity)| shape.room(*capacity))
 }
 
 fn fill(shape: &Shape, capacity: u32, entries: u64) -> Fill {
@@ -278,10 +282,5 @@ fn row<V: Entry>(folder: &Path, name: &'static str) -> Result<Row<V>, Error> {
 fn words(folder: &Path, name: &'static str) -> Result<Words, Error> {
     let data = data(folder, name)?;
     let info = data.info().map_err(|error| Error::map("open", name, &error))?;
-    Words::map(data.fd().as_fd(), 0..info.max_entries() as usize).map_err(|error| Error::map("map into memory", name, &error))
-}
-
-fn slots(folder: &Path) -> Result<SlotArray, Error> {
-    let Whole { fd, shape: (_, _, words) } = whole(&data(folder, map::SLOTS)?, map::SLOTS)?;
-    Ok(SlotArray::new(fd, words))
+    Words::map(data.fd().as_fd(), info.max_entries()).map_err(|error| Error::map("map into memory", name, &error))
 }

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 mod attach;
+mod chunks;
 mod clsact;
 mod dense;
 mod devices;

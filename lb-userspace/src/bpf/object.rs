@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
+use lb_common::tables::map;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -49,6 +50,8 @@ impl Object {
         let (level, folder) = (if log { 4u8 } else { 0u8 }, pins.maps());
         let mut loader = EbpfLoader::new();
         loader.default_map_pin_directory(&folder).override_global(LOG_LEVEL, &level, false);
+        // What declares it cannot say that it is pinned.
+        loader.map_pin_path(map::SLOTS, folder.join(map::SLOTS));
         // A log of each run of the verifier takes time; where it refuses, aya asks again with a log.
         loader.verifier_log_level(VerifierLogLevel::STATS);
         let mut warnings = Vec::new();

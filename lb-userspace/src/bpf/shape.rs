@@ -51,8 +51,6 @@ pub(super) struct Shape {
     pub(super) option: Option<&'static str>,
 }
 
-/// Slots in one element of `SLOTS`.
-pub(super) const SLOTS_PER_WORD: u32 = 2;
 /// One there, one back.
 const ENTRIES_PER_FLOW: u32 = 2;
 
@@ -61,7 +59,7 @@ pub(super) fn shapes(capacities: &Capacities) -> Vec<Shape> {
     const fn of<K, V>(map: &'static str, kind: MapType, capacity: u32, option: Option<&'static str>) -> Shape {
         Shape { map, kind, key: size_of::<K>(), value: size_of::<V>(), capacity, option }
     }
-    use MapType::{Array, Hash, LpmTrie, LruHash, PerCpuArray};
+    use MapType::{Array, ArrayOfMaps, Hash, LpmTrie, LruHash, PerCpuArray};
     let Capacities { services, backends, slots, flows, half_open } = *capacities;
     let [flows, half_open] = [flows, half_open].map(|flows| flows.saturating_mul(ENTRIES_PER_FLOW));
     let (services_by, backends_by) = (Some("--max-services"), Some("--max-backends"));
@@ -71,7 +69,7 @@ pub(super) fn shapes(capacities: &Capacities) -> Vec<Shape> {
         of::<FrontendKey<V6>, Frontend>(map::FRONTENDS[1], Hash, services, services_by),
         of::<u32, Backend<V4>>(map::BACKENDS[0], Array, backends, backends_by),
         of::<u32, Backend<V6>>(map::BACKENDS[1], Array, backends, backends_by),
-        of::<u32, u64>(map::SLOTS, Array, slots.div_ceil(SLOTS_PER_WORD), Some("--max-slots")),
+        of::<u32, u32>(map::SLOTS, ArrayOfMaps, slots.div_ceil(map::SLOTS_CHUNK), Some("--max-slots")),
         // The key of a trie begins with the length of its prefix.
         of::<(u32, RangeKey<V4>), u32>(map::SOURCE_RANGES[0], LpmTrie, map::SOURCE_RANGES_CAPACITY, None),
         of::<(u32, RangeKey<V6>), u32>(map::SOURCE_RANGES[1], LpmTrie, map::SOURCE_RANGES_CAPACITY, None),
@@ -122,7 +120,7 @@ impl Shape {
     /// Room as people count it, from that of the kernel.
     pub(super) fn room(&self, capacity: u32) -> u32 {
         match self.map {
-            map::SLOTS => capacity.saturating_mul(SLOTS_PER_WORD),
+            map::SLOTS => capacity.saturating_mul(map::SLOTS_CHUNK),
             _ => capacity / self.entries_each(),
         }
     }

@@ -1,46 +1,70 @@
-//! `SLOTS`, the array of all Maglev tables. A window of it at a time is mapped into our memory: what is mapped counts as
+//! `SLOTS`, the array of all Maglev tables. One of its chunks at a time is mapped into our memory: what is mapped counts as
 //! ours, all of it, whether it was touched or not.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::ops::Range;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use lb_common::mem::Slots;
+use lb_common::tables::map;
 
+use super::Error;
+use super::chunks::{Chunk, Chunks};
 use super::dense::Words;
-use super::shape::SLOTS_PER_WORD;
 
-/// Slots of a window, 1 MiB: 260 tables of ten backends.
-const WINDOW: usize = 1 << 18;
+/// Slots of a chunk.
+const CHUNK: usize = map::SLOTS_CHUNK as usize;
+/// 64-bit words of a chunk.
+const WORDS: u32 = map::SLOTS_CHUNK / 2;
+/// `BPF_F_MMAPABLE`.
+const MMAPABLE: u32 = 1 << 10;
 
 /// The array.
 #[derive(Debug)]
 pub(super) struct SlotArray {
-    array: OwnedFd,
+    chunks: Chunks,
     len: usize,
-    /// The last window that was asked for, and its number.
-    window: Option<(usize, Words)>,
+    /// The chunk that was last used.
+    mapped: Option<(u32, Words)>,
 }
 
 impl SlotArray {
-    /// The array, which has `words` elements.
-    pub(super) fn new(array: OwnedFd, words: u32) -> Self {
-        Self { array, len: words as usize * SLOTS_PER_WORD as usize, window: None }
+    /// What is pinned, with room for so many slots at most.
+    ///
+    /// # Errors
+    /// A pin cannot be opened.
+    pub(super) fn open(folder: &Path, len: u32) -> Result<Self, Error> {
+        let chunk = Chunk { value: 8, len: WORDS, flags: MMAPABLE };
+        Ok(Self { chunks: Chunks::open(folder, map::SLOTS, chunk)?, len: len as usize, mapped: None })
+    }
+
+    /// Makes room for tables that are about to be written, in one go.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub(super) fn make_room<'a>(&mut self, tables: impl Iterator<Item = (u32, &'a Slots)>) -> io::Result<()> {
+        let len = self.len;
+        let fitting = tables.map(|(at, slots)| at as usize..at as usize + slots.len()).filter(|place| place.end <= len);
+        let mut numbers: Vec<_> = fitting.filter(|place| !place.is_empty()).flat_map(|place| chunks_of(&place)).collect();
+        numbers.dedup();
+        self.chunks.make(numbers.into_iter())
     }
 
     /// Writes the slots of a table. The frontends that point to it must be written after it.
     ///
     /// # Errors
-    /// It ends beyond the array (`E2BIG`), or the array cannot be mapped.
+    /// It ends beyond the array (`E2BIG`), or there is no memory.
     pub(super) fn write(&mut self, at: u32, slots: &Slots) -> io::Result<()> {
         let at = at as usize;
         if at + slots.len() > self.len {
             return Err(io::Error::from_raw_os_error(libc::E2BIG));
         }
+        self.chunks.make(chunks_of(&(at..at + slots.len())))?;
         let mut ids = slots.iter();
-        self.visit(at, slots.len(), |words, places| {
+        self.visit(at..at + slots.len(), |words, places| {
             for (place, id) in places.zip(&mut ids) {
-                if let Some(slot) = words.half(place) {
+                if let Some(slot) = words.and_then(|words| words.half(place)) {
                     slot.store(id, Ordering::Relaxed);
                 }
             }
@@ -53,43 +77,43 @@ impl SlotArray {
     /// Reads those of a table; only its beginning where it ends beyond the array.
     ///
     /// # Errors
-    /// The array cannot be mapped.
+    /// A chunk cannot be mapped.
     pub(super) fn read(&mut self, at: u32, len: u32) -> io::Result<Slots> {
         // A frontend that points beyond the array is a stranger's; what it names is not worth its memory.
-        let len = (len as usize).min(self.len.saturating_sub(at as usize));
-        let mut ids = Vec::with_capacity(len);
-        self.visit(at as usize, len, |words, slots| {
-            ids.extend(slots.map(|slot| words.half(slot).map_or(0, |slot| slot.load(Ordering::Relaxed))));
+        let at = at as usize;
+        let place = at..(at + len as usize).min(self.len).max(at);
+        let mut ids = Vec::with_capacity(place.len());
+        self.visit(place, |words, places| {
+            let slot = |place| words.and_then(|words| words.half(place)).map_or(0, |slot| slot.load(Ordering::Relaxed));
+            ids.extend(places.map(slot));
         })?;
         Ok(ids.into())
     }
 
-    /// Visits slots in their order: each window with the numbers that they have in it.
-    fn visit(
-        &mut self,
-        mut at: usize,
-        len: usize,
-        mut each: impl FnMut(&Words, std::ops::Range<usize>),
-    ) -> io::Result<()> {
-        let end = at + len;
-        while at < end {
-            let (number, first) = (at / WINDOW, at % WINDOW);
-            let last = (first + end - at).min(WINDOW);
-            each(self.window(number)?, first..last);
-            at += last - first;
+    /// Visits slots in their order: each chunk, if it is there, with the numbers that they have in it.
+    fn visit(&mut self, slots: Range<usize>, mut each: impl FnMut(Option<&Words>, Range<usize>)) -> io::Result<()> {
+        for number in chunks_of(&slots) {
+            let base = number as usize * CHUNK;
+            let first = slots.start.max(base) - base;
+            let last = slots.end.min(base + CHUNK) - base;
+            each(self.chunk(number)?, first..last);
         }
         Ok(())
     }
 
-    fn window(&mut self, number: usize) -> io::Result<&Words> {
-        let words = match self.window.take().filter(|(mapped, _)| *mapped == number) {
+    fn chunk(&mut self, number: u32) -> io::Result<Option<&Words>> {
+        let Some(chunk) = self.chunks.get(number) else { return Ok(None) };
+        let words = match self.mapped.take().filter(|(mapped, _)| *mapped == number) {
             Some((_, words)) => words,
-            None => {
-                let (first, len) = (number * WINDOW, (self.len - number * WINDOW).min(WINDOW));
-                let per_word = SLOTS_PER_WORD as usize;
-                Words::map(self.array.as_fd(), first / per_word..(first + len) / per_word)?
-            }
+            None => Words::map(chunk, WORDS)?,
         };
-        Ok(&self.window.insert((number, words)).1)
+        Ok(Some(&self.mapped.insert((number, words)).1))
     }
+}
+
+/// The numbers of the chunks in which slots lie.
+fn chunks_of(slots: &Range<usize>) -> impl Iterator<Item = u32> + use<> {
+    let numbers = slots.start / CHUNK..slots.end.div_ceil(CHUNK).max(slots.start / CHUNK);
+    // Indexes of slots have 32 bits.
+    numbers.map(|number| number as u32)
 }

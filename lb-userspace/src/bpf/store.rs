@@ -211,4 +211,14 @@ impl Store for BpfStore {
         self.writes += 1;
         Ok(())
     }
+
+    fn prepare(&mut self, ops: &[Op]) {
+        let tables = ops.iter().filter_map(|op| match op {
+            Op::Run { at, slots } => Some((*at, slots)),
+            _ => None,
+        });
+        if let Err(error) = self.maps.slots.make_room(tables) {
+            tracing::debug!("cannot make room for slots: {error}");
+        }
+    }
 }

@@ -1,4 +1,5 @@
-//! The few calls of bpf(2) that aya does not have: links as plain file descriptors, and reading maps in batches.
+//! The few calls of bpf(2) that aya does not have: links as plain file descriptors, reading maps in batches, and maps in
+//! maps.
 //!
 //! aya attaches at TC by name only, cannot swap the program of a pinned cgroup link, and falls back silently to an XDP
 //! attachment that dies with the process. With links as what they are to the kernel, one path serves all hooks.
@@ -13,10 +14,14 @@ use std::path::Path;
 use lb_common::tables::Entry;
 
 // enum bpf_cmd of linux/bpf.h.
+const MAP_CREATE: i64 = 0;
+const MAP_LOOKUP_ELEM: i64 = 1;
+const MAP_UPDATE_ELEM: i64 = 2;
 const OBJ_PIN: i64 = 6;
 const OBJ_GET: i64 = 7;
 const OBJ_GET_INFO_BY_FD: i64 = 15;
 const MAP_LOOKUP_BATCH: i64 = 24;
+const MAP_UPDATE_BATCH: i64 = 26;
 const LINK_CREATE: i64 = 28;
 const LINK_UPDATE: i64 = 29;
 const LINK_DETACH: i64 = 34;
@@ -263,6 +268,103 @@ pub(super) fn read_all<K: Entry, V: Entry>(
         started = true;
         std::mem::swap(&mut cursor, &mut next);
     }
+}
+
+#[repr(C)]
+struct MapCreateAttr {
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
+    inner_map: u32,
+    numa_node: u32,
+    name: [u8; 16],
+}
+
+/// Makes an array map.
+///
+/// # Errors
+/// There is no memory for it.
+pub(super) fn create_array(name: &str, value_size: u32, max_entries: u32, flags: u32) -> io::Result<OwnedFd> {
+    const ARRAY: u32 = 2;
+    let mut attr = MapCreateAttr {
+        kind: ARRAY,
+        key_size: 4,
+        value_size,
+        max_entries,
+        flags,
+        inner_map: 0,
+        numa_node: 0,
+        name: [0; 16],
+    };
+    // The last byte stays zero.
+    attr.name.iter_mut().take(15).zip(name.bytes()).for_each(|(to, from)| *to = from);
+    // SAFETY: the attribute holds no pointers; the call makes a file descriptor.
+    unsafe { bpf_fd(MAP_CREATE, &mut attr) }
+}
+
+#[repr(C)]
+struct ElementAttr {
+    map: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Whether an array of maps has one at an index.
+///
+/// # Errors
+/// It is no array of maps.
+pub(super) fn has(maps: BorrowedFd<'_>, index: u32) -> io::Result<bool> {
+    let mut id = 0u32;
+    let mut attr =
+        ElementAttr { map: raw(maps), padding: 0, key: address(&raw const index), value: address(&raw mut id), flags: 0 };
+    // SAFETY: key and value are 32 bits wide, as those of each array of maps, and live until the call returns.
+    match unsafe { bpf(MAP_LOOKUP_ELEM, &mut attr) } {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Puts maps into an array of maps, and waits until no program can see what was there before.
+///
+/// # Errors
+/// A map is of another shape than the array wants.
+pub(super) fn put_maps(array: BorrowedFd<'_>, maps: &[(u32, BorrowedFd<'_>)]) -> io::Result<()> {
+    if maps.is_empty() {
+        return Ok(());
+    }
+    let (keys, values): (Vec<u32>, Vec<u32>) = maps.iter().map(|(index, map)| (*index, raw(*map))).unzip();
+    let mut attr = BatchAttr {
+        cursor: 0,
+        next: 0,
+        keys: address(keys.as_ptr()),
+        values: address(values.as_ptr()),
+        count: u32::try_from(keys.len()).unwrap_or(u32::MAX),
+        map: raw(array),
+        elem_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: keys and values are as many as count says, 32 bits wide each, and live until the call returns.
+    if unsafe { bpf(MAP_UPDATE_BATCH, &mut attr) }.is_ok() {
+        return Ok(());
+    }
+    // Before Linux 5.17: one after the other.
+    for (key, value) in keys.iter().zip(&values) {
+        let mut attr = ElementAttr {
+            map: raw(array),
+            padding: 0,
+            key: address(std::ptr::from_ref(key)),
+            value: address(std::ptr::from_ref(value)),
+            flags: 0,
+        };
+        // SAFETY: as in `has`; the value is an open file descriptor.
+        unsafe { bpf(MAP_UPDATE_ELEM, &mut attr) }?;
+    }
+    Ok(())
 }
 
 fn zeroed<T: Entry>() -> T {

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use lb_common::ip::{Be16, V4, V6};
 use lb_common::mem::{self, Image, Native, frontend_bits};
-use lb_common::tables::{Backend, Config, Flow, FlowKey, FlowTable, Frontend, FrontendKey, LABEL, Name, Table};
+use lb_common::tables::{Backend, Config, Flow, FlowKey, FlowTable, Frontend, FrontendKey, LABEL, Name, Table, map};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
@@ -148,7 +148,7 @@ fn a_full_map_names_the_option_that_enlarges_it() {
         (Op::V4(FamilyOp::Frontend { key: key(64), frontend }), "--max-services"),
         (Op::Name { id: 64, name: name(1) }, "--max-services"),
         (Op::V4(FamilyOp::Backend { id: 64, backend }), "--max-backends"),
-        (Op::Run { at: 4090, slots: [1; 7].into() }, "--max-slots"),
+        (Op::Run { at: map::SLOTS_CHUNK - 6, slots: [1; 7].into() }, "--max-slots"),
     ];
     for (op, expected) in full {
         match store.write(&op) {
@@ -159,7 +159,36 @@ fn a_full_map_names_the_option_that_enlarges_it() {
     // Taking away what is not there is no error.
     store.write(&Op::V4(FamilyOp::RemoveFrontend { key: key(200) })).unwrap();
     store.write(&Op::RemoveName { id: 200 }).unwrap();
-    store.write(&Op::Run { at: 4089, slots: [1; 7].into() }).unwrap();
+    store.write(&Op::Run { at: map::SLOTS_CHUNK - 7, slots: [1; 7].into() }).unwrap();
+}
+
+#[test]
+fn tables_lie_across_chunks_and_only_these_take_memory() {
+    let Some(lab) = Lab::new("tables_lie_across_chunks_and_only_these_take_memory") else { return };
+    let _programs = lab.load(&Capacities { slots: 4 * map::SLOTS_CHUNK, ..SMALL });
+    let mut store = BpfStore::open(&lab.pins).unwrap();
+    let chunks = || {
+        let pins = fs::read_dir(lab.pins.maps()).unwrap().map(|pin| pin.unwrap().file_name().into_string().unwrap());
+        let mut numbers: Vec<_> = pins.filter_map(|pin| Some(pin.strip_prefix("SLOTS-")?.to_owned())).collect();
+        numbers.sort_unstable();
+        numbers
+    };
+    assert!(chunks().is_empty());
+    let mut image = Image::default();
+    for (n, at) in [(1, 2 * map::SLOTS_CHUNK - 3), (2, 4 * map::SLOTS_CHUNK - 7)] {
+        let table = Table { at, len: 7 };
+        image.v4.frontends.insert(FrontendKey::new(v4(n), Be16::new(80), 6), Frontend::with_table(1, table));
+        image.runs.insert(at, [5, 6, 5, 6, 5, 6, 5].into());
+    }
+    image.filter = frontend_bits(&image);
+    store.apply(&diff(&Image::default(), &image)).unwrap();
+    assert_eq!(chunks(), ["1", "2", "3"]);
+    assert_eq!(store.read().unwrap(), image);
+    // Another agent finds them, and makes no chunk twice.
+    let mut next = BpfStore::open(&lab.pins).unwrap();
+    assert_eq!(next.read().unwrap(), image);
+    next.write(&Op::Run { at: 2 * map::SLOTS_CHUNK - 3, slots: [6; 7].into() }).unwrap();
+    assert_eq!(store.read().unwrap(), next.read().unwrap());
 }
 
 #[test]

@@ -183,7 +183,7 @@ pub(super) struct AgentArgs {
     /// Room for backends of each address family.
     #[arg(long, value_name = "N", default_value_t = map::BACKENDS_CAPACITY, value_parser = clap::value_parser!(u32).range(2..=1 << 24))]
     pub(super) max_backends: u32,
-    /// Room for Maglev slots: about 100 for each backend of each set of backends.
+    /// Most Maglev slots: about 100 for each backend of each set of backends. They take memory when they are used.
     #[arg(long, value_name = "N", default_value_t = map::SLOTS_CAPACITY, value_parser = clap::value_parser!(u32).range(2..=1 << 30))]
     pub(super) max_slots: u32,
     /// Room for established flows of each address family.

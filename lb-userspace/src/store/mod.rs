@@ -34,11 +34,16 @@ pub trait Store {
     /// # Errors
     /// A write failed.
     fn apply(&mut self, ops: &[Op]) -> Result<(), Stopped> {
+        self.prepare(ops);
         for (done, op) in ops.iter().enumerate() {
             self.write(op).map_err(|error| Stopped { done, error })?;
         }
         Ok(())
     }
+
+    /// Is told of writes that are about to come: what they have in common is cheaper done once. Where that fails, so
+    /// will the write.
+    fn prepare(&mut self, _ops: &[Op]) {}
 }
 
 /// Writes that ended early.

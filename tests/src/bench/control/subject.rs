@@ -18,11 +18,6 @@ use crate::plane::{Plane, program};
 
 /// How long a process may take to end.
 const END: Duration = Duration::from_secs(20);
-/// Slots of a Maglev table of ten endpoints (1009), and some room for those that are being replaced.
-const SLOTS: u32 = 1_040;
-/// `--max-slots`, where it is not raised.
-const DEFAULT_SLOTS: u32 = lb_common::tables::map::SLOTS_CAPACITY;
-
 /// A program that makes Services work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Subject {
@@ -45,7 +40,7 @@ impl Subject {
     /// Starts it on a clean node.
     pub(super) fn start<'a>(self, lab: &'a Lab, plane: &Plane<'_>, services: u32) -> Result<Running<'a>> {
         let mut command = match self {
-            Self::Sluice => agent(lab, plane, services)?,
+            Self::Sluice => agent(lab, plane)?,
             Self::Nftables => proxy(lab, plane, "nftables")?,
             Self::Iptables => proxy(lab, plane, "iptables")?,
         };
@@ -72,12 +67,11 @@ pub(super) fn version() -> Result<String> {
     Ok(text.trim().trim_start_matches("Kubernetes ").to_owned())
 }
 
-fn agent(lab: &Lab, plane: &Plane<'_>, services: u32) -> Result<Command> {
+fn agent(lab: &Lab, plane: &Plane<'_>) -> Result<Command> {
     let mut command = Command::new(sluice()?);
     command.args(["agent", "--kubeconfig"]).arg(plane.kubeconfig());
     command.arg("--run-dir").arg(lab.run_dir()).arg("--pin-root").arg(lab.bpffs()).arg("--cgroup").arg(lab.cgroup());
     command.args(["--node-name", "node", "--nic", NIC, "--pod-device", "pod-*"]);
-    command.arg("--max-slots").arg((services * SLOTS).max(DEFAULT_SLOTS).to_string());
     Ok(command)
 }
 

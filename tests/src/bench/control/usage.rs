@@ -47,7 +47,7 @@ pub(super) struct MapMemory {
     pub(super) services: f64,
 }
 
-/// The maps that hold Services of IPv4.
+/// The maps that hold Services of IPv4, with what their names begin with.
 const OF_SERVICES: [&str; 3] = ["FRONTENDS_V4", "BACKENDS_V4", "SLOTS"];
 
 impl MapMemory {
@@ -59,7 +59,8 @@ impl MapMemory {
             let info = MapInfo::from_pin(&path).with_context(|| format!("cannot open {}", path.display()))?;
             let bytes = memlock(info.fd()?.as_fd().as_raw_fd())?;
             all += bytes;
-            if OF_SERVICES.iter().any(|name| path.ends_with(name)) {
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            if OF_SERVICES.iter().any(|of| name.starts_with(of)) {
                 services += bytes;
             }
         }
