@@ -19,6 +19,13 @@ pub trait Packet {
     /// Writes bytes at `offset`; `None` where the packet is too short.
     fn store<T: Pod>(&mut self, offset: usize, value: &T) -> Option<()>;
 
+    /// The same offset, which is below 16 KiB, of which the kernel's verifier then knows no more than that. What follows it
+    /// walks once then, and not once for each way that led to an offset.
+    #[inline(always)]
+    fn opaque(&self, offset: usize) -> usize {
+        offset
+    }
+
     /// Cuts the packet to `len` bytes, or lengthens it by zeros; `None` where that cannot be.
     fn resize(&mut self, len: usize) -> Option<()>;
 

@@ -163,7 +163,7 @@ impl Header for V6 {
                     let [following, words]: [u8; 2] = packet.load(l4).ok_or(Reason::Malformed)?;
                     let size = (usize::from(words) + 1) * 8;
                     l4_len = l4_len.checked_sub(size).ok_or(Reason::Malformed)?;
-                    l4 += size;
+                    l4 = packet.opaque(l4 + size);
                     proto = following;
                 }
                 next::FRAGMENT => return Err(Reason::Fragment),

@@ -1,5 +1,25 @@
 //! Direct access to the bytes of a packet, between the two pointers that the kernel gives.
 
+use core::arch::asm;
+
+/// The same offset, made unknown to the verifier by a number that is unknown to it, and bounded.
+#[inline(always)]
+pub(crate) fn opaque(offset: usize, unknown: usize) -> usize {
+    let mut opaque = offset;
+    // SAFETY: these instructions touch the one register only.
+    unsafe {
+        asm!(
+            "{offset} ^= {unknown}",
+            "{offset} ^= {unknown}",
+            "{offset} &= 0x3fff",
+            offset = inout(reg) opaque,
+            unknown = in(reg) unknown,
+            options(pure, nomem, nostack),
+        );
+    }
+    opaque
+}
+
 /// Where `T` stands at `offset` from `start`, if that is before `end`. The verifier follows this very comparison.
 #[inline(always)]
 fn at<T>(start: usize, end: usize, offset: usize) -> Option<*mut T> {

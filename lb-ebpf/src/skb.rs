@@ -43,6 +43,11 @@ impl Packet for Buffer {
     }
 
     #[inline(always)]
+    fn opaque(&self, offset: usize) -> usize {
+        bytes::opaque(offset, self.length())
+    }
+
+    #[inline(always)]
     fn resize(&mut self, len: usize) -> Option<()> {
         // SAFETY: the context is this run's own.
         let resized = unsafe { bpf_skb_change_tail(self.0.skb.skb, len as u32, 0) } == 0;

@@ -38,6 +38,11 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
+    fn opaque(&self, offset: usize) -> usize {
+        bytes::opaque(offset, self.0.data_end() - self.0.data())
+    }
+
+    #[inline(always)]
     fn resize(&mut self, len: usize) -> Option<()> {
         let change = len as i32 - self.length() as i32;
         // SAFETY: the context is this run's own.
