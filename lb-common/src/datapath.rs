@@ -2,9 +2,10 @@
 
 use crate::flow::{self, state};
 use crate::hash;
+use crate::icmp;
 use crate::ip::{Be16, Ip, V4, V6};
 use crate::packet::{Ethernet, Packet, proto, tcp};
-use crate::parse::{Header, Parsed, parse};
+use crate::parse::{Parsed, parse};
 use crate::rewrite;
 use crate::service::{Choice, Client, choose, find};
 use crate::tables::{Filter, Flow, FlowKey, FlowTable, Origin, Side, Tables, device};
@@ -30,13 +31,14 @@ where
 }
 
 #[inline(always)]
-fn family<A: Header, P: Packet, T: Tables<A>>(
+fn family<A: icmp::Messages, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &mut T,
     side: Side,
     now: impl Fn() -> u32,
 ) -> Verdict {
     let verdict = match parse::<A, P>(packet) {
+        Err(Reason::Icmp) => icmp::run(packet, tables, side),
         Err(reason) => Verdict::Pass(reason),
         Ok(parsed) => match side {
             Side::Ingress => ingress(packet, tables, &parsed, now),
@@ -239,10 +241,14 @@ fn first<A: Ip, P: Packet, T: Tables<A>>(packet: &mut P, tables: &mut T, parsed:
 
 #[inline(always)]
 fn send<A: Ip, P: Packet>(packet: &mut P, parsed: &Parsed<A>, flow: &Flow<A>, reason: Reason) -> Verdict {
-    let hairpin = flow.state & state::HAIRPIN != 0;
     match rewrite::apply(packet, parsed, flow) {
         None => Verdict::Drop(Reason::WriteFailed),
-        Some(()) if hairpin => Verdict::Return(reason),
-        Some(()) => Verdict::Forward(reason),
+        Some(()) => way(flow, reason),
     }
+}
+
+/// Where a packet goes that was translated as its flow says.
+#[inline(always)]
+pub(crate) const fn way<A: Ip>(flow: &Flow<A>, reason: Reason) -> Verdict {
+    if flow.state & state::HAIRPIN != 0 { Verdict::Return(reason) } else { Verdict::Forward(reason) }
 }

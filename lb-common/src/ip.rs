@@ -87,6 +87,8 @@ pub trait Ip: Pod + Eq + Ord + Hash + Debug + Default + Into<IpAddr> + 'static {
     const CHECKSUM: Option<usize>;
     /// Protocol number of the ICMP of this family.
     const ICMP: u8;
+    /// Whether the checksum of that ICMP covers the addresses, too (RFC 4443, 2.3).
+    const ICMP_PSEUDO: bool;
 
     /// The address as words in packet order.
     fn words(&self) -> &[u32];
@@ -102,6 +104,7 @@ impl Ip for V4 {
     const SOURCE: usize = 12;
     const CHECKSUM: Option<usize> = Some(10);
     const ICMP: u8 = 1;
+    const ICMP_PSEUDO: bool = false;
 
     #[inline(always)]
     fn words(&self) -> &[u32] {
@@ -123,6 +126,7 @@ impl Ip for V6 {
     const SOURCE: usize = 8;
     const CHECKSUM: Option<usize> = None;
     const ICMP: u8 = 58;
+    const ICMP_PSEUDO: bool = true;
 
     #[inline(always)]
     fn words(&self) -> &[u32] {

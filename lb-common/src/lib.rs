@@ -15,6 +15,7 @@ pub mod csum;
 pub mod datapath;
 pub mod flow;
 pub mod hash;
+pub mod icmp;
 pub mod ip;
 pub mod maglev;
 #[cfg(any(test, feature = "mem"))]

@@ -3,16 +3,13 @@
 //! A packet that is not whole, contradicts itself or holds nothing to balance is an [`Err`] with the reason; nothing
 //! has been written then.
 
-use crate::ip::{Ip, V4, V6};
+use crate::ip::{Be16, Ip, V4, V6};
 use crate::packet::{ETHERNET, Ipv4, Ipv6, Packet, Ports, Tcp, Udp, proto, tcp};
 use crate::tables::{FlowKey, Side};
 use crate::verdict::Reason;
 
 /// The largest packet that a length field of 16 bits can state. Above it (BIG TCP aggregates) the field is 0.
 const LONGEST: usize = 65_535;
-
-/// IPv6 extension headers that are followed.
-const EXTENSIONS: usize = 4;
 
 /// What a packet says about its flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,20 +61,44 @@ impl<A: Ip> Parsed<A> {
 /// The IP header, read.
 #[derive(Clone, Copy, Debug)]
 pub struct Network<A: Ip> {
-    src: A,
-    dst: A,
-    proto: u8,
-    l4: usize,
-    l4_len: usize,
+    /// Source address.
+    pub src: A,
+    /// Destination address.
+    pub dst: A,
+    /// IP protocol number of what follows.
+    pub proto: u8,
+    /// Offset of the transport header.
+    pub l4: usize,
+    /// Bytes from there to the end by the IP header, or of a quotation that is cut off, to its end.
+    pub l4_len: usize,
+}
+
+/// Whether a packet is there whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All that the IP header states.
+    Whole,
+    /// Its beginning at least, as an ICMP error quotes it.
+    Quoted,
 }
 
 /// A family whose header can be read.
 pub trait Header: Ip {
-    /// Reads the IP header, and what stands between it and the transport header.
+    /// Reads the IP header at `at`, from which on there are `there` bytes, and what stands between it and the transport
+    /// header.
     ///
     /// # Errors
     /// The reason why the packet cannot be balanced.
-    fn network<P: Packet>(packet: &P) -> Result<Network<Self>, Reason>;
+    fn network<P: Packet>(packet: &P, at: usize, there: usize, extent: Extent) -> Result<Network<Self>, Reason>;
+}
+
+/// Reads the IP header of a packet of family `A`, whose EtherType the caller has looked at.
+///
+/// # Errors
+/// The reason why the packet cannot be balanced.
+#[inline(always)]
+pub fn network<A: Header, P: Packet>(packet: &P) -> Result<Network<A>, Reason> {
+    A::network(packet, ETHERNET, packet.length().wrapping_sub(ETHERNET), Extent::Whole)
 }
 
 /// Reads a packet of family `A`, whose EtherType the caller has looked at.
@@ -86,7 +107,7 @@ pub trait Header: Ip {
 /// The reason why the packet cannot be balanced.
 #[inline(always)]
 pub fn parse<A: Header, P: Packet>(packet: &P) -> Result<Parsed<A>, Reason> {
-    let Network { src, dst, proto, l4, l4_len } = A::network(packet)?;
+    let Network { src, dst, proto, l4, l4_len } = network(packet)?;
     let (ports, flags) = match proto {
         proto::TCP => {
             let header: Tcp = packet.load(l4).ok_or(Reason::Malformed)?;
@@ -104,9 +125,34 @@ pub fn parse<A: Header, P: Packet>(packet: &P) -> Result<Parsed<A>, Reason> {
             }
             (header.ports, 0)
         }
+        _ if proto == A::ICMP => return Err(Reason::Icmp),
         _ => return Err(Reason::NoPorts),
     };
     Ok(Parsed { src, dst, ports, proto, flags, l4, l4_len })
+}
+
+impl Extent {
+    /// IPv6 extension headers that are followed. One in a quotation, whose packet has been through this once: each way of
+    /// reading it is another for the kernel's verifier to walk, behind each of those that lead to it.
+    #[inline(always)]
+    const fn extensions(self) -> usize {
+        match self {
+            Self::Whole => 4,
+            Self::Quoted => 1,
+        }
+    }
+
+    /// Bytes of a packet whose header states `stated` where `there` are; `None` where there must be more.
+    #[inline(always)]
+    fn bytes(self, stated: Be16, there: usize) -> Option<usize> {
+        let stated = usize::from(stated.get());
+        let len = if stated == 0 && there > LONGEST { there } else { stated };
+        match self {
+            Self::Whole => (len <= there).then_some(len),
+            // What is quoted of an aggregate states more, or 0.
+            Self::Quoted => Some(if len == 0 || len > there { there } else { len }),
+        }
+    }
 }
 
 /// More fragments, or an offset: part of a packet (RFC 791).
@@ -114,13 +160,11 @@ const FRAGMENT: u16 = 0x3fff;
 
 impl Header for V4 {
     #[inline(always)]
-    fn network<P: Packet>(packet: &P) -> Result<Network<Self>, Reason> {
-        let header: Ipv4 = packet.load(ETHERNET).ok_or(Reason::Malformed)?;
+    fn network<P: Packet>(packet: &P, at: usize, there: usize, extent: Extent) -> Result<Network<Self>, Reason> {
+        let header: Ipv4 = packet.load(at).ok_or(Reason::Malformed)?;
         let header_len = usize::from(header.version_ihl & 15) * 4;
-        let there = packet.length().wrapping_sub(ETHERNET);
-        let stated = usize::from(header.len.get());
-        let len = if stated == 0 && there > LONGEST { there } else { stated };
-        if header.version_ihl >> 4 != 4 || header_len < Self::HEADER || len < header_len || len > there {
+        let len = extent.bytes(header.len, there).ok_or(Reason::Malformed)?;
+        if header.version_ihl >> 4 != 4 || header_len < Self::HEADER || len < header_len {
             return Err(Reason::Malformed);
         }
         if header.fragment.get() & FRAGMENT != 0 {
@@ -130,7 +174,7 @@ impl Header for V4 {
             src: header.src,
             dst: header.dst,
             proto: header.proto,
-            l4: ETHERNET + header_len,
+            l4: at + header_len,
             l4_len: len - header_len,
         })
     }
@@ -146,18 +190,16 @@ mod next {
 
 impl Header for V6 {
     #[inline(always)]
-    fn network<P: Packet>(packet: &P) -> Result<Network<Self>, Reason> {
-        let header: Ipv6 = packet.load(ETHERNET).ok_or(Reason::Malformed)?;
-        let there = packet.length().wrapping_sub(ETHERNET + Self::HEADER);
-        let stated = usize::from(header.len.get());
-        let len = if stated == 0 && there > LONGEST { there } else { stated };
-        if header.version_class_flow[0] >> 4 != 6 || len > there {
+    fn network<P: Packet>(packet: &P, at: usize, there: usize, extent: Extent) -> Result<Network<Self>, Reason> {
+        let header: Ipv6 = packet.load(at).ok_or(Reason::Malformed)?;
+        let len = extent.bytes(header.len, there.wrapping_sub(Self::HEADER)).ok_or(Reason::Malformed)?;
+        if header.version_class_flow[0] >> 4 != 6 {
             return Err(Reason::Malformed);
         }
         let mut proto = header.next;
-        let mut l4 = ETHERNET + Self::HEADER;
+        let mut l4 = at + Self::HEADER;
         let mut l4_len = len;
-        for _ in 0..EXTENSIONS {
+        for _ in 0..extent.extensions() {
             match proto {
                 next::HOP_BY_HOP | next::ROUTING | next::DESTINATION => {
                     let [following, words]: [u8; 2] = packet.load(l4).ok_or(Reason::Malformed)?;

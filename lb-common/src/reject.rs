@@ -31,8 +31,6 @@ trait Reply: Header {
     const PORT_UNREACHABLE: [u8; 2];
 
     fn header(src: Self, dst: Self, proto: u8, payload: u16) -> Self::Header;
-    /// Whether the ICMP checksum covers the addresses, too.
-    const PSEUDO: bool;
 }
 
 // Out of line: each family has a stack of its own.
@@ -58,7 +56,7 @@ fn answer<A: Reply, P: Packet>(packet: &mut P, ethernet: &Ethernet) -> Option<()
         let icmp = Icmp { kind: A::PORT_UNREACHABLE, checksum: 0, unused: 0 };
         let len = size_of::<Icmp>() + size_of::<A::Quote>();
         let covered = csum::sum(&bytemuck::cast::<Icmp, [u32; 2]>(icmp)) + csum::sum(quote.as_ref());
-        let sum = if A::PSEUDO { covered + pseudo(&parsed, A::ICMP, len) } else { covered };
+        let sum = if A::ICMP_PSEUDO { covered + pseudo(&parsed, A::ICMP, len) } else { covered };
         packet.resize(l4 + len)?;
         packet.store(l4, &Icmp { checksum: !csum::fold(sum), ..icmp })?;
         packet.store(l4 + size_of::<Icmp>(), &quote)?;
@@ -105,7 +103,6 @@ impl Reply for V4 {
     type Header = Ipv4;
     type Quote = [u32; 7];
     const PORT_UNREACHABLE: [u8; 2] = [3, 3];
-    const PSEUDO: bool = false;
 
     #[inline(always)]
     fn header(src: Self, dst: Self, proto: u8, payload: u16) -> Ipv4 {
@@ -130,7 +127,6 @@ impl Reply for V6 {
     type Header = Ipv6;
     type Quote = [u32; 12];
     const PORT_UNREACHABLE: [u8; 2] = [1, 4];
-    const PSEUDO: bool = true;
 
     #[inline(always)]
     fn header(src: Self, dst: Self, proto: u8, payload: u16) -> Ipv6 {

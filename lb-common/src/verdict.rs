@@ -60,8 +60,12 @@ reasons! {
     NotService => "not_service",
     /// Neither IPv4 nor IPv6. Not counted.
     NotIp => "not_ip",
-    /// A protocol without ports (ICMP, for example). Not counted.
+    /// A protocol without ports (a tunnel, for example). Not counted.
     NoPorts => "no_ports",
+    /// ICMP that has nothing to do with a Service. Not counted.
+    Icmp => "icmp",
+    /// An ICMP error about a packet of a flow, translated with the packet that it quotes.
+    IcmpError => "icmp_error",
     /// A fragment, passed as it came: its ports are not in every part.
     Fragment => "fragment",
     /// Passed as it came: shorter than its headers say, or headers that contradict each other.
@@ -110,7 +114,7 @@ impl Reason {
     /// Whether packets with this reason are counted. Counting a stranger would be most of what it costs.
     #[inline(always)]
     pub const fn is_counted(self) -> bool {
-        !matches!(self, Self::NotService | Self::NotIp | Self::NoPorts)
+        !matches!(self, Self::NotService | Self::NotIp | Self::NoPorts | Self::Icmp)
     }
 
     /// How many there are: the capacity of the `COUNTERS` map.

@@ -46,7 +46,8 @@ impl SlotArray {
     pub(super) fn make_room<'a>(&mut self, tables: impl Iterator<Item = (u32, &'a Slots)>) -> io::Result<()> {
         let len = self.len;
         let fitting = tables.map(|(at, slots)| at as usize..at as usize + slots.len()).filter(|place| place.end <= len);
-        let mut numbers: Vec<_> = fitting.filter(|place| !place.is_empty()).flat_map(|place| chunks_of(&place)).collect();
+        let mut numbers: Vec<_> =
+            fitting.filter(|place| !place.is_empty()).flat_map(|place| chunks_of(&place)).collect();
         numbers.dedup();
         self.chunks.make(numbers.into_iter())
     }

@@ -319,8 +319,13 @@ struct ElementAttr {
 /// It is no array of maps.
 pub(super) fn has(maps: BorrowedFd<'_>, index: u32) -> io::Result<bool> {
     let mut id = 0u32;
-    let mut attr =
-        ElementAttr { map: raw(maps), padding: 0, key: address(&raw const index), value: address(&raw mut id), flags: 0 };
+    let mut attr = ElementAttr {
+        map: raw(maps),
+        padding: 0,
+        key: address(&raw const index),
+        value: address(&raw mut id),
+        flags: 0,
+    };
     // SAFETY: key and value are 32 bits wide, as those of each array of maps, and live until the call returns.
     match unsafe { bpf(MAP_LOOKUP_ELEM, &mut attr) } {
         Ok(_) => Ok(true),

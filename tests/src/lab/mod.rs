@@ -13,6 +13,7 @@
 mod agent;
 mod attached;
 mod client;
+mod far;
 mod frame;
 mod http;
 mod manifest;
@@ -36,6 +37,7 @@ use nix::mount::{MsFlags, mount};
 pub use agent::{Agent, AgentOptions, SocketPath, Source, Tc, Xdp, cli, program, start_cli};
 pub use attached::Attached;
 pub use client::{Answer, Exchange, Load, Report, Seen};
+pub use far::Far;
 pub use frame::Frames;
 pub use http::Page;
 pub use manifest::{Manifests, endpoint_slice, pod as pod_manifest, pod_in_state, service as service_manifest};

@@ -8,6 +8,7 @@ use lb_common::mem::Image;
 use lb_common::packet::proto;
 use lb_common::tables::{Frontend, Side, Table, frontend as flags};
 
+use super::icmp::{TROUBLES, error};
 use super::world::{Net, add_service, client, empty, frontend, node, pod, vip};
 use super::{ACK, FIN_ACK, RST, SYN, SYN_ACK, UDP, echo, ip, packet_with};
 
@@ -83,6 +84,19 @@ pub fn packet<A: Net>(seed: &mut Seed) -> (Side, Vec<u8>) {
         _ => (seed.of(&[Side::Ingress, Side::Egress]), me, backend, there),
     };
     let mut frame = match seed.below(40) {
+        4..=9 => {
+            // About an answer to this packet, if the addresses are real, or about the packet itself.
+            let (src, dst) = if seed.below(8) == 0 { (src, dst) } else { (dst, src) };
+            let lost = packet_with(
+                maybe_with_options(seed, ip(src.ip(), dst.ip(), l4.number())),
+                src.port(),
+                dst.port(),
+                l4,
+                &payload,
+            );
+            let from = if seed.below(2) == 0 { dst.ip() } else { client::<A>(9, 0).ip() };
+            error(from, src.ip(), seed.of(&TROUBLES), &lost, A::HEADER + seed.of(&[4, 8, 8, 17, 18, 20, 500]))
+        }
         0 => echo(src.ip(), dst.ip()),
         1 => packet_with(with_options(ip(src.ip(), dst.ip(), l4.number())), src.port(), dst.port(), l4, &payload),
         _ => packet_with(ip(src.ip(), dst.ip(), l4.number()), src.port(), dst.port(), l4, &payload),
@@ -105,6 +119,10 @@ pub fn packet<A: Net>(seed: &mut Seed) -> (Side, Vec<u8>) {
         frame.truncate(len as usize);
     }
     (side, frame)
+}
+
+fn maybe_with_options(seed: &mut Seed, headers: IpHeaders) -> IpHeaders {
+    if seed.below(8) == 0 { with_options(headers) } else { headers }
 }
 
 fn with_options(headers: IpHeaders) -> IpHeaders {

@@ -10,7 +10,7 @@ use lb_common::packet::proto;
 use lb_common::reject;
 use lb_common::tables::Side;
 use lb_common::verdict::{Reason, Verdict};
-use sluice_tests::packets::world::{Net, add_service, client, empty, node, pod, vip};
+use sluice_tests::packets::world::{self, Net, add_service, client, empty, node, pod, vip};
 use sluice_tests::packets::{self, ACK, FIN_ACK, L4, RST, SYN, SYN_ACK, UDP, ends, verify_checksums};
 
 macro_rules! both_families {
@@ -25,6 +25,7 @@ macro_rules! both_families {
 
 mod flows;
 mod handover;
+mod icmp;
 mod policies;
 mod sockets;
 mod verdicts;

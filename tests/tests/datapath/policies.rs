@@ -155,7 +155,7 @@ mod rules {
         }
         // A set of backends that is another one, in which each of them still is.
         for run in path.tables.image.runs.values_mut() {
-            *run = run.iter().map(|id| id % 3 + 1).collect();
+            *run = run.iter().map(|id| id % 3 + 1).collect::<Vec<_>>().into();
         }
         assert_eq!(path.spread(service, 40_006), first);
         assert_eq!(A::flows(&path.tables).affinity.len(), 20);
@@ -199,7 +199,11 @@ mod rules {
         let backends = &mut A::side_mut(&mut path.tables.image).backends;
         backends.retain(|_, backend| backend.addr.into() != gone.ip());
         let left: Vec<u32> = backends.keys().copied().collect();
-        path.tables.image.runs.values_mut().for_each(|run| *run = run.iter().map(|_| left[0]).collect());
+        path.tables
+            .image
+            .runs
+            .values_mut()
+            .for_each(|run| *run = run.iter().map(|_| left[0]).collect::<Vec<_>>().into());
         let next = path.call(client::<A>(1, 40_001), service, SYN, Reason::NewFlow);
         assert_ne!(next, gone);
         assert_eq!(path.call(client::<A>(1, 40_002), service, SYN, Reason::NewFlow), next);
