@@ -2,9 +2,7 @@
 //!
 //! Nothing is attached anywhere: packets go in and come out as bytes.
 
-use std::fs;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use aya::maps::{HashMap, Map, MapData};
 use lb_common::flow::{filter_bits, state};
 use lb_common::ip::{V4, V6};
@@ -14,7 +12,6 @@ use lb_common::verdict::Verdict;
 use lb_userspace::bpf::{BpfStore, Capacities, Hook, Object, Pins, Programs};
 use lb_userspace::plan;
 use lb_userspace::store::Store as _;
-use nix::mount::{MsFlags, mount};
 
 use crate::lab::Owner;
 
@@ -47,11 +44,7 @@ impl Kernel {
     /// The machine lacks something, or the kernel refuses a program.
     pub fn new(image: &Image, capacities: &Capacities) -> Result<Self> {
         let owner = Owner::new()?;
-        let bpffs = owner.dir.join("bpf");
-        fs::create_dir(&bpffs).context("cannot make the folder for a bpffs")?;
-        mount(Some("bpf"), &bpffs, Some("bpf"), MsFlags::empty(), None::<&str>)
-            .with_context(|| format!("cannot mount a bpffs on {}", bpffs.display()))?;
-        let pins = Pins::new(bpffs.join("sluice"));
+        let pins = Pins::new(owner.bpffs()?.join("sluice"));
         pins.create()?;
         let (programs, _) = Object::embedded()?.load(&pins, capacities, false)?;
         let mut store = BpfStore::open(&pins)?;

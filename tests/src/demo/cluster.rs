@@ -30,7 +30,7 @@ impl<'a> Cluster<'a> {
     /// What the agent follows.
     pub(super) fn source(&self) -> Result<Source> {
         match self {
-            Self::Folder(_) => Ok(Source::Manifests),
+            Self::Folder(lab) => Ok(Source::Manifests(lab.manifests.dir().to_owned())),
             Self::Kubernetes(plane) => plane.source([]),
         }
     }

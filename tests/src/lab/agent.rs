@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::place::beside;
-use super::{Lab, NIC};
+use super::{Lab, Node};
 
 /// Which sockets the cgroup hooks translate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +49,8 @@ pub enum Tc {
 /// Where the agent learns what is declared.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// The lab's folder of manifests.
-    Manifests,
+    /// A folder of manifests.
+    Manifests(PathBuf),
     /// The API of a control plane.
     Kubernetes {
         /// Who asks, and the address of the API server.
@@ -62,9 +62,9 @@ pub enum Source {
 
 impl Source {
     /// As it is typed.
-    fn arguments(&self, lab: &Lab) -> Vec<OsString> {
+    fn arguments(&self) -> Vec<OsString> {
         match self {
-            Self::Manifests => vec!["--manifests".into(), lab.manifests.dir().into()],
+            Self::Manifests(folder) => vec!["--manifests".into(), folder.into()],
             Self::Kubernetes { kubeconfig, api_servers } => {
                 let servers = api_servers.iter().flat_map(|url| ["--api-server".into(), url.into()]);
                 ["--kubeconfig".into(), kubeconfig.into()].into_iter().chain(servers).collect()
@@ -114,7 +114,7 @@ impl Default for AgentOptions {
 /// A running agent. Dropping it kills the process, and leaves what it pinned.
 #[derive(Debug)]
 pub struct Agent<'a> {
-    lab: &'a Lab,
+    node: &'a Node,
     program: PathBuf,
     source: Source,
     options: AgentOptions,
@@ -128,14 +128,14 @@ const READY: Duration = Duration::from_secs(30);
 impl<'a> Agent<'a> {
     /// Starts the agent on the lab's manifests, and waits until it is ready.
     pub fn start(lab: &'a Lab, options: AgentOptions) -> Result<Self> {
-        Self::start_on(lab, Source::Manifests, options)
+        Self::start_on(lab, Source::Manifests(lab.manifests.dir().to_owned()), options)
     }
 
-    /// Starts the agent on a source, and waits until it is ready.
-    pub fn start_on(lab: &'a Lab, source: Source, options: AgentOptions) -> Result<Self> {
-        let program = program()?;
-        let (child, log) = launch(lab, &program, &source, options)?;
-        let mut agent = Self { lab, program, source, options, child, log };
+    /// Starts the agent of a node on a source, and waits until it is ready.
+    pub fn start_on(node: impl Into<&'a Node>, source: Source, options: AgentOptions) -> Result<Self> {
+        let (node, program) = (node.into(), program()?);
+        let (child, log) = launch(node, &program, &source, options)?;
+        let mut agent = Self { node, program, source, options, child, log };
         agent.wait_ready()?;
         Ok(agent)
     }
@@ -154,7 +154,7 @@ impl<'a> Agent<'a> {
 
     /// As [`Agent::restart`], but does not wait: for an agent that has no reason to become ready.
     pub fn launch(&mut self) -> Result<()> {
-        (self.child, self.log) = launch(self.lab, &self.program, &self.source, self.options)?;
+        (self.child, self.log) = launch(self.node, &self.program, &self.source, self.options)?;
         Ok(())
     }
 
@@ -196,7 +196,7 @@ impl<'a> Agent<'a> {
 
     /// Runs `sluice <args> --pin-root …` on the node.
     pub fn cli(&self, args: &[&str]) -> Result<Output> {
-        cli(self.lab, args)
+        cli(self.node, args)
     }
 
     /// Runs the command line with `-o json` and parses what it prints.
@@ -262,9 +262,9 @@ pub fn program() -> Result<PathBuf> {
     beside("SLUICE_BIN", "sluice", "cargo xtask build")
 }
 
-/// Runs `sluice <args> --pin-root …` on the node of `lab`. It is killed if it does not end.
-pub fn cli(lab: &Lab, args: &[&str]) -> Result<Output> {
-    let mut child = start_cli(lab, args)?;
+/// Runs `sluice <args> --pin-root …` on a node. It is killed if it does not end.
+pub fn cli<'a>(node: impl Into<&'a Node>, args: &[&str]) -> Result<Output> {
+    let mut child = start_cli(node, args)?;
     let pid = Pid::from_raw(child.id().cast_signed());
     let (done, is_done) = std::sync::mpsc::channel();
     let watchdog = std::thread::spawn(move || {
@@ -291,33 +291,34 @@ pub fn cli(lab: &Lab, args: &[&str]) -> Result<Output> {
     Ok(Output { status, stdout: out, stderr: err })
 }
 
-/// Starts `sluice <args> --pin-root …` on the node of `lab`, its output on pipes. It ends with the lab at the latest.
-pub fn start_cli(lab: &Lab, args: &[&str]) -> Result<Child> {
-    let mut command = Command::new(program()?);
-    command.args(args).arg("--pin-root").arg(lab.bpffs()).arg("--run-dir").arg(lab.run_dir());
+/// Starts `sluice <args> --pin-root …` on a node, its output on pipes. It ends with the lab at the latest.
+pub fn start_cli<'a>(node: impl Into<&'a Node>, args: &[&str]) -> Result<Child> {
+    let (node, mut command) = (node.into(), Command::new(program()?));
+    command.args(args).arg("--pin-root").arg(node.pins()).arg("--run-dir").arg(node.run_dir());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = lab.node.spawn(&mut command)?;
+    let child = node.spawn(&mut command)?;
     // What has ended already needs no cgroup.
-    let _ = fs::write(lab.cgroup().join("cgroup.procs"), child.id().to_string());
+    let _ = fs::write(node.cgroup().join("cgroup.procs"), child.id().to_string());
     Ok(child)
 }
 
-fn launch(lab: &Lab, program: &Path, source: &Source, options: AgentOptions) -> Result<(Child, File)> {
-    let path = lab.dir().join("agent.log");
+fn launch(node: &Node, program: &Path, source: &Source, options: AgentOptions) -> Result<(Child, File)> {
+    let path = node.dir().join("agent.log");
     // A file of its own for each process, so that the one before cannot speak for it.
     let _ = fs::remove_file(&path);
     let log = File::options().create_new(true).append(true).read(true).open(&path).context("cannot make a log")?;
     let mut command = Command::new(program);
     command.arg("agent");
-    command.arg("--run-dir").arg(lab.run_dir()).arg("--pin-root").arg(lab.bpffs());
-    command.args(source.arguments(lab)).arg("--cgroup").arg(lab.cgroup());
-    command.args(["--node-name", "node", "--nic", NIC, "--pod-device", "pod-*"]).args(arguments(options));
+    command.arg("--run-dir").arg(node.run_dir()).arg("--pin-root").arg(node.pins());
+    command.args(source.arguments()).arg("--cgroup").arg(node.cgroup());
+    command.args(["--node-name", node.name(), "--pod-device", "pod-*"]);
+    command.args(node.nics().iter().flat_map(|nic| ["--nic", nic])).args(arguments(options));
     command.stdin(Stdio::null());
     command.stdout(log.try_clone().context("cannot share the log")?);
     command.stderr(log.try_clone().context("cannot share the log")?);
-    let child = lab.node.spawn(&mut command)?;
+    let child = node.spawn(&mut command)?;
     // In the lab's cgroup, so that it ends with the lab also when the test was killed.
-    fs::write(lab.cgroup().join("cgroup.procs"), child.id().to_string()).context("cannot move the agent")?;
+    fs::write(node.cgroup().join("cgroup.procs"), child.id().to_string()).context("cannot move the agent")?;
     Ok((child, log))
 }
 

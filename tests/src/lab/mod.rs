@@ -7,8 +7,8 @@
 //!  fd00:50::2                    fd00:50::1                    fd00:244::n/128
 //! ```
 //!
-//! Addresses are the same in every lab; the namespaces keep them apart. Pods are wired as Calico does: a point-to-point
-//! link, an address without a subnet, and a gateway that the node answers for.
+//! Addresses are the same in every lab; the namespaces keep them apart. Pods are wired point to point. A [`World`] has
+//! several nodes.
 
 mod agent;
 mod attached;
@@ -18,21 +18,22 @@ mod frame;
 mod http;
 mod manifest;
 mod netns;
+mod node;
 mod offload;
 mod overruns;
 mod owner;
 mod pass;
 mod place;
+mod pod;
 mod server;
 mod way;
 mod wire;
+mod world;
 
-use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-use nix::mount::{MsFlags, mount};
+use anyhow::Result;
 
 pub use agent::{Agent, AgentOptions, SocketPath, Source, Tc, Xdp, cli, program, start_cli};
 pub use attached::Attached;
@@ -42,14 +43,17 @@ pub use frame::Frames;
 pub use http::Page;
 pub use manifest::{Manifests, endpoint_slice, pod as pod_manifest, pod_in_state, service as service_manifest};
 pub use netns::Netns;
+pub use node::Node;
 pub use offload::{DEFAULT, NO_TX_CHECKSUM, Offload, TABLE as OFFLOADS};
 pub use overruns::Overruns;
 pub use owner::{found, remove_leftovers};
 pub use pass::Pass;
 pub use place::{Place, Running};
+pub use pod::{Pod, Wiring};
 pub use server::Server;
 pub use way::{WORLDS, Way};
 pub use wire::{BULK_PORT, ECHO_PORT, Greeting, HTTP_PORT, UDP_PORT, is_pattern, pattern};
+pub use world::{Network, World, WorldOptions};
 
 pub(crate) use owner::{Owner, remove_cgroup};
 
@@ -79,9 +83,15 @@ impl Family {
         self.pick(Ipv4Addr::new(10, 96, 0, n), Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, n.into()))
     }
 
-    /// Address of pod number `n`: 10.244.0.n or fd00:244::n.
+    /// Address of pod number `n` of a lab's only node: 10.244.0.n or fd00:244::n.
     pub fn pod_ip(self, n: u8) -> IpAddr {
-        self.pick(Ipv4Addr::new(10, 244, 0, n), Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, n.into()))
+        self.pod_ip_on(0, n)
+    }
+
+    /// Address of pod number `n` of node number `node`: 10.244.node.n or fd00:244:0:node::n.
+    pub fn pod_ip_on(self, node: u8, n: u8) -> IpAddr {
+        let v6 = Ipv6Addr::new(0xfd00, 0x244, 0, node.into(), 0, 0, 0, n.into());
+        self.pick(Ipv4Addr::new(10, 244, node, n), v6)
     }
 
     /// The node's address.
@@ -107,35 +117,35 @@ pub const NIC: &str = "nic0";
 #[derive(Debug)]
 pub struct Lab {
     /// The node.
-    pub node: Netns,
+    pub node: Node,
     /// The client outside; its device is `eth0`.
     pub outside: Netns,
     /// The manifests that the agent reads.
     pub manifests: Manifests,
     pass: Option<Pass>,
     // Last, since it removes what the fields above still use.
-    owner: Owner,
+    pub(crate) owner: Owner,
 }
+
+/// The MTU of Ethernet.
+const MTU: u16 = 1500;
 
 impl Lab {
     /// Makes the node and the outside. Needs root.
     pub fn new() -> Result<Self> {
         let owner = Owner::new()?;
-        let bpf = owner.dir.join("bpf");
-        fs::create_dir(&bpf).context("cannot make the folder for the lab's bpffs")?;
-        mount(Some("bpf"), &bpf, Some("bpf"), MsFlags::empty(), None::<&str>)
-            .with_context(|| format!("cannot mount a bpffs on {}", bpf.display()))?;
         let manifests = Manifests::new(&owner.dir)?;
-
-        let node = Netns::new(&format!("{}-node", owner.id))?;
+        let character = node::Character {
+            name: "node",
+            zone: "zone-a",
+            number: 0,
+            ips: FAMILIES.map(Family::node_ip),
+            nics: &[NIC],
+            wiring: Wiring::PointToPoint,
+            mtu: MTU,
+        };
+        let node = Node::new(node::Home::only(&owner)?, character)?;
         let outside = Netns::new(&format!("{}-outside", owner.id))?;
-        node.sysctl(&[
-            ("net/ipv4/ip_forward", "1"),
-            ("net/ipv6/conf/all/forwarding", "1"),
-            // Strict, as many distributions have it: an answer must leave where it would be expected.
-            ("net/ipv4/conf/all/rp_filter", "1"),
-            ("net/ipv4/conf/default/rp_filter", "1"),
-        ])?;
         node.ip(&format!(
             "link add {NIC} type veth peer name eth0 netns {}
              addr add 192.168.50.1/24 dev {NIC}
@@ -162,50 +172,19 @@ impl Lab {
         self
     }
 
-    /// Adds pod number `n` (its addresses end in it), without servers.
+    /// [`Node::bare_pod`].
     pub fn bare_pod(&self, name: &str, n: u8) -> Result<Pod> {
-        self.bare_pod_with_index(name, n, None)
+        self.node.bare_pod(name, n)
     }
 
-    /// The same, but with this index for the node's end of its link, where one is given.
+    /// [`Node::bare_pod_with_index`].
     pub fn bare_pod_with_index(&self, name: &str, n: u8, index: Option<u64>) -> Result<Pod> {
-        let device = format!("pod-{name}");
-        let index = index.map_or(String::new(), |index| format!("index {index} "));
-        let ns = Netns::new(&format!("{}-{device}", self.owner.id))?;
-        let [v4, v6] = FAMILIES.map(|family| family.pod_ip(n));
-        self.node.ip(&format!(
-            "link add {device} {index}type veth peer name eth0 netns {}
-             link set {device} address ee:ee:ee:ee:ee:ee addrgenmode none
-             addr add fe80::1/64 dev {device} nodad\n",
-            ns.name()
-        ))?;
-        self.node.sysctl(&[
-            (&format!("net/ipv4/conf/{device}/proxy_arp"), "1"),
-            // An answer on behalf of another is else held back for up to 0.8 s.
-            (&format!("net/ipv4/neigh/{device}/proxy_delay"), "0"),
-        ])?;
-        ns.ip(&format!(
-            "addr add {v4}/32 dev eth0
-             addr add {v6}/128 dev eth0 nodad
-             link set eth0 up
-             route add 169.254.1.1 dev eth0 scope link
-             route add default via 169.254.1.1
-             route add default via fe80::1 dev eth0\n"
-        ))?;
-        let [node4, node6] = FAMILIES.map(Family::node_ip);
-        self.node.ip(&format!(
-            "link set {device} up
-             route add {v4}/32 dev {device} src {node4}
-             route add {v6}/128 dev {device} src {node6}\n"
-        ))?;
-        Ok(Pod { name: name.to_owned(), ips: [v4, v6], ns, device, server: None })
+        self.node.bare_pod_with_index(name, n, index)
     }
 
-    /// Adds pod number `n` with all servers.
+    /// [`Node::pod`].
     pub fn pod(&self, name: &str, n: u8) -> Result<Pod> {
-        let mut pod = self.bare_pod(name, n)?;
-        pod.server = Some(Server::start(&pod.ns, name)?);
-        Ok(pod)
+        self.node.pod(name, n)
     }
 
     /// Adds the pods `<app>-<n>` for each number, with servers and manifests.
@@ -223,14 +202,14 @@ impl Lab {
         Place { ns: &self.outside, cgroup: None }
     }
 
-    /// A process on the node itself, in the lab's cgroup.
+    /// [`Node::host`].
     pub fn host(&self) -> Place<'_> {
-        Place { ns: &self.node, cgroup: Some(&self.owner.cgroup) }
+        self.node.host()
     }
 
-    /// A process in a pod, in the lab's cgroup.
+    /// [`Node::process_in`].
     pub fn process_in<'a>(&'a self, pod: &'a Pod) -> Place<'a> {
-        Place { ns: &pod.ns, cgroup: Some(&self.owner.cgroup) }
+        self.node.process_in(pod)
     }
 
     /// The lab's own folder.
@@ -240,12 +219,12 @@ impl Lab {
 
     /// The lab's own bpffs.
     pub fn bpffs(&self) -> PathBuf {
-        self.owner.dir.join("bpf")
+        self.node.pins().to_owned()
     }
 
-    /// Where the agent says how it is.
+    /// [`Node::run_dir`].
     pub fn run_dir(&self) -> PathBuf {
-        self.owner.dir.join("run")
+        self.node.run_dir()
     }
 
     /// The lab's own cgroup.
@@ -256,46 +235,6 @@ impl Lab {
     /// The name that all parts of this lab begin with.
     pub fn id(&self) -> &str {
         &self.owner.id
-    }
-}
-
-/// A pod. Dropping it ends its servers and removes its device and namespace at once.
-#[derive(Debug)]
-pub struct Pod {
-    /// Its name.
-    pub name: String,
-    /// IPv4, IPv6.
-    pub ips: [IpAddr; 2],
-    /// Its namespace; its device there is `eth0`.
-    pub ns: Netns,
-    /// The host's end of its link, in the node's namespace.
-    pub device: String,
-    server: Option<Server>,
-}
-
-impl Pod {
-    /// Its address of a family.
-    pub fn ip(&self, family: Family) -> IpAddr {
-        let [v4, v6] = self.ips;
-        if family == Family::V4 { v4 } else { v6 }
-    }
-
-    /// Its address of a family, with a port.
-    pub fn at(&self, family: Family, port: u16) -> SocketAddr {
-        SocketAddr::new(self.ip(family), port)
-    }
-
-    /// A client in it, outside the lab's cgroup.
-    pub fn client(&self) -> Place<'_> {
-        Place { ns: &self.ns, cgroup: None }
-    }
-}
-
-impl Drop for Pod {
-    fn drop(&mut self) {
-        drop(self.server.take());
-        // The namespace itself goes later, when the kernel finds the time; its device must not.
-        let _ = self.ns.ip("link del eth0\n");
     }
 }
 

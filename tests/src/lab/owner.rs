@@ -13,7 +13,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::mount::{MntFlags, umount2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 const PREFIX: &str = "sluice-";
 const NETNS: &str = "/run/netns";
@@ -53,6 +53,15 @@ impl Owner {
         lock.try_lock().context("cannot lock the lab's lock file")?;
         fs::create_dir(&cgroup).with_context(|| format!("cannot make the cgroup {}", cgroup.display()))?;
         Ok(Self { id, dir, cgroup, _lock: lock })
+    }
+
+    /// Mounts its bpffs.
+    pub(crate) fn bpffs(&self) -> Result<PathBuf> {
+        let bpf = self.dir.join("bpf");
+        fs::create_dir(&bpf).context("cannot make the folder for a bpffs")?;
+        mount(Some("bpf"), &bpf, Some("bpf"), MsFlags::empty(), None::<&str>)
+            .with_context(|| format!("cannot mount a bpffs on {}", bpf.display()))?;
+        Ok(bpf)
     }
 }
 

@@ -1,9 +1,10 @@
-//! A real control plane for a lab: etcd, kube-apiserver and, where asked for, kube-controller-manager.
+//! A real control plane for a lab: etcd, kube-apiserver and, where asked for, kube-controller-manager; and kube-proxy.
 //!
 //! ```text
-//!  plane                                   node
-//!  eth0 ────────────── veth ────────────── plane0
-//!  192.168.60.1, fd00:60::1                192.168.60.100, fd00:60::100
+//!  plane                                         node
+//!  api0 ── node-0 ─────────── veth ───────────── plane0
+//!  192.168.60.1, fd00:60::1                      192.168.60.100, fd00:60::100
+//!       ── node-1 … (where there are more nodes, of this lab or another's)
 //! ```
 //!
 //! It lives in a network namespace of its own, as on a machine of its own: what the agent does to the node's packets
@@ -18,6 +19,7 @@ mod kubectl;
 mod objects;
 mod oracle;
 mod programs;
+mod proxy;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -26,19 +28,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::lab::{Family, Lab, Netns, remove_cgroup};
+use crate::lab::{Family, Lab, Netns, Node, Owner, World, remove_cgroup};
 use certificates::{Authority, Identity};
 use daemon::Daemon;
 
+use objects::node_manifest;
 pub use objects::{service, together};
 pub use oracle::{Frontends, programmed};
 pub use programs::{program, reason_to_skip};
+pub use proxy::{KubeProxy, Mode};
 
 /// The Services' addresses, IPv4 first: those of [`Family::cluster_ip`] are among them.
 pub const SERVICE_CIDRS: &str = "10.96.0.0/12,fd00:96::/108";
-
-/// The lab's node, as its kubelet would register it.
-const NODE: &str = include_str!("node.yaml");
 
 /// How long anything of the control plane may take; far longer than it should on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -83,7 +84,9 @@ pub struct Plane<'a> {
     dir: PathBuf,
     ns: Netns,
     cgroup: Cgroup,
-    _lab: &'a Lab,
+    joined: u8,
+    // It ends with the lab.
+    _owner: &'a Owner,
 }
 
 impl<'a> Plane<'a> {
@@ -92,11 +95,23 @@ impl<'a> Plane<'a> {
     /// # Errors
     /// A program is not there, or does not become ready.
     pub fn start(lab: &'a Lab, options: PlaneOptions) -> Result<Self> {
-        let dir = lab.dir().join("plane");
+        Self::start_for(&lab.owner, &[&lab.node], options)
+    }
+
+    /// The same for all nodes of a world.
+    ///
+    /// # Errors
+    /// As for [`Plane::start`].
+    pub fn start_in(world: &'a World, options: PlaneOptions) -> Result<Self> {
+        Self::start_for(&world.owner, &world.nodes.iter().collect::<Vec<_>>(), options)
+    }
+
+    fn start_for(owner: &'a Owner, nodes: &[&Node], options: PlaneOptions) -> Result<Self> {
+        let dir = owner.dir.join("plane");
         let pki = dir.join("pki");
         fs::create_dir_all(&pki).with_context(|| format!("cannot make {}", pki.display()))?;
-        let cgroup = Cgroup::new(lab)?;
-        let ns = connect(lab, options.api_servers)?;
+        let cgroup = Cgroup::new(owner)?;
+        let ns = namespace(owner, options.api_servers)?;
         let authority = Authority::new(&pki)?;
         let identity = authority.client("admin", Some("system:masters"))?;
         // Written once: an agent may start and read it at any moment.
@@ -107,20 +122,42 @@ impl<'a> Plane<'a> {
             (0..options.api_servers).map(|n| api::server(n, &authority, &tokens, &dir)).collect::<Result<Vec<_>>>()?;
         let etcd = etcd::daemon(&dir)?;
         let controllers = options.controllers.then(|| api::controllers(&authority, &tokens, &dir)).transpose()?;
-        let mut plane = Self { controllers, servers, etcd, authority, admin, dir, ns, cgroup, _lab: lab };
+        let mut plane =
+            Self { controllers, servers, etcd, authority, admin, dir, ns, cgroup, joined: 0, _owner: owner };
         plane.etcd.start(&plane.ns, &plane.cgroup.0)?;
         for n in 0..options.api_servers.into() {
             plane.start_api(n)?;
         }
         plane.wait_until("the API server has made its namespaces", |plane| plane.has("namespace/default"))?;
-        // Not applied by the server: two addresses of one type are one entry to it.
-        plane.kubectl_with(&["create", "--filename", "-"], NODE)?;
+        for node in nodes {
+            plane.join(node)?;
+        }
         if let Some(controllers) = &mut plane.controllers {
             controllers.start(&plane.ns, &plane.cgroup.0)?;
             // Pods are refused before it is there.
             plane.wait_until("there is a ServiceAccount", |plane| plane.has("serviceaccount/default"))?;
         }
         Ok(plane)
+    }
+
+    /// Links a node to it, and registers the node as its kubelet would. Nodes of different labs may have one name: they
+    /// are one node to the API.
+    pub fn join(&mut self, node: &Node) -> Result<()> {
+        let (number, port) = (FIRST_NODE + self.joined, format!("node-{}", self.joined));
+        self.joined += 1;
+        node.ip(&format!(
+            "link add plane0 type veth peer name {port} netns {}
+             addr add 192.168.60.{number}/24 dev plane0
+             addr add fd00:60::{number}/64 dev plane0 nodad
+             link set plane0 up\n",
+            self.ns.name()
+        ))?;
+        self.ns.ip(&format!("link set {port} master {BRIDGE} up\n"))?;
+        if !self.has(&format!("node/{}", node.name()))? {
+            // Not applied by the server: two addresses of one type are one entry to it.
+            self.kubectl_with(&["create", "--filename", "-"], &node_manifest(node).to_string())?;
+        }
+        Ok(())
     }
 
     /// Where API server number `n` answers.
@@ -191,23 +228,24 @@ impl<'a> Plane<'a> {
     }
 }
 
-/// Makes the namespace, with an address for each API server, and a link to the node.
-fn connect(lab: &Lab, api_servers: u8) -> Result<Netns> {
-    let ns = Netns::new(&format!("{}-plane", lab.id()))?;
-    lab.node.ip(&format!(
-        "link add plane0 type veth peer name eth0 netns {}
-         addr add 192.168.60.100/24 dev plane0
-         addr add fd00:60::100/64 dev plane0 nodad
-         link set plane0 up\n",
-        ns.name()
-    ))?;
+/// All its links, as those of one machine.
+const BRIDGE: &str = "api0";
+/// The last part of the first node's address on them.
+const FIRST_NODE: u8 = 100;
+
+/// Makes the namespace, with an address for each API server.
+fn namespace(owner: &Owner, api_servers: u8) -> Result<Netns> {
+    let ns = Netns::new(&format!("{}-plane", owner.id))?;
+    ns.ip(&format!("link add {BRIDGE} type bridge mcast_snooping 0\n"))?;
     for n in 0..api_servers.into() {
         let [v4, v6] = [Family::V4, Family::V6].map(|family| api::ip(family, n));
-        ns.ip(&format!("addr add {v4}/24 dev eth0\naddr add {v6}/64 dev eth0 nodad\n"))?;
+        ns.ip(&format!("addr add {v4}/24 dev {BRIDGE}\naddr add {v6}/64 dev {BRIDGE} nodad\n"))?;
     }
-    ns.ip("link set eth0 up
-           route add default via 192.168.60.100
-           route add default via fd00:60::100\n")?;
+    ns.ip(&format!(
+        "link set {BRIDGE} up
+         route add default via 192.168.60.{FIRST_NODE}
+         route add default via fd00:60::{FIRST_NODE}\n"
+    ))?;
     Ok(ns)
 }
 
@@ -216,8 +254,8 @@ fn connect(lab: &Lab, api_servers: u8) -> Result<Netns> {
 struct Cgroup(PathBuf);
 
 impl Cgroup {
-    fn new(lab: &Lab) -> Result<Self> {
-        let path = lab.cgroup().with_file_name(format!("{}-plane", lab.id()));
+    fn new(owner: &Owner) -> Result<Self> {
+        let path = owner.cgroup.with_file_name(format!("{}-plane", owner.id));
         fs::create_dir(&path).with_context(|| format!("cannot make the cgroup {}", path.display()))?;
         Ok(Self(path))
     }

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Plane;
-use crate::lab::{Pod, Source, pod_manifest};
+use crate::lab::{FAMILIES, Node, Pod, Source, pod_manifest};
 
 /// A Service with these ClusterIPs, IPv4 first, and the port `http` 80. It has no selector: the test writes its slices.
 pub fn service(name: &str, ips: &[IpAddr]) -> String {
@@ -28,6 +28,27 @@ spec:
   - {{name: http, port: 80, protocol: TCP, targetPort: 8080}}
 "
     )
+}
+
+/// A node as its kubelet registers it.
+pub(super) fn node_manifest(node: &Node) -> Value {
+    let addresses = FAMILIES.map(|family| json!({ "type": "InternalIP", "address": node.address(family) }));
+    let hostname = json!({ "type": "Hostname", "address": node.name() });
+    let cidrs = FAMILIES.map(|family| node.pod_cidr(family));
+    json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "name": node.name(),
+            "labels": { "kubernetes.io/hostname": node.name(), "topology.kubernetes.io/zone": node.zone() },
+        },
+        "spec": { "podCIDR": cidrs[0], "podCIDRs": cidrs },
+        "status": {
+            "addresses": addresses.into_iter().chain([hostname]).collect::<Vec<_>>(),
+            "conditions": [{ "type": "Ready", "status": "True", "reason": "Lab", "message": "ready",
+                             "lastHeartbeatTime": null, "lastTransitionTime": null }],
+        },
+    })
 }
 
 /// One text of several manifests.
