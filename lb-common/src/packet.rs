@@ -26,7 +26,8 @@ pub trait Packet {
         offset
     }
 
-    /// Cuts the packet to `len` bytes, or lengthens it by zeros; `None` where that cannot be.
+    /// Cuts the packet to `len` bytes, or makes it so long, after which all of it has to be written anew; `None` where
+    /// that cannot be.
     fn resize(&mut self, len: usize) -> Option<()>;
 
     /// Writes the checksum of a new TCP segment at `offset`: `full`, or where a device is still to complete it

@@ -1,7 +1,7 @@
 //! Packets at XDP.
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
-use aya_ebpf::helpers::generated::{bpf_xdp_adjust_tail, bpf_xdp_get_buff_len};
+use aya_ebpf::helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len};
 use aya_ebpf::programs::XdpContext;
 use lb_common::datapath;
 use lb_common::packet::{self, Packet};
@@ -45,8 +45,12 @@ impl Packet for Frame {
     #[inline(always)]
     fn resize(&mut self, len: usize) -> Option<()> {
         let change = len as i32 - self.length() as i32;
+        // Room before a packet is sure, room behind it is not: a veth copies small ones tightly.
         // SAFETY: the context is this run's own.
-        (unsafe { bpf_xdp_adjust_tail(self.0.ctx, change) } == 0).then_some(())
+        let resized = unsafe {
+            if change > 0 { bpf_xdp_adjust_head(self.0.ctx, -change) } else { bpf_xdp_adjust_tail(self.0.ctx, change) }
+        };
+        (resized == 0).then_some(())
     }
 }
 

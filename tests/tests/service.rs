@@ -109,7 +109,16 @@ fn a_service_without_endpoints_and_a_port_it_lacks_are_refused_at_once() -> Resu
     every_way(|row| {
         let empty = |port| SocketAddr::new(row.family.cluster_ip(EMPTY), port);
         let (tcp, udp) = (HTTP.0, UDP_CONNECTED.0);
-        let targets = [(tcp, empty(80)), (udp, empty(53)), (tcp, row.web(81)), (udp, row.web(81)), (tcp, row.web(53))];
+        // A refusal is longer than a small datagram.
+        let small = Exchange::Udp { size: 1, connected: true };
+        let targets = [
+            (tcp, empty(80)),
+            (udp, empty(53)),
+            (small, empty(53)),
+            (tcp, row.web(81)),
+            (udp, row.web(81)),
+            (tcp, row.web(53)),
+        ];
         for (exchange, to) in targets {
             let report = row.run(Load::new(exchange, to, 3))?;
             let refused = report.answers.iter().all(|answer| answer.refused && answer.took_us < 500_000);
