@@ -6,6 +6,7 @@
 
 pub mod bench;
 pub mod demo;
+pub mod differential;
 pub mod fuzz;
 pub mod kernel;
 pub mod lab;

@@ -1,4 +1,4 @@
-//! Runs one load: reads it from standard input as a line of JSON, prints the report as JSON. Ends early when standard
+//! Runs one load, or with the argument `probes` one batch of probes after the other. A load: reads it from standard input as a line of JSON, prints the report as JSON. Ends early when standard
 //! input ends.
 
 use std::io::{self, BufRead};
@@ -6,9 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
-use sluice_tests::lab::Load;
+use sluice_tests::lab::{Load, SERVE_PROBES, serve_probes};
 
 fn main() -> Result<()> {
+    if std::env::args().nth(1).as_deref() == Some(SERVE_PROBES) {
+        return serve_probes();
+    }
     let mut line = String::new();
     io::stdin().read_line(&mut line).context("cannot read the load")?;
     let load: Load = serde_json::from_str(&line).context("standard input has no load")?;

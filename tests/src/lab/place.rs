@@ -121,7 +121,7 @@ impl Running {
 }
 
 /// The binary `sluice-lab-client`: `SLUICE_LAB_CLIENT`, or beside the running executable.
-fn client_program() -> Result<PathBuf> {
+pub(super) fn client_program() -> Result<PathBuf> {
     beside("SLUICE_LAB_CLIENT", "sluice-lab-client", "cargo build -p sluice-tests")
 }
 

@@ -27,20 +27,33 @@ const CHUNK: usize = 64 * 1024;
 /// The servers of one pod. Dropping it closes every socket, as the end of a process does.
 #[derive(Debug)]
 pub struct Server {
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<Result<()>>>,
+    _tasks: Tasks,
 }
 
 impl Server {
     /// Starts all servers inside `ns`; they answer as `name`. On return they listen.
     pub fn start(ns: &Netns, name: &str) -> Result<Self> {
+        let name: Arc<str> = name.into();
+        Ok(Self { _tasks: Tasks::start(ns, move || listen(&name))? })
+    }
+}
+
+/// A thread in a namespace with a runtime for tasks. Dropping it ends them.
+#[derive(Debug)]
+pub(super) struct Tasks {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<Result<()>>>,
+}
+
+impl Tasks {
+    /// Runs `begin` there, which spawns the tasks, and waits for its end.
+    pub(super) fn start(ns: &Netns, begin: impl FnOnce() -> Result<()> + Send + 'static) -> Result<Self> {
         let (stop, stopped) = oneshot::channel();
         let (ready, is_ready) = std::sync::mpsc::channel();
-        let name: Arc<str> = name.into();
         let thread = ns.start(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
-                let result = listen(&name);
+                let result = begin();
                 let failed = result.is_err();
                 let _ = ready.send(result);
                 if !failed {
@@ -54,7 +67,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for Tasks {
     fn drop(&mut self) {
         if let Some(stop) = self.stop.take() {
             let _ = stop.send(());
@@ -80,7 +93,7 @@ fn listen(name: &Arc<str>) -> Result<()> {
     Ok(())
 }
 
-fn bound(addr: SocketAddr, kind: Type, protocol: Protocol) -> Result<Socket> {
+pub(super) fn bound(addr: SocketAddr, kind: Type, protocol: Protocol) -> Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), kind, Some(protocol))?;
     if addr.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -93,7 +106,7 @@ fn bound(addr: SocketAddr, kind: Type, protocol: Protocol) -> Result<Socket> {
     Ok(socket)
 }
 
-fn tcp_listener(addr: SocketAddr) -> Result<TcpListener> {
+pub(super) fn tcp_listener(addr: SocketAddr) -> Result<TcpListener> {
     let socket = bound(addr, Type::STREAM, Protocol::TCP)?;
     socket.listen(1024)?;
     Ok(TcpListener::from_std(socket.into())?)

@@ -89,6 +89,9 @@ impl World {
             let home = Home::one_of(&world.owner, &bpffs, name)?;
             let node = Node::new(home, Character { name, zone, number, ips, nics, wiring, mtu })?;
             world.plug(&node, NIC, name, ips)?;
+            // A refusal is an ICMP message, of which a client would else hear six, and then one a second.
+            node.sysctl(&[("net/ipv4/icmp_ratelimit", "0"), ("net/ipv6/icmp/ratelimit", "0")])?;
+            node.sysctl(&[("net/ipv4/icmp_msgs_per_sec", "100000"), ("net/ipv4/icmp_msgs_burst", "10000")])?;
             let [v4, v6] = on_switch(GATEWAY);
             node.ip(&format!("route add default via {v4}\nroute add default via {v6}\n"))?;
             match options.network {
@@ -115,6 +118,12 @@ impl World {
     /// The address of a client outside.
     pub fn outside_ip(family: Family, number: u8) -> IpAddr {
         let [v4, v6] = on_switch(FIRST_OUTSIDE + number);
+        if family == Family::V4 { v4 } else { v6 }
+    }
+
+    /// The address of a node.
+    pub fn node_ip(family: Family, number: usize) -> IpAddr {
+        let [v4, v6] = on_switch(FIRST_NODE + number as u8);
         if family == Family::V4 { v4 } else { v6 }
     }
 

@@ -1,0 +1,222 @@
+//! A world with what a cluster runs on it: backends that answer, clients that ask, and on every node the program that
+//! makes Services work.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::thread::{ScopedJoinHandle, scope};
+
+use anyhow::{Result, anyhow};
+
+use crate::lab::{
+    Agent, AgentOptions, FAMILIES, Family, Outcomes, Pod, Probe, Prober, Responder, Source, World, WorldOptions, cli,
+};
+use crate::plane::{KubeProxy, Mode};
+
+/// Ports at which every backend answers, over TCP and UDP.
+pub const PORTS: [u16; 3] = [8080, 8081, 8082];
+/// Numbers of the pods that are backends, on each node. The first is a client as well.
+const BACKENDS: [u8; 2] = [11, 12];
+/// Number of the pod that is only a client, on each node.
+const CLIENT: u8 = 40;
+
+/// Where an endpoint may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// IPv4, IPv6.
+    pub ips: [IpAddr; 2],
+    /// The number of its node.
+    pub node: usize,
+    /// Whether it has the node's own address.
+    pub host_network: bool,
+}
+
+impl Backend {
+    /// Its address of a family.
+    pub fn ip(&self, family: Family) -> IpAddr {
+        self.ips[usize::from(family == Family::V6)]
+    }
+}
+
+/// Nodes, pods and clients outside. All of it is gone when it is dropped.
+#[derive(Debug)]
+pub struct Cluster {
+    /// All that may be endpoints: pods first, then the nodes themselves.
+    pub backends: Vec<Backend>,
+    _responders: Vec<Responder>,
+    pods: Vec<Vec<Pod>>,
+    /// The nodes, and the clients outside.
+    pub world: World,
+}
+
+impl Cluster {
+    /// Makes everything but what makes Services work.
+    pub fn new(options: WorldOptions) -> Result<Self> {
+        let world = World::new(options)?;
+        let (mut backends, mut responders, mut pods) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, node) in world.nodes.iter().enumerate() {
+            let mut on_node = Vec::new();
+            for n in BACKENDS {
+                let pod = node.bare_pod(&format!("{}{n}", short(number)), n)?;
+                responders.push(Responder::start(&pod.ns, &pod.ips, &PORTS)?);
+                backends.push(Backend { ips: pod.ips, node: number, host_network: false });
+                on_node.push(pod);
+            }
+            on_node.push(node.bare_pod(&format!("{}{CLIENT}", short(number)), CLIENT)?);
+            pods.push(on_node);
+        }
+        for (number, node) in world.nodes.iter().enumerate() {
+            let ips = FAMILIES.map(|family| node.address(family));
+            responders.push(Responder::start(node, &ips, &PORTS)?);
+            backends.push(Backend { ips, node: number, host_network: true });
+        }
+        Ok(Self { backends, _responders: responders, pods, world })
+    }
+}
+
+fn short(node: usize) -> char {
+    (b'a'..).map(char::from).nth(node).unwrap_or('?')
+}
+
+/// Where a client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Client {
+    /// A pod on this node that is also a backend, the first of its node.
+    Backend(usize),
+    /// Another pod on this node.
+    Pod(usize),
+    /// A process on this node.
+    Host(usize),
+    /// Outside, with this node as the way to everything.
+    Outside(usize),
+}
+
+impl Client {
+    /// All there are.
+    pub const ALL: [Self; 9] = [
+        Self::Backend(0),
+        Self::Pod(0),
+        Self::Pod(1),
+        Self::Pod(2),
+        Self::Host(0),
+        Self::Host(1),
+        Self::Host(2),
+        Self::Outside(0),
+        Self::Outside(1),
+    ];
+
+    /// The node at which its packets meet the Service.
+    pub const fn node(self) -> usize {
+        match self {
+            Self::Backend(node) | Self::Pod(node) | Self::Host(node) | Self::Outside(node) => node,
+        }
+    }
+
+    /// Its own address.
+    pub fn ip(self, cluster: &Cluster, family: Family) -> IpAddr {
+        match self {
+            Self::Backend(node) => family.pod_ip_on(node as u8, BACKENDS[0]),
+            Self::Pod(node) => family.pod_ip_on(node as u8, CLIENT),
+            Self::Host(node) => cluster.world.nodes[node].address(family),
+            Self::Outside(number) => World::outside_ip(family, number as u8),
+        }
+    }
+
+    fn prober(self, cluster: &Cluster) -> Result<Prober<'_>> {
+        let pods = &cluster.pods;
+        Prober::new(match self {
+            Self::Backend(node) => pods[node][0].client(),
+            Self::Pod(node) => pods[node][BACKENDS.len()].client(),
+            Self::Host(node) => cluster.world.nodes[node].host(),
+            Self::Outside(number) => cluster.world.outside(number),
+        })
+    }
+}
+
+/// What makes Services work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The real kube-proxy, in its mode nftables.
+    KubeProxy,
+    /// Sluice.
+    Sluice,
+}
+
+#[derive(Debug)]
+enum Running<'a> {
+    KubeProxy(KubeProxy<'a>),
+    Sluice(Agent<'a>),
+}
+
+/// A cluster whose Services work, and clients in it.
+#[derive(Debug)]
+pub struct Side<'a> {
+    cluster: &'a Cluster,
+    running: Vec<Running<'a>>,
+    probers: Vec<(Client, Prober<'a>)>,
+}
+
+impl<'a> Side<'a> {
+    /// Starts a subject on every node, where it follows an API whose plane the nodes have joined.
+    pub fn start(cluster: &'a Cluster, subject: Subject, kubeconfig: &Path) -> Result<Self> {
+        let start = |node: &'a _| {
+            Ok(match subject {
+                Subject::KubeProxy => Running::KubeProxy(KubeProxy::start(node, kubeconfig, Mode::Nftables)?),
+                Subject::Sluice => {
+                    let source = Source::Kubernetes { kubeconfig: kubeconfig.to_owned(), api_servers: Vec::new() };
+                    Running::Sluice(Agent::start_on(node, source, AgentOptions::USUAL)?)
+                }
+            })
+        };
+        let running = cluster.world.nodes.iter().map(start).collect::<Result<_>>()?;
+        let probers = Client::ALL.iter().map(|client| Ok((*client, client.prober(cluster)?)));
+        Ok(Self { cluster, running, probers: probers.collect::<Result<_>>()? })
+    }
+
+    /// The cluster.
+    pub fn cluster(&self) -> &'a Cluster {
+        self.cluster
+    }
+
+    /// Lets clients ask, all at once; the answers come in the order of the questions.
+    pub fn ask(&self, questions: &[(Client, Probe)]) -> Result<Vec<Outcomes>> {
+        let mut answers = vec![Outcomes::new(); questions.len()];
+        let batches = scope(|scope| {
+            let begin = |(client, prober)| scope.spawn(move || ask_as(client, prober, questions));
+            // All begin before the first is waited for.
+            let begun: Vec<_> = self.probers.iter().map(|(client, prober)| begin((*client, prober))).collect();
+            let end =
+                |batch: ScopedJoinHandle<'_, _>| batch.join().unwrap_or_else(|_| Err(anyhow!("a prober panicked")));
+            begun.into_iter().map(end).collect::<Result<Vec<_>>>()
+        })?;
+        for (at, outcomes) in batches.into_iter().flatten() {
+            answers[at] = outcomes;
+        }
+        Ok(answers)
+    }
+
+    /// What the subject on a node has written.
+    pub fn log(&self, node: usize) -> String {
+        match &self.running[node] {
+            Running::KubeProxy(proxy) => proxy.log(),
+            Running::Sluice(agent) => agent.log().unwrap_or_default(),
+        }
+    }
+
+    /// What the agents say that they have done, for people who look into a difference; nothing for kube-proxy.
+    pub fn programmed(&self, node: usize) -> String {
+        match &self.running[node] {
+            Running::KubeProxy(_) => String::new(),
+            Running::Sluice(_) => {
+                let output = cli(&self.cluster.world.nodes[node], &["services", "-o", "wide"]);
+                output.map_or_else(|error| format!("{error:#}"), |o| String::from_utf8_lossy(&o.stdout).into_owned())
+            }
+        }
+    }
+}
+
+/// The questions of one client, with their places among all.
+fn ask_as(client: Client, prober: &Prober<'_>, questions: &[(Client, Probe)]) -> Result<Vec<(usize, Outcomes)>> {
+    let own = questions.iter().enumerate().filter(|(_, (by, _))| *by == client);
+    let (places, probes): (Vec<_>, Vec<_>) = own.map(|(place, (_, probe))| (place, *probe)).unzip();
+    Ok(if probes.is_empty() { Vec::new() } else { places.into_iter().zip(prober.ask(&probes)?).collect() })
+}

@@ -1,0 +1,378 @@
+//! Three nodes: from every place to every kind of virtual IP, to backends in every place. What has to come of it is a
+//! table of rules, which the real kube-proxy has to pass as well.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use serde_json::{Value, json};
+use sluice_tests::differential::{Api, Backend, Client, Cluster, PORTS, Side, Subject};
+use sluice_tests::lab::{FAMILIES, Family, Network, Outcome, Outcomes, Probe, Protocol, Wiring, World, WorldOptions};
+use sluice_tests::plane::{Plane, PlaneOptions};
+use sluice_tests::plane_or_skip;
+
+/// Where the only backend of a Service is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Pod(usize),
+    Host(usize),
+    Nowhere,
+}
+
+const PLACES: [Place; 5] = [Place::Pod(0), Place::Pod(1), Place::Host(0), Place::Host(1), Place::Nowhere];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Policy {
+    Cluster,
+    Local,
+}
+
+/// What the client calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    ClusterIp,
+    /// Of this node.
+    NodePort(usize),
+    LoadBalancer,
+    ExternalIp,
+}
+
+const KINDS: [Kind; 5] = [Kind::ClusterIp, Kind::NodePort(0), Kind::NodePort(1), Kind::LoadBalancer, Kind::ExternalIp];
+
+const CLIENTS: [Client; 6] =
+    [Client::Backend(0), Client::Pod(0), Client::Pod(2), Client::Host(0), Client::Host(2), Client::Outside(0)];
+
+/// One row of the matrix.
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    client: Client,
+    kind: Kind,
+    place: Place,
+    policy: Policy,
+    family: Family,
+    protocol: Protocol,
+}
+
+/// As whom the backend sees the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// Itself.
+    Client,
+    /// The node that translates.
+    Node,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expected {
+    Answer(Source),
+    Refusal,
+    Silence,
+    /// A process is told at its socket what a packet of it would not be told.
+    Error,
+}
+
+use Expected::{Answer, Error, Refusal, Silence};
+
+/// A row to which `when` applies, and no rule before, is treated so.
+struct Rule {
+    name: &'static str,
+    when: fn(&Row) -> bool,
+    kube_proxy: Expected,
+    sluice: Expected,
+}
+
+const RULES: [Rule; 12] = [
+    Rule {
+        name: "a Service without endpoints refuses",
+        when: |row| row.place == Place::Nowhere,
+        kube_proxy: Refusal,
+        sluice: Refusal,
+    },
+    Rule {
+        name: "internal policy Local with endpoints elsewhere only: a socket of the host is told",
+        when: |row| row.kind == Kind::ClusterIp && row.policy == Policy::Local && !row.is_here() && row.is_host(),
+        kube_proxy: Silence,
+        sluice: Error,
+    },
+    Rule {
+        name: "internal policy Local with endpoints elsewhere only",
+        when: |row| row.kind == Kind::ClusterIp && row.policy == Policy::Local && !row.is_here(),
+        kube_proxy: Silence,
+        sluice: Silence,
+    },
+    Rule {
+        name: "external policy Local with endpoints elsewhere only, for clients that are not of this node or a pod",
+        when: |row| row.kind != Kind::ClusterIp && row.policy == Policy::Local && !row.is_here() && row.is_foreign(),
+        kube_proxy: Silence,
+        sluice: Silence,
+    },
+    Rule {
+        name: "external policy Local keeps the client's address",
+        when: |row| row.kind != Kind::ClusterIp && row.policy == Policy::Local && row.is_foreign(),
+        kube_proxy: Answer(Source::Client),
+        sluice: Answer(Source::Client),
+    },
+    Rule {
+        name: "external policy Local counts for no pod; kube-proxy does not masquerade a pod of another node, whose answer \
+               then misses the node that translated",
+        when: |row| row.is_by_other_node() && row.policy == Policy::Local && !row.is_here(),
+        kube_proxy: Silence,
+        sluice: Answer(Source::Node),
+    },
+    Rule {
+        name: "a pod that reaches itself has another source, else the answer would not leave it",
+        when: |row| row.client == Client::Backend(0) && row.place == Place::Pod(0),
+        kube_proxy: Answer(Source::Node),
+        sluice: Answer(Source::Node),
+    },
+    Rule {
+        name: "a backend on the host network of the node that translates is reached without masquerading",
+        when: |row| row.place == Place::Host(row.at()),
+        kube_proxy: Answer(Source::Client),
+        sluice: Answer(Source::Client),
+    },
+    Rule {
+        name: "pods keep their address toward a ClusterIP, and with policy Local",
+        when: |row| row.is_pod() && (row.kind == Kind::ClusterIp || row.policy == Policy::Local),
+        kube_proxy: Answer(Source::Client),
+        sluice: Answer(Source::Client),
+    },
+    Rule {
+        name: "kube-proxy masquerades all others; Sluice keeps the address where the answer comes by anyway: of its pods",
+        when: |row| row.is_pod() && row.client.node() == row.at(),
+        kube_proxy: Answer(Source::Node),
+        sluice: Answer(Source::Client),
+    },
+    Rule {
+        name: "the same: from backends on the node that translates",
+        when: Row::is_here,
+        kube_proxy: Answer(Source::Node),
+        sluice: Answer(Source::Client),
+    },
+    Rule {
+        name: "everyone else is masqueraded",
+        when: |_| true,
+        kube_proxy: Answer(Source::Node),
+        sluice: Answer(Source::Node),
+    },
+];
+
+impl Row {
+    /// Rows of what this Sluice knows.
+    fn is_served_by_sluice(&self) -> bool {
+        let by_way_of_node =
+            matches!(self.client, Client::Outside(_)) && !self.is_here() && self.place != Place::Nowhere;
+        self.kind == Kind::ClusterIp && (!by_way_of_node || self.policy == Policy::Local)
+    }
+
+    /// The node that translates.
+    fn at(&self) -> usize {
+        match self.kind {
+            Kind::NodePort(node) => node,
+            _ => self.client.node(),
+        }
+    }
+
+    /// Whether the backend is on the node that translates.
+    fn is_here(&self) -> bool {
+        matches!(self.place, Place::Pod(node) | Place::Host(node) if node == self.at())
+    }
+
+    fn is_pod(&self) -> bool {
+        matches!(self.client, Client::Backend(_) | Client::Pod(_))
+    }
+
+    /// A pod that calls the port of another node.
+    fn is_by_other_node(&self) -> bool {
+        self.is_pod() && self.client.node() != self.at()
+    }
+
+    fn is_host(&self) -> bool {
+        matches!(self.client, Client::Host(_))
+    }
+
+    /// Neither a pod nor of the node that translates.
+    fn is_foreign(&self) -> bool {
+        !self.is_pod() && !(self.is_host() && self.client.node() == self.at())
+    }
+
+    fn number(&self) -> u8 {
+        number(self.place, self.policy)
+    }
+
+    fn to(&self) -> SocketAddr {
+        let (n, ports) = (self.number(), if self.protocol == Protocol::Tcp { [80, 31_000] } else { [53, 31_100] });
+        match self.kind {
+            Kind::ClusterIp => SocketAddr::new(self.family.cluster_ip(n), ports[0]),
+            Kind::NodePort(node) => SocketAddr::new(World::node_ip(self.family, node), ports[1] + u16::from(n)),
+            Kind::LoadBalancer => SocketAddr::new(load_balancer_ip(self.family, n), ports[0]),
+            Kind::ExternalIp => SocketAddr::new(external_ip(self.family, n), ports[0]),
+        }
+    }
+
+    fn backend<'a>(&self, cluster: &'a Cluster) -> Option<&'a Backend> {
+        backend(self.place, cluster)
+    }
+
+    /// Whether this is what came of it.
+    fn holds(&self, expected: Expected, cluster: &Cluster, outcomes: &Outcomes) -> bool {
+        let node = |ip: &IpAddr| {
+            let others = [0, 1].map(|n| self.family.pod_ip_on(self.at() as u8, n));
+            *ip == World::node_ip(self.family, self.at()) || others.contains(ip)
+        };
+        let own = self.client.ip(cluster, self.family);
+        let source = |ip: &IpAddr, expected| match expected {
+            Source::Client => *ip == own || (self.is_host() && Client::Host(self.at()) == self.client && node(ip)),
+            Source::Node => node(ip),
+        };
+        !outcomes.is_empty()
+            && outcomes.keys().all(|outcome| match (expected, outcome) {
+                (Answer(expected), Outcome::Answered { by, client }) => {
+                    self.backend(cluster).is_some_and(|backend| backend.ip(self.family) == by.ip())
+                        && source(client, expected)
+                }
+                (Refusal, Outcome::Refused) | (Silence, Outcome::Silent) => true,
+                (Error, Outcome::Refused | Outcome::Failed(_)) => true,
+                _ => false,
+            })
+    }
+}
+
+fn number(place: Place, policy: Policy) -> u8 {
+    let place = PLACES.iter().position(|p| *p == place).unwrap_or_default() as u8;
+    100 + 2 * place + u8::from(policy == Policy::Local)
+}
+
+fn backend(place: Place, cluster: &Cluster) -> Option<&Backend> {
+    let (on, host_network) = match place {
+        Place::Pod(node) => (node, false),
+        Place::Host(node) => (node, true),
+        Place::Nowhere => return None,
+    };
+    cluster.backends.iter().find(|backend| backend.node == on && backend.host_network == host_network)
+}
+
+fn load_balancer_ip(family: Family, n: u8) -> IpAddr {
+    family.pick([203, 0, 113, n].into(), [0xfd00, 0x203, 0, 0, 0, 0, 0, n.into()].into())
+}
+
+fn external_ip(family: Family, n: u8) -> IpAddr {
+    family.pick([198, 51, 100, n].into(), [0xfd00, 0x198, 0, 0, 0, 0, 0, n.into()].into())
+}
+
+fn objects(cluster: &Cluster) -> Vec<Value> {
+    let all = PLACES.into_iter().flat_map(|place| [(place, Policy::Cluster), (place, Policy::Local)]);
+    let of = |(place, policy)| {
+        let (n, policy_name) = (number(place, policy), format!("{policy:?}"));
+        let name = format!("matrix-{n}");
+        let port = |protocol: Protocol, port: u16, node_port: u16| {
+            json!({ "name": protocol.name().to_lowercase(), "protocol": protocol.name(), "port": port,
+                    "targetPort": PORTS[0], "nodePort": node_port + u16::from(n) })
+        };
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": { "name": name },
+            "spec": {
+                "type": "LoadBalancer", "ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv4", "IPv6"],
+                "clusterIP": Family::V4.cluster_ip(n), "clusterIPs": FAMILIES.map(|family| family.cluster_ip(n)),
+                "externalIPs": FAMILIES.map(|family| external_ip(family, n)),
+                "internalTrafficPolicy": policy_name, "externalTrafficPolicy": policy_name,
+                "ports": [port(Protocol::Tcp, 80, 31_000), port(Protocol::Udp, 53, 31_100)],
+            },
+            "status": { "loadBalancer": { "ingress": FAMILIES.map(|family| json!({ "ip": load_balancer_ip(family, n) })) } },
+        });
+        let slices = FAMILIES.map(|family| {
+            let endpoints = backend(place, cluster).map(|backend| {
+                json!({ "addresses": [backend.ip(family)], "nodeName": cluster.world.nodes[backend.node].name(),
+                        "conditions": { "ready": true } })
+            });
+            let ports = Protocol::ALL.map(|protocol| {
+                json!({ "name": protocol.name().to_lowercase(), "protocol": protocol.name(), "port": PORTS[0] })
+            });
+            json!({
+                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+                "metadata": { "name": format!("{name}-{family:?}").to_lowercase(),
+                              "labels": { "kubernetes.io/service-name": name } },
+                "addressType": if family == Family::V4 { "IPv4" } else { "IPv6" },
+                "endpoints": Vec::from_iter(endpoints), "ports": ports,
+            })
+        });
+        [service].into_iter().chain(slices)
+    };
+    all.flat_map(of).collect()
+}
+
+fn rows() -> Vec<Row> {
+    let mut rows = Vec::new();
+    for client in CLIENTS {
+        for (kind, place) in KINDS.into_iter().flat_map(|kind| PLACES.map(|place| (kind, place))) {
+            for policy in [Policy::Cluster, Policy::Local] {
+                for (family, protocol) in FAMILIES.into_iter().flat_map(|f| Protocol::ALL.map(|p| (f, p))) {
+                    rows.push(Row { client, kind, place, policy, family, protocol });
+                }
+            }
+        }
+    }
+    rows
+}
+
+/// What is still wrong, for people.
+fn wrong(subject: Subject, side: &Side<'_>, rows: &[Row], patience_ms: u64) -> Result<Vec<(Row, String)>> {
+    let probe = |row: &Row| Probe { to: row.to(), protocol: row.protocol, tries: 2, patience_ms };
+    let questions: Vec<_> = rows.iter().map(|row| (row.client, probe(row))).collect();
+    let mut wrong = Vec::new();
+    for (row, outcomes) in rows.iter().zip(side.ask(&questions)?) {
+        let Some(rule) = RULES.iter().find(|rule| (rule.when)(row)) else { bail!("no rule for {row:?}") };
+        let expected = if subject == Subject::Sluice { rule.sluice } else { rule.kube_proxy };
+        if !row.holds(expected, side.cluster(), &outcomes) {
+            let found: Vec<_> = outcomes.keys().map(ToString::to_string).collect();
+            wrong.push((*row, format!("{row:?}: \"{}\" wants {expected:?}, found {found:?}", rule.name)));
+        }
+    }
+    Ok(wrong)
+}
+
+/// Milliseconds in which an answer comes; a busy machine has a second chance.
+const HASTE: u64 = 300;
+/// The same for an ICMPv6 refusal of kube-proxy: over a veth the first comes while the kernel still connects, and is not
+/// heard; the next follows the next SYN, after a second.
+const PATIENCE: u64 = 1_600;
+
+fn matrix(subject: Subject, options: WorldOptions, rows: Vec<Row>) -> Result<()> {
+    let cluster = Cluster::new(options)?;
+    let plane = Plane::start_in(&cluster.world, PlaneOptions { api_servers: 1, controllers: false })?;
+    Api::new(&plane)?.apply(&objects(&cluster))?;
+    let side = Side::start(&cluster, subject, &plane.kubeconfig())?;
+    // Real time: rules are in force some time after the start.
+    let (start, all, mut left, mut patience) = (Instant::now(), rows.len(), rows, HASTE);
+    loop {
+        let wrong = wrong(subject, &side, &left, patience)?;
+        patience = PATIENCE;
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        if start.elapsed() > Duration::from_secs(20) {
+            let text: Vec<_> = wrong.iter().map(|(_, text)| text.as_str()).collect();
+            bail!("{} of {all} rows:\n{}", wrong.len(), text.join("\n"));
+        }
+        left = wrong.into_iter().map(|(row, _)| row).collect();
+    }
+}
+
+#[test]
+fn kube_proxy_treats_every_row_so() -> Result<()> {
+    plane_or_skip!();
+    for network in [Network::Routed, Network::Vxlan] {
+        matrix(Subject::KubeProxy, WorldOptions { network, wiring: Wiring::PointToPoint }, rows())?;
+    }
+    Ok(())
+}
+
+#[test]
+fn sluice_treats_every_row_so() -> Result<()> {
+    plane_or_skip!();
+    for network in [Network::Routed, Network::Vxlan] {
+        let rows = rows().into_iter().filter(Row::is_served_by_sluice).collect();
+        matrix(Subject::Sluice, WorldOptions { network, wiring: Wiring::PointToPoint }, rows)?;
+    }
+    Ok(())
+}
