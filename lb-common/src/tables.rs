@@ -209,7 +209,7 @@ pub mod socket_path {
 pub mod map {
     /// [`super::FrontendKey`] to [`super::Frontend`], hash, by family.
     pub const FRONTENDS: [&str; 2] = ["FRONTENDS_V4", "FRONTENDS_V6"];
-    /// Backend id to [`super::Backend`], array, by family.
+    /// Backend id to [`super::Backend`], array of arrays of [`BACKENDS_CHUNK`], by family.
     pub const BACKENDS: [&str; 2] = ["BACKENDS_V4", "BACKENDS_V6"];
     /// Half-open flows, LRU hash, by family.
     pub const HALF_OPEN: [&str; 2] = ["HALF_OPEN_V4", "HALF_OPEN_V6"];
@@ -238,8 +238,10 @@ pub mod map {
 
     /// Frontends of a family.
     pub const FRONTENDS_CAPACITY: u32 = 1 << 17;
-    /// Backend ids of a family; id 0 is never used.
-    pub const BACKENDS_CAPACITY: u32 = 1 << 17;
+    /// Backend ids of a family; id 0 is never used. Memory is taken a chunk at a time.
+    pub const BACKENDS_CAPACITY: u32 = 1 << 21;
+    /// Backend ids of a chunk. A power of two.
+    pub const BACKENDS_CHUNK: u32 = 1 << 14;
     /// Entries for half-open flows of a family, two a flow.
     pub const HALF_OPEN_CAPACITY: u32 = 1 << 16;
     /// Entries for established flows of a family, two a flow.

@@ -20,6 +20,12 @@ static SLOTS: ArrayOfMaps<btf_maps::Array<u64, PAIRS, MMAPABLE>, CHUNKS> = Array
 const PAIRS: usize = (shape::SLOTS_CHUNK / 2) as usize;
 const CHUNKS: usize = (shape::SLOTS_CAPACITY / shape::SLOTS_CHUNK) as usize;
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
+
+/// The backends of a family.
+type Backends<A> = ArrayOfMaps<btf_maps::Array<Backend<A>, BACKENDS>, BACKEND_CHUNKS>;
+/// Backends in a chunk.
+const BACKENDS: usize = shape::BACKENDS_CHUNK as usize;
+const BACKEND_CHUNKS: usize = (shape::BACKENDS_CAPACITY / shape::BACKENDS_CHUNK) as usize;
 #[map]
 static FILTER: Array<u64> = Array::pinned(Filter::WORDS, BPF_F_MMAPABLE);
 #[map]
@@ -67,7 +73,7 @@ pub(crate) trait Maps: Ip {
     /// The node's address in this family.
     fn node(config: &Config) -> Self;
     fn frontends() -> &'static HashMap<FrontendKey<Self>, Frontend>;
-    fn backends() -> &'static Array<Backend<Self>>;
+    fn backend(id: u32) -> Option<Backend<Self>>;
     fn source_ranges() -> &'static LpmTrie<RangeKey<Self>, u32>;
     fn affinity() -> &'static LruHashMap<AffinityKey<Self>, Affinity>;
     fn sockets() -> &'static LruHashMap<SocketKey<Self>, SocketPeer<Self>>;
@@ -83,8 +89,8 @@ macro_rules! maps {
         #[map]
         static $frontends: HashMap<FrontendKey<$ip>, Frontend> =
             HashMap::pinned(shape::FRONTENDS_CAPACITY, BPF_F_NO_PREALLOC);
-        #[map]
-        static $backends: Array<Backend<$ip>> = Array::pinned(shape::BACKENDS_CAPACITY, 0);
+        #[btf_map]
+        static $backends: Backends<$ip> = ArrayOfMaps::new();
         #[map]
         static $ranges: LpmTrie<RangeKey<$ip>, u32> = LpmTrie::pinned(shape::SOURCE_RANGES_CAPACITY, BPF_F_NO_PREALLOC);
         #[map]
@@ -106,8 +112,8 @@ macro_rules! maps {
                 &$frontends
             }
             #[inline(always)]
-            fn backends() -> &'static Array<Backend<Self>> {
-                &$backends
+            fn backend(id: u32) -> Option<Backend<Self>> {
+                $backends.get_value(id / shape::BACKENDS_CHUNK, &(id % shape::BACKENDS_CHUNK)).copied()
             }
             #[inline(always)]
             fn source_ranges() -> &'static LpmTrie<RangeKey<Self>, u32> {

@@ -65,7 +65,7 @@ impl<A: Maps> Tables<A> for Kernel {
 
     #[inline(always)]
     fn backend(&self, id: u32) -> Option<Backend<A>> {
-        A::backends().get(id).copied().filter(|backend| backend.port.wire() != 0)
+        A::backend(id).filter(|backend| backend.port.wire() != 0)
     }
 
     #[inline(always)]

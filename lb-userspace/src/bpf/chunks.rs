@@ -3,79 +3,129 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use super::{Error, pins, sys};
+use aya::maps::MapInfo;
+use lb_common::tables::Entry;
 
-/// What all chunks of an array have in common.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Chunk {
-    /// Bytes of an element.
-    pub(super) value: u32,
-    /// Elements.
-    pub(super) len: u32,
-    /// `BPF_F_…`, as the programs declare them.
-    pub(super) flags: u32,
-}
+use super::{Error, pins, sys};
 
 /// An array in a folder of pins: `NAME` is the array of maps, `NAME-<number>` each chunk that there is.
 #[derive(Debug)]
-pub(super) struct Chunks {
+pub(super) struct Chunks<V> {
     name: &'static str,
     folder: PathBuf,
     array: OwnedFd,
-    chunk: Chunk,
+    /// Elements of the array, and of a chunk.
+    room: (u32, u32),
+    /// `BPF_F_…` of each chunk, as the programs declare them.
+    flags: u32,
     there: BTreeMap<u32, OwnedFd>,
     /// Those that are known to be in the array.
     linked: BTreeSet<u32>,
+    element: PhantomData<V>,
 }
 
-impl Chunks {
-    /// What is pinned.
+impl<V: Entry> Chunks<V> {
+    /// What is pinned. `room`: elements of the array, and of a chunk.
     ///
     /// # Errors
-    /// A pin cannot be opened.
-    pub(super) fn open(folder: &Path, name: &'static str, chunk: Chunk) -> Result<Self, Error> {
-        let open = |path: PathBuf| sys::open(&path).map_err(|error| Error::map("open", name, &error));
+    /// A pin cannot be opened, or is no such chunk.
+    pub(super) fn open(folder: &Path, name: &'static str, room: (u32, u32), flags: u32) -> Result<Self, Error> {
+        let failed = |error: &dyn std::error::Error| Error::map("open", name, error);
+        let array = sys::open(&folder.join(name)).map_err(|error| failed(&error))?;
         let mut there = BTreeMap::new();
         for pin in pins::names(folder)? {
-            if let Some(number) = pin.strip_prefix(name).and_then(|rest| rest.strip_prefix('-')?.parse().ok()) {
-                there.insert(number, open(folder.join(&pin))?);
+            let number = pin.strip_prefix(name).and_then(|rest| rest.strip_prefix('-')?.parse().ok());
+            let Some(number) = number else { continue };
+            let path = folder.join(&pin);
+            let info = MapInfo::from_pin(&path).map_err(|error| failed(&error))?;
+            let found = (info.value_size(), info.max_entries());
+            let needed = (sys::value_size::<V>(), room.1);
+            if found != needed {
+                let describe = |(value, len)| format!("values of {value} bytes, room for {len}");
+                return Err(Error::Shape { map: name, found: describe(found), needed: describe(needed) });
             }
+            there.insert(number, sys::open(&path).map_err(|error| failed(&error))?);
         }
-        let array = open(folder.join(name))?;
-        Ok(Self { name, folder: folder.to_owned(), array, chunk, there, linked: BTreeSet::new() })
+        let (folder, linked) = (folder.to_owned(), BTreeSet::new());
+        Ok(Self { name, folder, array, room, flags, there, linked, element: PhantomData })
+    }
+
+    /// How many elements there may be.
+    pub(super) fn len(&self) -> u32 {
+        self.room.0
+    }
+
+    /// How many elements a chunk has.
+    pub(super) fn chunk_len(&self) -> u32 {
+        self.room.1
     }
 
     /// A chunk, if it is there.
-    pub(super) fn get(&self, number: u32) -> Option<BorrowedFd<'_>> {
+    pub(super) fn chunk(&self, number: u32) -> Option<BorrowedFd<'_>> {
         self.there.get(&number).map(OwnedFd::as_fd)
+    }
+
+    /// An element; none where its chunk is not there.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(super) fn get(&self, index: u32) -> io::Result<Option<V>> {
+        let chunk = self.chunk(index / self.chunk_len());
+        chunk.map(|chunk| sys::get(chunk, index % self.chunk_len())).transpose()
+    }
+
+    /// Writes an element.
+    ///
+    /// # Errors
+    /// It is beyond the array (`E2BIG`), or there is no memory for its chunk.
+    pub(super) fn put(&mut self, index: u32, value: &V) -> io::Result<()> {
+        if index >= self.len() {
+            return Err(io::Error::from_raw_os_error(libc::E2BIG));
+        }
+        let (number, place) = (index / self.chunk_len(), index % self.chunk_len());
+        self.make([number])?;
+        self.chunk(number).map_or(Ok(()), |chunk| sys::put(chunk, place, value))
+    }
+
+    /// Visits all elements that there are.
+    ///
+    /// # Errors
+    /// A chunk cannot be read.
+    pub(super) fn each(&self, mut each: impl FnMut(&u32, &V)) -> io::Result<()> {
+        let shape = (4, sys::value_size::<V>(), self.chunk_len());
+        for (number, chunk) in &self.there {
+            let base = number * self.chunk_len();
+            sys::read_all(chunk.as_fd(), shape, |place: &u32, value| each(&(base + place), value))?;
+        }
+        Ok(())
     }
 
     /// Sees to it that these chunks are there.
     ///
     /// # Errors
     /// There is no memory for a chunk.
-    pub(super) fn make(&mut self, numbers: impl Iterator<Item = u32>) -> io::Result<()> {
+    pub(super) fn make(&mut self, numbers: impl IntoIterator<Item = u32>) -> io::Result<()> {
         let mut missing = Vec::new();
         for number in numbers {
             if self.linked.contains(&number) {
                 continue;
             }
             if !self.there.contains_key(&number) {
-                let Chunk { value, len, flags } = self.chunk;
-                let made = sys::create_array(self.name, value, len, flags)?;
+                let made = sys::create_array::<V>(self.name, self.chunk_len(), self.flags)?;
                 // Pinned before it is in the array: what the programs can see, every agent can find.
                 sys::pin(made.as_fd(), &self.folder.join(format!("{}-{number}", self.name)))?;
                 self.there.insert(number, made);
-            } else if sys::has(self.array.as_fd(), number)? {
+            } else if sys::get::<u32>(self.array.as_fd(), number).is_ok() {
                 self.linked.insert(number);
                 continue;
             }
             missing.push(number);
         }
-        let fds: Vec<_> = missing.iter().filter_map(|number| Some((*number, self.get(*number)?))).collect();
+        let fds: Vec<_> = missing.iter().filter_map(|number| Some((*number, self.chunk(*number)?))).collect();
         // All at once, since each such write waits until no program can see what was there before.
         sys::put_maps(self.array.as_fd(), &fds)?;
         self.linked.extend(missing);

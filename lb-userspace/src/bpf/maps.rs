@@ -12,6 +12,7 @@ use lb_common::tables::{
     SocketPeer, map,
 };
 
+use super::chunks::Chunks;
 use super::dense::Words;
 use super::shape::{self, Shape};
 use super::slots::SlotArray;
@@ -20,12 +21,6 @@ use super::{Capacities, Error, Pins, Raw, sys};
 /// A hash map.
 pub(super) struct Table<K: Entry, V: Entry> {
     pub(super) map: HashMap<MapData, Raw<K>, Raw<V>>,
-    all: Whole,
-}
-
-/// An array map.
-pub(super) struct Row<V: Entry> {
-    pub(super) map: Array<MapData, Raw<V>>,
     all: Whole,
 }
 
@@ -42,16 +37,10 @@ impl<K: Entry, V: Entry> Table<K, V> {
     }
 }
 
-impl<V: Entry> Row<V> {
-    pub(super) fn each(&self, each: impl FnMut(&u32, &V)) -> io::Result<()> {
-        sys::read_all(self.all.fd.as_fd(), self.all.shape, each)
-    }
-}
-
 /// The maps of one family.
 pub struct FamilyMaps<A: Ip> {
     pub(super) frontends: Table<FrontendKey<A>, Frontend>,
-    pub(super) backends: Row<Backend<A>>,
+    pub(super) backends: Chunks<Backend<A>>,
     pub(super) half_open: Table<FlowKey<A>, Flow<A>>,
     pub(super) established: Table<FlowKey<A>, Flow<A>>,
     pub(super) sockets: Table<SocketKey<A>, SocketPeer<A>>,
@@ -80,7 +69,7 @@ pub struct Maps {
     pub(super) v6: FamilyMaps<V6>,
     pub(super) names: Table<u32, Name>,
     pub(super) devices: Table<u32, u32>,
-    pub(super) config: Row<Config>,
+    pub(super) config: Array<MapData, Raw<Config>>,
     pub(super) slots: SlotArray,
     pub(super) filter: Words,
     pub(super) counters: PerCpuArray<MapData, u64>,
@@ -144,11 +133,11 @@ impl Maps {
             shapes.push((shape, capacity));
         }
         Ok(Self {
-            v4: family(&folder)?,
-            v6: family(&folder)?,
+            v4: family(&folder, &shapes)?,
+            v6: family(&folder, &shapes)?,
             names: table(&folder, map::NAMES)?,
             devices: table(&folder, map::DEVICES)?,
-            config: row(&folder, map::CONFIG)?,
+            config: typed(data(&folder, map::CONFIG)?, map::CONFIG)?,
             slots: SlotArray::open(&folder, room_of(&shapes, map::SLOTS))?,
             filter: words(&folder, map::FILTER)?,
             counters: typed(data(&folder, map::COUNTERS)?, map::COUNTERS)?,
@@ -240,14 +229,15 @@ fn fill(shape: &Shape, capacity: u32, entries: u64) -> Fill {
     Fill { map: shape.map, entries, capacity: u64::from(shape.room(capacity)), option: shape.option }
 }
 
-fn family<A: Ip>(folder: &Path) -> Result<FamilyMaps<A>, Error> {
+fn family<A: Ip>(folder: &Path, shapes: &[(Shape, u32)]) -> Result<FamilyMaps<A>, Error> {
     let index = match A::FAMILY {
         Family::V4 => 0,
         Family::V6 => 1,
     };
+    let backends = map::BACKENDS[index];
     Ok(FamilyMaps {
         frontends: table(folder, map::FRONTENDS[index])?,
-        backends: row(folder, map::BACKENDS[index])?,
+        backends: Chunks::open(folder, backends, (room_of(shapes, backends), map::BACKENDS_CHUNK), 0)?,
         half_open: table(folder, map::HALF_OPEN[index])?,
         established: table(folder, map::ESTABLISHED[index])?,
         sockets: table(folder, map::SOCKETS[index])?,
@@ -272,11 +262,6 @@ fn typed<T: TryFrom<Map, Error = MapError>>(data: MapData, name: &'static str) -
 pub(super) fn table<K: Entry, V: Entry>(folder: &Path, name: &'static str) -> Result<Table<K, V>, Error> {
     let data = data(folder, name)?;
     Ok(Table { all: whole(&data, name)?, map: typed(data, name)? })
-}
-
-fn row<V: Entry>(folder: &Path, name: &'static str) -> Result<Row<V>, Error> {
-    let data = data(folder, name)?;
-    Ok(Row { all: whole(&data, name)?, map: typed(data, name)? })
 }
 
 fn words(folder: &Path, name: &'static str) -> Result<Words, Error> {

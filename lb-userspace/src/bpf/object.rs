@@ -51,7 +51,9 @@ impl Object {
         let mut loader = EbpfLoader::new();
         loader.default_map_pin_directory(&folder).override_global(LOG_LEVEL, &level, false);
         // What declares it cannot say that it is pinned.
-        loader.map_pin_path(map::SLOTS, folder.join(map::SLOTS));
+        for array in [map::SLOTS].into_iter().chain(map::BACKENDS) {
+            loader.map_pin_path(array, folder.join(array));
+        }
         // A log of each run of the verifier takes time; where it refuses, aya asks again with a log.
         loader.verifier_log_level(VerifierLogLevel::STATS);
         let mut warnings = Vec::new();

@@ -5,8 +5,8 @@ use std::path::Path;
 use aya::maps::{MapInfo, MapType};
 use lb_common::ip::{V4, V6};
 use lb_common::tables::{
-    Affinity, AffinityKey, Backend, Config, Filter, Flow, FlowKey, Frontend, FrontendKey, Name, RangeKey, SocketKey,
-    SocketPeer, map,
+    Affinity, AffinityKey, Config, Filter, Flow, FlowKey, Frontend, FrontendKey, Name, RangeKey, SocketKey, SocketPeer,
+    map,
 };
 use lb_common::verdict::Reason;
 
@@ -67,8 +67,8 @@ pub(super) fn shapes(capacities: &Capacities) -> Vec<Shape> {
     vec![
         of::<FrontendKey<V4>, Frontend>(map::FRONTENDS[0], Hash, services, services_by),
         of::<FrontendKey<V6>, Frontend>(map::FRONTENDS[1], Hash, services, services_by),
-        of::<u32, Backend<V4>>(map::BACKENDS[0], Array, backends, backends_by),
-        of::<u32, Backend<V6>>(map::BACKENDS[1], Array, backends, backends_by),
+        of::<u32, u32>(map::BACKENDS[0], ArrayOfMaps, backends.div_ceil(map::BACKENDS_CHUNK), backends_by),
+        of::<u32, u32>(map::BACKENDS[1], ArrayOfMaps, backends.div_ceil(map::BACKENDS_CHUNK), backends_by),
         of::<u32, u32>(map::SLOTS, ArrayOfMaps, slots.div_ceil(map::SLOTS_CHUNK), Some("--max-slots")),
         // The key of a trie begins with the length of its prefix.
         of::<(u32, RangeKey<V4>), u32>(map::SOURCE_RANGES[0], LpmTrie, map::SOURCE_RANGES_CAPACITY, None),
@@ -121,6 +121,7 @@ impl Shape {
     pub(super) fn room(&self, capacity: u32) -> u32 {
         match self.map {
             map::SLOTS => capacity.saturating_mul(map::SLOTS_CHUNK),
+            backends if map::BACKENDS.contains(&backends) => capacity.saturating_mul(map::BACKENDS_CHUNK),
             _ => capacity / self.entries_each(),
         }
     }

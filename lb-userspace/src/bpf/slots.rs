@@ -10,20 +10,21 @@ use lb_common::mem::Slots;
 use lb_common::tables::map;
 
 use super::Error;
-use super::chunks::{Chunk, Chunks};
+use super::chunks::Chunks;
 use super::dense::Words;
 
 /// Slots of a chunk.
 const CHUNK: usize = map::SLOTS_CHUNK as usize;
+const SLOTS_PER_WORD: u32 = 2;
 /// 64-bit words of a chunk.
-const WORDS: u32 = map::SLOTS_CHUNK / 2;
+const WORDS: u32 = map::SLOTS_CHUNK / SLOTS_PER_WORD;
 /// `BPF_F_MMAPABLE`.
 const MMAPABLE: u32 = 1 << 10;
 
 /// The array.
 #[derive(Debug)]
 pub(super) struct SlotArray {
-    chunks: Chunks,
+    chunks: Chunks<u64>,
     len: usize,
     /// The chunk that was last used.
     mapped: Option<(u32, Words)>,
@@ -35,8 +36,8 @@ impl SlotArray {
     /// # Errors
     /// A pin cannot be opened.
     pub(super) fn open(folder: &Path, len: u32) -> Result<Self, Error> {
-        let chunk = Chunk { value: 8, len: WORDS, flags: MMAPABLE };
-        Ok(Self { chunks: Chunks::open(folder, map::SLOTS, chunk)?, len: len as usize, mapped: None })
+        let chunks = Chunks::open(folder, map::SLOTS, (len / SLOTS_PER_WORD, WORDS), MMAPABLE)?;
+        Ok(Self { chunks, len: len as usize, mapped: None })
     }
 
     /// Makes room for tables that are about to be written, in one go.
@@ -49,7 +50,7 @@ impl SlotArray {
         let mut numbers: Vec<_> =
             fitting.filter(|place| !place.is_empty()).flat_map(|place| chunks_of(&place)).collect();
         numbers.dedup();
-        self.chunks.make(numbers.into_iter())
+        self.chunks.make(numbers)
     }
 
     /// Writes the slots of a table. The frontends that point to it must be written after it.
@@ -103,7 +104,7 @@ impl SlotArray {
     }
 
     fn chunk(&mut self, number: u32) -> io::Result<Option<&Words>> {
-        let Some(chunk) = self.chunks.get(number) else { return Ok(None) };
+        let Some(chunk) = self.chunks.chunk(number) else { return Ok(None) };
         let words = match self.mapped.take().filter(|(mapped, _)| *mapped == number) {
             Some((_, words)) => words,
             None => Words::map(chunk, WORDS)?,

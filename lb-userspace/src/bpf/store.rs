@@ -51,7 +51,7 @@ impl BpfStore {
     /// # Errors
     /// The map cannot be read.
     pub fn config(&self) -> Result<Config, StoreError> {
-        match self.maps.config.map.get(&0, 0) {
+        match self.maps.config.get(&0, 0) {
             Ok(Raw(config)) => Ok(config),
             Err(MapError::KeyNotFound) => Ok(Config::EMPTY),
             Err(error) => Err(StoreError::Read { map: map::CONFIG, source: io_error(error) }),
@@ -78,9 +78,9 @@ impl BpfStore {
         let runs = self.runs(side)?;
         let ids: BTreeSet<_> = runs.values().flat_map(|slots| slots.ids().iter().copied()).collect();
         for id in ids {
-            let found = A::maps(&self.maps).backends.map.get(&id, 0);
-            let found = present(found, map::BACKENDS[names])?;
-            if let Some(Raw(backend)) = found.filter(|Raw(backend)| backend.port.wire() != 0) {
+            let found = A::maps(&self.maps).backends.get(id);
+            let found = found.map_err(|source| StoreError::Read { map: map::BACKENDS[names], source })?;
+            if let Some(backend) = found.filter(|backend| backend.port.wire() != 0) {
                 side.backends.insert(id, backend);
             }
         }
@@ -91,10 +91,10 @@ impl BpfStore {
     fn family<A: Of>(&mut self, op: &FamilyOp<A>) -> Result<(), MapError> {
         let FamilyMaps { frontends, backends, .. } = A::maps_mut(&mut self.maps);
         match op {
-            FamilyOp::Backend { id, backend } => backends.map.set(*id, Raw(*backend), 0),
+            FamilyOp::Backend { id, backend } => backends.put(*id, backend).map_err(MapError::from),
             FamilyOp::RemoveBackend { id } => {
                 let none = Backend { addr: A::default(), port: Be16::new(0), flags: 0 };
-                backends.map.set(*id, Raw(none), 0)
+                backends.put(*id, &none).map_err(MapError::from)
             }
             FamilyOp::Frontend { key, frontend } => frontends.map.insert(Raw(*key), Raw(*frontend), 0),
             FamilyOp::RemoveFrontend { key } => gone(frontends.map.remove(&Raw(*key))),
@@ -195,7 +195,7 @@ impl Store for BpfStore {
 
     fn write(&mut self, op: &Op) -> Result<(), StoreError> {
         let written = match op {
-            Op::Config(config) => self.maps.config.map.set(0, Raw(*config), 0),
+            Op::Config(config) => self.maps.config.set(0, Raw(*config), 0),
             Op::Run { at, slots } => self.maps.slots.write(*at, slots).map_err(MapError::from),
             Op::Name { id, name } => self.maps.names.map.insert(Raw(*id), Raw(*name), 0),
             Op::RemoveName { id } => gone(self.maps.names.map.remove(&Raw(*id))),
@@ -217,8 +217,27 @@ impl Store for BpfStore {
             Op::Run { at, slots } => Some((*at, slots)),
             _ => None,
         });
-        if let Err(error) = self.maps.slots.make_room(tables) {
-            tracing::debug!("cannot make room for slots: {error}");
+        let made = self.maps.slots.make_room(tables);
+        let made = made.and_then(|()| {
+            make_room::<V4>(&mut self.maps, ops, |op| if let Op::V4(op) = op { Some(op) } else { None })
+        });
+        let made = made.and_then(|()| {
+            make_room::<V6>(&mut self.maps, ops, |op| if let Op::V6(op) = op { Some(op) } else { None })
+        });
+        if let Err(error) = made {
+            tracing::debug!("cannot make room: {error}");
         }
     }
+}
+
+/// Makes room for the backends of a family among these writes.
+fn make_room<A: Of>(maps: &mut Maps, ops: &[Op], of: impl Fn(&Op) -> Option<&FamilyOp<A>>) -> io::Result<()> {
+    let backends = &mut A::maps_mut(maps).backends;
+    let ids = ops.iter().filter_map(of).filter_map(|op| match op {
+        FamilyOp::Backend { id, .. } => Some(*id),
+        _ => None,
+    });
+    let (len, chunk) = (backends.len(), backends.chunk_len());
+    let numbers: BTreeSet<_> = ids.filter(|id| *id < len).map(|id| id / chunk).collect();
+    backends.make(numbers)
 }

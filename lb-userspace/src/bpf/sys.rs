@@ -286,12 +286,12 @@ struct MapCreateAttr {
 ///
 /// # Errors
 /// There is no memory for it.
-pub(super) fn create_array(name: &str, value_size: u32, max_entries: u32, flags: u32) -> io::Result<OwnedFd> {
+pub(super) fn create_array<V: Entry>(name: &str, max_entries: u32, flags: u32) -> io::Result<OwnedFd> {
     const ARRAY: u32 = 2;
     let mut attr = MapCreateAttr {
         kind: ARRAY,
         key_size: 4,
-        value_size,
+        value_size: value_size::<V>(),
         max_entries,
         flags,
         inner_map: 0,
@@ -313,25 +313,37 @@ struct ElementAttr {
     flags: u64,
 }
 
-/// Whether an array of maps has one at an index.
+impl ElementAttr {
+    fn new<V>(map: BorrowedFd<'_>, key: &u32, value: *const V) -> Self {
+        Self { map: raw(map), padding: 0, key: address(std::ptr::from_ref(key)), value: address(value), flags: 0 }
+    }
+}
+
+/// Bytes of an entry, as the kernel counts them.
+pub(super) fn value_size<V: Entry>() -> u32 {
+    u32::try_from(size_of::<V>()).unwrap_or(u32::MAX)
+}
+
+/// Reads an element of an array, whose elements must be of this type.
 ///
 /// # Errors
-/// It is no array of maps.
-pub(super) fn has(maps: BorrowedFd<'_>, index: u32) -> io::Result<bool> {
-    let mut id = 0u32;
-    let mut attr = ElementAttr {
-        map: raw(maps),
-        padding: 0,
-        key: address(&raw const index),
-        value: address(&raw mut id),
-        flags: 0,
-    };
-    // SAFETY: key and value are 32 bits wide, as those of each array of maps, and live until the call returns.
-    match unsafe { bpf(MAP_LOOKUP_ELEM, &mut attr) } {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
+/// It is beyond the array; of an array of maps: there is none at this index.
+pub(super) fn get<V: Entry>(array: BorrowedFd<'_>, index: u32) -> io::Result<V> {
+    let mut value = zeroed::<V>();
+    let mut attr = ElementAttr::new(array, &index, (&raw mut value).cast_const());
+    // SAFETY: the key is 32 bits wide, as those of each array, the value as wide as the caller vouches; both live until
+    // the call returns.
+    unsafe { bpf(MAP_LOOKUP_ELEM, &mut attr) }.map(|_| value)
+}
+
+/// Writes an element of an array, whose elements must be of this type.
+///
+/// # Errors
+/// It is beyond the array.
+pub(super) fn put<V: Entry>(array: BorrowedFd<'_>, index: u32, value: &V) -> io::Result<()> {
+    let mut attr = ElementAttr::new(array, &index, std::ptr::from_ref(value));
+    // SAFETY: as in `get`.
+    unsafe { bpf(MAP_UPDATE_ELEM, &mut attr) }.map(drop)
 }
 
 /// Puts maps into an array of maps, and waits until no program can see what was there before.
@@ -358,18 +370,7 @@ pub(super) fn put_maps(array: BorrowedFd<'_>, maps: &[(u32, BorrowedFd<'_>)]) ->
         return Ok(());
     }
     // Before Linux 5.17: one after the other.
-    for (key, value) in keys.iter().zip(&values) {
-        let mut attr = ElementAttr {
-            map: raw(array),
-            padding: 0,
-            key: address(std::ptr::from_ref(key)),
-            value: address(std::ptr::from_ref(value)),
-            flags: 0,
-        };
-        // SAFETY: as in `has`; the value is an open file descriptor.
-        unsafe { bpf(MAP_UPDATE_ELEM, &mut attr) }?;
-    }
-    Ok(())
+    keys.iter().zip(&values).try_for_each(|(index, map)| put(array, *index, map))
 }
 
 fn zeroed<T: Entry>() -> T {

@@ -147,7 +147,7 @@ fn a_full_map_names_the_option_that_enlarges_it() {
     let full = [
         (Op::V4(FamilyOp::Frontend { key: key(64), frontend }), "--max-services"),
         (Op::Name { id: 64, name: name(1) }, "--max-services"),
-        (Op::V4(FamilyOp::Backend { id: 64, backend }), "--max-backends"),
+        (Op::V4(FamilyOp::Backend { id: map::BACKENDS_CHUNK, backend }), "--max-backends"),
         (Op::Run { at: map::SLOTS_CHUNK - 6, slots: [1; 7].into() }, "--max-slots"),
     ];
     for (op, expected) in full {

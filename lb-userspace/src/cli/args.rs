@@ -180,7 +180,7 @@ pub(super) struct AgentArgs {
     /// Room for frontends of each address family.
     #[arg(long, value_name = "N", default_value_t = map::FRONTENDS_CAPACITY, value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
     pub(super) max_services: u32,
-    /// Room for backends of each address family.
+    /// Most backends of each address family. They take memory when they are used.
     #[arg(long, value_name = "N", default_value_t = map::BACKENDS_CAPACITY, value_parser = clap::value_parser!(u32).range(2..=1 << 24))]
     pub(super) max_backends: u32,
     /// Most Maglev slots: about 100 for each backend of each set of backends. They take memory when they are used.
