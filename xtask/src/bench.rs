@@ -23,6 +23,12 @@ pub(crate) enum Part {
         /// Numbers of Services, ascending, with commas between [default: 100,1000,10000]
         #[arg(long, value_delimiter = ',', value_name = "N")]
         services: Vec<u32>,
+        /// Changes with pauses between, and as many back to back [default: 30]
+        #[arg(long, conflicts_with = "quick", value_name = "N")]
+        changes: Option<u32>,
+        /// What to measure, with commas between [default: sluice,nftables,iptables]
+        #[arg(long, value_name = "NAMES")]
+        subjects: Option<String>,
     },
 }
 
@@ -46,7 +52,7 @@ pub(crate) fn run(part: &Part) -> Result<()> {
                 bench.args(["--runs", "3", "--rounds", "20000", "--services", "10000"]);
             }
         }
-        Part::Control { quick, services } => {
+        Part::Control { quick, services, changes, subjects } => {
             bench.arg("control").arg("--json").arg(json("control.json"));
             bench.env(workspace::BINARY_VARIABLE, workspace::built("sluice", true));
             bench.env(workspace::KUBERNETES_VARIABLE, workspace::kubernetes());
@@ -55,6 +61,12 @@ pub(crate) fn run(part: &Part) -> Result<()> {
             } else if !services.is_empty() {
                 let services: Vec<_> = services.iter().map(u32::to_string).collect();
                 bench.arg("--services").arg(services.join(","));
+            }
+            if let Some(changes) = changes {
+                bench.arg("--changes").arg(changes.to_string());
+            }
+            if let Some(subjects) = subjects {
+                bench.arg("--subjects").arg(subjects);
             }
         }
     }

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use sluice_tests::bench::{control, datapath};
+use sluice_tests::bench::control::{self, Subject};
+use sluice_tests::bench::datapath;
 
 #[derive(Debug, Parser)]
 #[command(name = "sluice-bench")]
@@ -41,6 +42,9 @@ enum Part {
         /// Changes with pauses between, and as many back to back
         #[arg(long, default_value_t = 30)]
         changes: u32,
+        /// What to measure, with commas between
+        #[arg(long, value_delimiter = ',', default_values_t = Subject::ALL)]
+        subjects: Vec<Subject>,
         /// Where the figures go, as JSON
         #[arg(long)]
         json: PathBuf,
@@ -52,7 +56,9 @@ fn main() -> ExitCode {
         Part::Datapath { front, runs, rounds, services, json } => {
             datapath::run(&datapath::Options { front, runs, rounds, many: services, json })
         }
-        Part::Control { services, changes, json } => control::run(&control::Options { services, changes, json }),
+        Part::Control { services, changes, subjects, json } => {
+            control::run(&control::Options { services, changes, subjects, json })
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -20,7 +20,8 @@ use self::api::Api;
 use self::objects::Objects;
 use self::probe::World;
 use self::report::{Changes, Report, Row, Start};
-use self::subject::{Running, Subject};
+use self::subject::Running;
+pub use self::subject::Subject;
 use self::usage::Usage;
 use crate::lab::Lab;
 use crate::plane::{Plane, PlaneOptions};
@@ -32,6 +33,8 @@ pub struct Options {
     pub services: Vec<u32>,
     /// Changes with a pause between, and as many back to back.
     pub changes: u32,
+    /// The programs, in their order.
+    pub subjects: Vec<Subject>,
     /// Where the JSON goes.
     pub json: PathBuf,
 }
@@ -57,7 +60,7 @@ pub fn run(options: &Options) -> Result<()> {
     let mut report = Report::new(options.changes, &subject::version()?);
     for &services in &options.services {
         api.populate(services)?;
-        for subject in Subject::ALL {
+        for &subject in &options.subjects {
             let row = measure(&lab, &plane, &world, &mut api, options, services, subject);
             let row = row.with_context(|| format!("{} at {services} Services", subject.name()))?;
             eprintln!("{}", row.line());

@@ -1,5 +1,6 @@
 //! What is measured: the agent, and kube-proxy in its two modes, as processes on the node.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -7,6 +8,7 @@ use std::thread::{self, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -19,15 +21,25 @@ use crate::plane::{Plane, program};
 /// How long a process may take to end.
 const END: Duration = Duration::from_secs(20);
 /// A program that makes Services work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Subject {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Subject {
+    /// Ours.
     Sluice,
+    /// kube-proxy in its mode nftables.
     Nftables,
+    /// kube-proxy in its mode iptables.
     Iptables,
 }
 
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.to_possible_value().as_ref().map_or("", |value| value.get_name()))
+    }
+}
+
 impl Subject {
-    pub(super) const ALL: [Self; 3] = [Self::Sluice, Self::Nftables, Self::Iptables];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Sluice, Self::Nftables, Self::Iptables];
 
     pub(super) const fn name(self) -> &'static str {
         match self {
