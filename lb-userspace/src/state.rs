@@ -42,8 +42,8 @@ pub struct Changed {
 #[derive(Debug, Default)]
 pub struct State {
     services: BTreeMap<ObjectName, Service>,
-    /// By Service, then by the slice's own name.
-    slices: BTreeMap<ObjectName, BTreeMap<Arc<str>, EndpointSlice>>,
+    /// By Service, sorted by the slice's own name. Mostly there is one, for which a map would have room for eleven.
+    slices: BTreeMap<ObjectName, Vec<EndpointSlice>>,
     /// Slice → Service: a slice may change its label.
     owners: HashMap<ObjectName, Arc<str>>,
     nodes: BTreeMap<ObjectName, Node>,
@@ -110,7 +110,7 @@ impl State {
 
     /// The EndpointSlices of a Service, by name.
     pub fn slices(&self, service: &ObjectName) -> impl Iterator<Item = &EndpointSlice> + Clone + use<'_> {
-        self.slices.get(service).into_iter().flat_map(BTreeMap::values)
+        self.slices.get(service).into_iter().flatten()
     }
 
     /// A Node.
@@ -187,7 +187,7 @@ impl State {
 
     fn put_slice(&mut self, mut slice: EndpointSlice) {
         let owner = slice.owner();
-        if self.slices.get(&owner).and_then(|slices| slices.get(&slice.name.name)) == Some(&slice) {
+        if self.slices(&owner).any(|known| *known == slice) {
             return;
         }
         self.changed.slices += 1;
@@ -200,7 +200,11 @@ impl State {
             _ => {}
         }
         self.changes.services.insert(owner.clone());
-        self.slices.entry(owner).or_default().insert(slice.name.name.clone(), slice);
+        let slices = self.slices.entry(owner).or_insert_with(|| Vec::with_capacity(1));
+        match slices.binary_search_by(|known| known.name.name.cmp(&slice.name.name)) {
+            Ok(at) => slices[at] = slice,
+            Err(at) => slices.insert(at, slice),
+        }
     }
 
     fn remove_slice(&mut self, name: &ObjectName) {
@@ -212,7 +216,7 @@ impl State {
 
     fn take_slice(&mut self, owner: &ObjectName, slice: &ObjectName) {
         if let Some(slices) = self.slices.get_mut(owner) {
-            slices.remove(&slice.name);
+            slices.retain(|known| known.name.name != slice.name);
             if slices.is_empty() {
                 self.slices.remove(owner);
             }

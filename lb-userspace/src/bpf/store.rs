@@ -197,7 +197,7 @@ impl Store for BpfStore {
         let written = match op {
             Op::Config(config) => self.maps.config.set(0, Raw(*config), 0),
             Op::Run { at, slots } => self.maps.slots.write(*at, slots).map_err(MapError::from),
-            Op::Name { id, name } => self.maps.names.map.insert(Raw(*id), Raw(*name), 0),
+            Op::Name { id, name } => self.maps.names.map.insert(Raw(*id), Raw(**name), 0),
             Op::RemoveName { id } => gone(self.maps.names.map.remove(&Raw(*id))),
             Op::Filter { bit, set } => self.filter(*bit, *set),
             Op::V4(op) => self.family(op),

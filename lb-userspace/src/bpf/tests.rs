@@ -140,13 +140,13 @@ fn a_full_map_names_the_option_that_enlarges_it() {
     let backend = Backend { addr: v4(1), port: Be16::new(80), flags: 0 };
     for n in 0..64 {
         store.write(&Op::V4(FamilyOp::Frontend { key: key(n), frontend })).unwrap();
-        store.write(&Op::Name { id: n.into(), name: name(1) }).unwrap();
+        store.write(&Op::Name { id: n.into(), name: name(1).into() }).unwrap();
     }
     // An entry that is there takes no room.
     store.write(&Op::V4(FamilyOp::Frontend { key: key(3), frontend })).unwrap();
     let full = [
         (Op::V4(FamilyOp::Frontend { key: key(64), frontend }), "--max-services"),
-        (Op::Name { id: 64, name: name(1) }, "--max-services"),
+        (Op::Name { id: 64, name: name(1).into() }, "--max-services"),
         (Op::V4(FamilyOp::Backend { id: map::BACKENDS_CHUNK, backend }), "--max-backends"),
         (Op::Run { at: map::SLOTS_CHUNK - 6, slots: [1; 7].into() }, "--max-slots"),
     ];
@@ -195,7 +195,7 @@ fn tables_lie_across_chunks_and_only_these_take_memory() {
 fn pinned_maps_are_taken_over_and_keep_their_size() {
     let Some(lab) = Lab::new("pinned_maps_are_taken_over_and_keep_their_size") else { return };
     drop(lab.load(&SMALL));
-    let op = Op::Name { id: 7, name: name(7) };
+    let op = Op::Name { id: 7, name: name(7).into() };
     BpfStore::open(&lab.pins).unwrap().write(&op).unwrap();
     let (_programs, warnings) = lab.load(&Capacities { services: 128, ..SMALL });
     assert_eq!(warnings.len(), 3, "{warnings:?}");

@@ -61,6 +61,8 @@ impl Compiler {
     /// Ids for the ports, in their order; those ports that get one. The others have no frontends.
     fn name_ports<'a>(&mut self, work: &mut Work<'a>) -> Vec<&'a ServicePort> {
         let mut named = Vec::new();
+        // Mostly there is one; a growing list would take room for four.
+        work.new.ports.reserve_exact(work.service.ports.len());
         for port in work.service.ports.iter().filter(|port| address::is_translated(port)) {
             let Some(name) = name::of(&work.service.name, &port.name) else {
                 work.complain(Reason::InvalidObject, format!("port {}: its name is too long", port.port));

@@ -77,7 +77,7 @@ impl Changes {
     /// In the order that the head of this module promises.
     pub(super) fn into_ops(self) -> Vec<Op> {
         let mut ops: Vec<Op> = self.config.map(Op::Config).into_iter().collect();
-        let named = |(id, name): &(u32, Option<Name>)| Some(Op::Name { id: *id, name: (*name)? });
+        let named = |(id, name): &(u32, Option<Name>)| Some(Op::Name { id: *id, name: Box::new((*name)?) });
         ops.extend(self.names.iter().filter_map(named));
         self.v4.add_backends(&mut ops);
         self.v6.add_backends(&mut ops);

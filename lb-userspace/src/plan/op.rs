@@ -24,8 +24,8 @@ pub enum Op {
     Name {
         /// Its id.
         id: u32,
-        /// Its name.
-        name: Name,
+        /// Its name, which is far larger than all else.
+        name: Box<Name>,
     },
     /// Removes a name.
     RemoveName {

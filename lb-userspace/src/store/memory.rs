@@ -77,7 +77,7 @@ impl Store for MemoryStore {
         match op {
             Op::Config(config) => self.image.config = *config,
             Op::Run { at, slots } => self.put_run(*at, slots),
-            Op::Name { id, name } => drop(self.image.names.insert(*id, *name)),
+            Op::Name { id, name } => drop(self.image.names.insert(*id, **name)),
             Op::RemoveName { id } => drop(self.image.names.remove(id)),
             Op::Filter { bit, set: true } => drop(self.image.filter.insert(*bit)),
             Op::Filter { bit, set: false } => drop(self.image.filter.remove(bit)),
