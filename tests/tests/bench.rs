@@ -11,7 +11,8 @@ use sluice_tests::plane_or_skip;
 fn the_control_plane_benchmark_measures_sluice_and_kube_proxy() -> Result<()> {
     plane_or_skip!();
     let json = std::env::temp_dir().join(format!("sluice-bench-{}.json", std::process::id()));
-    let run = control::run(&control::Options { services: vec![40], changes: 2, json: json.clone() });
+    let subjects = control::Subject::ALL.to_vec();
+    let run = control::run(&control::Options { services: vec![40], changes: 2, subjects, json: json.clone() });
     let report = fs::read_to_string(&json);
     let _ = fs::remove_file(&json);
     run?;
