@@ -14,7 +14,7 @@ pub use slots::Slots;
 
 use crate::ip::{Ip, V4, V6};
 use crate::tables::{
-    Affinity, AffinityKey, Backend, Config, Filter, Flow, FlowKey, FlowTable, Frontend, FrontendKey, InsertError, Name,
+    Affinity, AffinityKey, Backend, Config, Flow, FlowKey, FlowTable, Frontend, FrontendKey, InsertError, Name,
     RangeKey, SocketKey, SocketPeer, Tables,
 };
 use crate::verdict::{Reason, Verdict};
@@ -46,7 +46,7 @@ pub struct Image {
     pub runs: Runs,
     /// `NAMES`, by Service port id.
     pub names: BTreeMap<u32, Name>,
-    /// The set bits of [`Filter::Frontend`]: always what [`frontend_bits`] says.
+    /// The set bits of [`Filter::Frontend`](crate::tables::Filter): always what [`frontend_bits`] says.
     pub filter: BTreeSet<u32>,
 }
 
@@ -178,10 +178,10 @@ impl Native {
     }
 }
 
-/// The bits of [`Filter::Frontend`] that an image needs.
+/// The bits of [`Filter::Frontend`](crate::tables::Filter) that an image needs.
 pub fn frontend_bits(image: &Image) -> BTreeSet<u32> {
     fn of<A: Of>(image: &Image) -> impl Iterator<Item = u32> {
-        A::side(image).frontends.keys().map(|key| Filter::Frontend.bit(&key.addr, crate::ip::Be16::new(0)))
+        A::side(image).frontends.iter().map(|(key, frontend)| frontend.bit(key))
     }
     of::<V4>(image).chain(of::<V6>(image)).collect()
 }

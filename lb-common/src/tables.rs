@@ -267,7 +267,7 @@ pub mod map {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filter {
     /// Addresses of frontends, without a port; where a frontend stands on an address of the node's own, with its port, so
-    /// that the rest of what comes there is let go. The agent writes it.
+    /// that the rest of what comes there is let go ([`Frontend::bit`]). The agent writes it.
     Frontend,
     /// Address and port that packets of flows come with: the destination of those that apply at ingress, the source of
     /// those at egress. The packet path sets bits.

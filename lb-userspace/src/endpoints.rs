@@ -3,9 +3,9 @@
 //! As kube-proxy does it (`pkg/proxy/topology.go`), for one port and one family at a time.
 
 use lb_common::ip::{Be16, Ip};
-use lb_common::tables::Backend;
+use lb_common::tables::{Backend, backend};
 
-use crate::model::{Endpoint, EndpointSlice, ServicePort};
+use crate::model::{Endpoint, EndpointPort, EndpointSlice, ServicePort};
 
 /// Where this node is, for topology hints.
 #[derive(Clone, Copy, Debug, Default)]
@@ -51,11 +51,11 @@ pub fn serving<'a, A: Ip>(
     slices: impl Iterator<Item = &'a EndpointSlice>,
     here: Here<'_>,
 ) -> Serving<A> {
-    let mut all = candidates::<A>(port, slices);
+    let mut all = candidates::<A>(port, slices, here);
     // The same endpoint may stand in two slices: its best face counts.
-    all.sort_by_key(|(backend, endpoint)| (*backend, rank(endpoint)));
-    all.dedup_by_key(|(backend, _)| *backend);
-    let here_only = all.iter().filter(|(_, endpoint)| endpoint.node.as_deref() == Some(here.node));
+    all.sort_by_key(|(backend, endpoint)| (backend.addr, backend.port, rank(endpoint)));
+    all.dedup_by_key(|(backend, _)| (backend.addr, backend.port));
+    let here_only = all.iter().filter(|(backend, _)| backend.flags & backend::LOCAL != 0);
     let local = best(here_only).into_iter().map(|(backend, _)| *backend).collect();
     let mut cluster = best(all.iter());
     if cluster.iter().all(|(_, endpoint)| rank(endpoint) == Rank::Ready) {
@@ -72,15 +72,20 @@ fn best<'c, 'e: 'c, A: Ip>(candidates: impl Iterator<Item = &'c Candidate<'e, A>
     if ready.is_empty() { rest } else { ready }
 }
 
-fn candidates<'a, A: Ip>(port: &ServicePort, slices: impl Iterator<Item = &'a EndpointSlice>) -> Vec<Candidate<'a, A>> {
+fn candidates<'a, A: Ip>(
+    port: &ServicePort,
+    slices: impl Iterator<Item = &'a EndpointSlice>,
+    here: Here<'_>,
+) -> Vec<Candidate<'a, A>> {
     let mut all = Vec::new();
     for slice in slices.filter(|slice| slice.family == A::FAMILY) {
         // Ports are matched by name, so a named target port may differ from slice to slice.
-        let here = |p: &&crate::model::EndpointPort| p.name == port.name && p.protocol == port.protocol;
-        for target in slice.ports.iter().filter(here) {
+        let ours = |p: &&EndpointPort| p.name == port.name && p.protocol == port.protocol;
+        for target in slice.ports.iter().filter(ours) {
             all.extend(slice.endpoints.iter().filter_map(|endpoint| {
                 let addr = A::from_ip(endpoint.address)?;
-                Some((Backend { addr, port: Be16::new(target.port), flags: 0 }, endpoint))
+                let flags = if endpoint.node.as_deref() == Some(here.node) { backend::LOCAL } else { 0 };
+                Some((Backend { addr, port: Be16::new(target.port), flags }, endpoint))
             }));
         }
     }

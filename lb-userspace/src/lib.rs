@@ -24,12 +24,3 @@ pub mod show;
 pub mod state;
 pub mod store;
 pub mod watch;
-
-use std::net::IpAddr;
-
-use lb_common::ip::Ip;
-
-/// Those of the addresses that are of one family.
-fn ip_of<A: Ip>(addresses: &[IpAddr]) -> impl Iterator<Item = A> {
-    addresses.iter().filter_map(|ip| A::from_ip(*ip))
-}

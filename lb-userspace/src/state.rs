@@ -248,21 +248,10 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{EndpointPort, Protocol, ServiceType, TrafficPolicy, Trigger};
+    use crate::model::{EndpointPort, Protocol, Trigger};
 
     fn service(name: &str) -> Service {
-        Service {
-            name: ObjectName::new("ns", name),
-            kind: ServiceType::ClusterIp,
-            cluster_ips: vec![],
-            ports: vec![],
-            selector: vec![],
-            internal_policy: TrafficPolicy::Cluster,
-            affinity: false,
-            publish_not_ready: false,
-            other_proxy: false,
-            headless_label: false,
-        }
+        Service::new(ObjectName::new("ns", name))
     }
 
     fn slice(name: &str, service: &str) -> EndpointSlice {

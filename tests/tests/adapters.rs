@@ -20,7 +20,7 @@ fn setting(name: &str, default: u64) -> u64 {
 }
 
 fn small() -> Capacities {
-    Capacities { services: 1024, backends: 1024, slots: 1 << 14, flows: 1 << 12, half_open: 1 << 12 }
+    Capacities { services: 1024, backends: 1024, slots: 1 << 14, source_ranges: 64, flows: 1 << 12, half_open: 1 << 12 }
 }
 
 /// Flows without the time, which differs by run.

@@ -1,7 +1,7 @@
 //! Services: addresses and ports that clients call, where these lead, and who may call them. The agent writes all of it but
 //! the affinity of clients.
 
-use super::Entry;
+use super::{Entry, Filter};
 use crate::ip::{Be16, Ip};
 
 entry! {
@@ -103,6 +103,13 @@ impl Frontend {
         [Some(self.inside), second].into_iter().flatten().filter(|table| table.len > 0)
     }
 
+    /// The bit of [`Filter::Frontend`] that makes packets to it be looked at: that of its address, or, where the address
+    /// is the node's own, that of address and port, since most of what comes to such an address is none of our business.
+    pub fn bit<A: Ip>(&self, key: &FrontendKey<A>) -> u32 {
+        let own = self.flags & frontend::OWN_ADDRESS != 0;
+        Filter::Frontend.bit(&key.addr, if own { key.port } else { Be16::new(0) })
+    }
+
     /// Whether it has no endpoint for clients of an origin because all are on other nodes.
     #[inline(always)]
     pub const fn is_elsewhere(&self, origin: Origin) -> bool {
@@ -120,6 +127,8 @@ pub mod frontend {
     pub const ELSEWHERE_OUTSIDE: u32 = 2;
     /// Only sources in `SOURCE_RANGES` may come in (`loadBalancerSourceRanges`).
     pub const SOURCE_RANGES: u32 = 4;
+    /// Its address is the node's own (a NodePort, or a virtual IP that is bound to a device): other ports are the node's.
+    pub const OWN_ADDRESS: u32 = 8;
 
     /// The bit that says so for clients of an origin.
     #[inline(always)]

@@ -17,6 +17,7 @@ pub use report::{Lock, Report, ReportError, RunDir, SourceReport, clock};
 pub use run::run;
 
 use crate::bpf::{Capacities, Pins, TcMode, XdpMode};
+use crate::compile::NodePortAddresses;
 use crate::devices::Globs;
 use crate::watch::kubernetes::Access;
 
@@ -44,6 +45,10 @@ pub struct Settings {
     pub socket_path: u32,
     /// The cgroup of the sockets to translate; none where the socket path is off.
     pub cgroup: Option<PathBuf>,
+    /// At which addresses of this node NodePorts are.
+    pub node_ports: NodePortAddresses,
+    /// Whether external IPs are programmed.
+    pub external_ips: bool,
     /// Devices beside those that are found.
     pub globs: Globs,
     /// How to attach at NICs.

@@ -209,7 +209,8 @@ impl Agent {
     fn facts(&self) -> anyhow::Result<NodeFacts> {
         let Self { settings, survey, strangers_until, .. } = self;
         let (config, own) = (config(settings, survey.node, *strangers_until)?, survey.own.clone());
-        Ok(NodeFacts { name: settings.node.clone(), zone: None, config, own })
+        let (node_ports, external_ips) = (settings.node_ports.clone(), settings.external_ips);
+        Ok(NodeFacts { config, own, node_ports, external_ips, ..NodeFacts::new(&settings.node) })
     }
 
     fn look(&mut self, world: &devices::World) {
@@ -317,6 +318,7 @@ fn limits(maps: &Maps) -> Limits {
         services: least(map::FRONTENDS).min(maps.capacity(map::NAMES)),
         backends: least(map::BACKENDS),
         slots: maps.capacity(map::SLOTS),
+        source_ranges: least(map::SOURCE_RANGES),
     }
 }
 

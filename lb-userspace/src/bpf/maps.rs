@@ -4,12 +4,12 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
 use lb_common::ip::{Family, Ip, V4, V6};
 use lb_common::mem;
 use lb_common::tables::{
-    Affinity, AffinityKey, Backend, Config, Entry, Flow, FlowKey, FlowTable, Frontend, FrontendKey, Name, SocketKey,
-    SocketPeer, map,
+    Affinity, AffinityKey, Backend, Config, Entry, Flow, FlowKey, FlowTable, Frontend, FrontendKey, Name, RangeKey,
+    SocketKey, SocketPeer, map,
 };
 
 use super::chunks::Chunks;
@@ -22,6 +22,24 @@ use super::{Capacities, Error, Pins, Raw, sys};
 pub(super) struct Table<K: Entry, V: Entry> {
     pub(super) map: HashMap<MapData, Raw<K>, Raw<V>>,
     all: Whole,
+}
+
+/// A trie of source ranges.
+pub(super) struct Ranges<A: Ip> {
+    pub(super) map: LpmTrie<MapData, Raw<RangeKey<A>>, u32>,
+    all: Whole,
+}
+
+/// A key of such a trie, as the kernel has it.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Prefix<A: Ip> {
+    len: u32,
+    key: RangeKey<A>,
+}
+
+impl<A: Ip> Entry for Prefix<A> {
+    const FIELDS: usize = size_of::<u32>() + RangeKey::<A>::FIELDS;
 }
 
 /// A map to be read as a whole.
@@ -37,10 +55,18 @@ impl<K: Entry, V: Entry> Table<K, V> {
     }
 }
 
+impl<A: Ip> Ranges<A> {
+    /// Each range, and the length of its prefix.
+    pub(super) fn each(&self, mut each: impl FnMut(RangeKey<A>, u32)) -> io::Result<()> {
+        sys::read_all(self.all.fd.as_fd(), self.all.shape, |Prefix { len, key }: &Prefix<A>, _: &u32| each(*key, *len))
+    }
+}
+
 /// The maps of one family.
 pub struct FamilyMaps<A: Ip> {
     pub(super) frontends: Table<FrontendKey<A>, Frontend>,
     pub(super) backends: Chunks<Backend<A>>,
+    pub(super) ranges: Ranges<A>,
     pub(super) half_open: Table<FlowKey<A>, Flow<A>>,
     pub(super) established: Table<FlowKey<A>, Flow<A>>,
     pub(super) sockets: Table<SocketKey<A>, SocketPeer<A>>,
@@ -205,6 +231,10 @@ impl<A: Ip> FamilyMaps<A> {
             self.frontends.each(|_, _| *n += 1)?;
         } else if name == map::BACKENDS[index] {
             self.backends.each(|_, backend| *n += u64::from(backend.port.wire() != 0))?;
+        } else if name == map::SOURCE_RANGES[index] {
+            self.ranges.each(|_, _| *n += 1)?;
+        } else if name == map::AFFINITY[index] {
+            self.affinity.each(|_, _| *n += 1)?;
         } else if name == map::HALF_OPEN[index] {
             self.half_open.each(|_, _| *n += 1)?;
         } else if name == map::ESTABLISHED[index] {
@@ -238,6 +268,7 @@ fn family<A: Ip>(folder: &Path, shapes: &[(Shape, u32)]) -> Result<FamilyMaps<A>
     Ok(FamilyMaps {
         frontends: table(folder, map::FRONTENDS[index])?,
         backends: Chunks::open(folder, backends, (room_of(shapes, backends), map::BACKENDS_CHUNK), 0)?,
+        ranges: ranges(folder, map::SOURCE_RANGES[index])?,
         half_open: table(folder, map::HALF_OPEN[index])?,
         established: table(folder, map::ESTABLISHED[index])?,
         sockets: table(folder, map::SOCKETS[index])?,
@@ -262,6 +293,11 @@ fn typed<T: TryFrom<Map, Error = MapError>>(data: MapData, name: &'static str) -
 pub(super) fn table<K: Entry, V: Entry>(folder: &Path, name: &'static str) -> Result<Table<K, V>, Error> {
     let data = data(folder, name)?;
     Ok(Table { all: whole(&data, name)?, map: typed(data, name)? })
+}
+
+fn ranges<A: Ip>(folder: &Path, name: &'static str) -> Result<Ranges<A>, Error> {
+    let data = data(folder, name)?;
+    Ok(Ranges { all: whole(&data, name)?, map: typed(data, name)? })
 }
 
 fn words(folder: &Path, name: &'static str) -> Result<Words, Error> {

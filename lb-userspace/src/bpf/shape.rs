@@ -21,6 +21,8 @@ pub struct Capacities {
     pub backends: u32,
     /// Maglev slots.
     pub slots: u32,
+    /// Source ranges of a family.
+    pub source_ranges: u32,
     /// Established flows of a family.
     pub flows: u32,
     /// Half-open flows of a family.
@@ -33,6 +35,7 @@ impl Default for Capacities {
             services: map::FRONTENDS_CAPACITY,
             backends: map::BACKENDS_CAPACITY,
             slots: map::SLOTS_CAPACITY,
+            source_ranges: map::SOURCE_RANGES_CAPACITY,
             flows: map::ESTABLISHED_CAPACITY / ENTRIES_PER_FLOW,
             half_open: map::HALF_OPEN_CAPACITY / ENTRIES_PER_FLOW,
         }
@@ -60,9 +63,10 @@ pub(super) fn shapes(capacities: &Capacities) -> Vec<Shape> {
         Shape { map, kind, key: size_of::<K>(), value: size_of::<V>(), capacity, option }
     }
     use MapType::{Array, ArrayOfMaps, Hash, LpmTrie, LruHash, PerCpuArray};
-    let Capacities { services, backends, slots, flows, half_open } = *capacities;
+    let Capacities { services, backends, slots, source_ranges, flows, half_open } = *capacities;
     let [flows, half_open] = [flows, half_open].map(|flows| flows.saturating_mul(ENTRIES_PER_FLOW));
     let (services_by, backends_by) = (Some("--max-services"), Some("--max-backends"));
+    let ranges_by = Some("--max-source-ranges");
     let (flows_by, half_open_by) = (Some("--max-flows"), Some("--max-half-open"));
     vec![
         of::<FrontendKey<V4>, Frontend>(map::FRONTENDS[0], Hash, services, services_by),
@@ -71,8 +75,8 @@ pub(super) fn shapes(capacities: &Capacities) -> Vec<Shape> {
         of::<u32, u32>(map::BACKENDS[1], ArrayOfMaps, backends.div_ceil(map::BACKENDS_CHUNK), backends_by),
         of::<u32, u32>(map::SLOTS, ArrayOfMaps, slots.div_ceil(map::SLOTS_CHUNK), Some("--max-slots")),
         // The key of a trie begins with the length of its prefix.
-        of::<(u32, RangeKey<V4>), u32>(map::SOURCE_RANGES[0], LpmTrie, map::SOURCE_RANGES_CAPACITY, None),
-        of::<(u32, RangeKey<V6>), u32>(map::SOURCE_RANGES[1], LpmTrie, map::SOURCE_RANGES_CAPACITY, None),
+        of::<(u32, RangeKey<V4>), u32>(map::SOURCE_RANGES[0], LpmTrie, source_ranges, ranges_by),
+        of::<(u32, RangeKey<V6>), u32>(map::SOURCE_RANGES[1], LpmTrie, source_ranges, ranges_by),
         of::<AffinityKey<V4>, Affinity>(map::AFFINITY[0], LruHash, map::AFFINITY_CAPACITY, None),
         of::<AffinityKey<V6>, Affinity>(map::AFFINITY[1], LruHash, map::AFFINITY_CAPACITY, None),
         of::<u32, u32>(map::DEVICES, Hash, map::DEVICES_CAPACITY, None),

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 
 use aya::maps::MapError;
+use aya::maps::lpm_trie::Key;
 use lb_common::ip::{Be16, Family, V4, V6};
 use lb_common::mem::{self, Image, Runs};
 use lb_common::tables::{Backend, Config, Filter, Frontend, FrontendKey, map};
@@ -15,6 +16,9 @@ use super::maps::{FamilyMaps, Of};
 use super::{Error, Maps, Pins, Raw};
 use crate::plan::{FamilyOp, Op};
 use crate::store::{Store, StoreError};
+
+/// The value of each source range.
+const ADMITTED: u32 = 1;
 
 /// The kernel's maps.
 pub struct BpfStore {
@@ -89,7 +93,7 @@ impl BpfStore {
     }
 
     fn family<A: Of>(&mut self, op: &FamilyOp<A>) -> Result<(), MapError> {
-        let FamilyMaps { frontends, backends, .. } = A::maps_mut(&mut self.maps);
+        let FamilyMaps { frontends, backends, ranges, .. } = A::maps_mut(&mut self.maps);
         match op {
             FamilyOp::Backend { id, backend } => backends.put(*id, backend).map_err(MapError::from),
             FamilyOp::RemoveBackend { id } => {
@@ -98,6 +102,8 @@ impl BpfStore {
             }
             FamilyOp::Frontend { key, frontend } => frontends.map.insert(Raw(*key), Raw(*frontend), 0),
             FamilyOp::RemoveFrontend { key } => gone(frontends.map.remove(&Raw(*key))),
+            FamilyOp::Range { key, len } => ranges.map.insert(&Key::new(*len, Raw(*key)), ADMITTED, 0),
+            FamilyOp::RemoveRange { key, len } => gone(ranges.map.remove(&Key::new(*len, Raw(*key)))),
         }
     }
 
@@ -156,7 +162,7 @@ fn names_of<A: Of>() -> usize {
 
 fn side<A: Of>(maps: &Maps, image: &mut Image) -> Result<(), StoreError> {
     let names = names_of::<A>();
-    let FamilyMaps { frontends, backends, .. } = A::maps(maps);
+    let FamilyMaps { frontends, backends, ranges, .. } = A::maps(maps);
     let side = A::side_mut(image);
     let read = |map| move |source| StoreError::Read { map, source };
     frontends
@@ -170,7 +176,12 @@ fn side<A: Of>(maps: &Maps, image: &mut Image) -> Result<(), StoreError> {
                 side.backends.insert(*id, *backend);
             }
         })
-        .map_err(read(map::BACKENDS[names]))
+        .map_err(read(map::BACKENDS[names]))?;
+    ranges
+        .each(|key, len| {
+            side.ranges.insert((key, len));
+        })
+        .map_err(read(map::SOURCE_RANGES[names]))
 }
 
 impl Store for BpfStore {
@@ -204,8 +215,8 @@ impl Store for BpfStore {
             Op::V6(op) => self.family(op),
         };
         written.map_err(|error| match io_error(error) {
-            // E2BIG is what the kernel says of a full hash table and of an index beyond an array.
-            full if full.raw_os_error() == Some(libc::E2BIG) => StoreError::full(op),
+            // E2BIG is what the kernel says of a full hash table and of an index beyond an array, ENOSPC of a full trie.
+            full if matches!(full.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC)) => StoreError::full(op),
             source => StoreError::of(op, source),
         })?;
         self.writes += 1;

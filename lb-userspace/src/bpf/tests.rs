@@ -1,6 +1,7 @@
 //! The kernel's maps against those in memory. Needs root and `SLUICE_KERNEL_TESTS=1`.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -8,7 +9,9 @@ use std::os::unix::ffi::OsStrExt;
 
 use lb_common::ip::{Be16, V4, V6};
 use lb_common::mem::{self, Image, Native, frontend_bits};
-use lb_common::tables::{Backend, Config, Flow, FlowKey, FlowTable, Frontend, FrontendKey, LABEL, Name, Table, map};
+use lb_common::tables::{
+    Backend, Config, Flow, FlowKey, FlowTable, Frontend, FrontendKey, LABEL, Name, RangeKey, Table, map,
+};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
@@ -19,7 +22,8 @@ use crate::store::{MemoryStore, Store, StoreError};
 mod attach;
 
 /// Small, so that tests are quick and can fill a map.
-const SMALL: Capacities = Capacities { services: 64, backends: 64, slots: 4096, flows: 32, half_open: 32 };
+const SMALL: Capacities =
+    Capacities { services: 64, backends: 64, slots: 4096, source_ranges: 16, flows: 32, half_open: 32 };
 
 /// Maps in a bpffs of their own, which goes with them.
 struct Lab {
@@ -79,11 +83,13 @@ fn v6(last: u8) -> V6 {
 
 /// Images whose parts fit together, as the compiler makes them.
 fn images() -> impl Strategy<Value = Image> {
-    let ports = prop::collection::btree_map(1u8..40, (prop::collection::vec(1u32..50, 0..6), any::<bool>()), 0..12);
+    let ranges = prop::collection::btree_set((0u8..3, prop_oneof![Just(32u32), Just(40), Just(64)]), 0..2);
+    let port = (prop::collection::vec(1u32..50, 0..6), any::<bool>(), ranges);
+    let ports = prop::collection::btree_map(1u8..40, port, 0..12);
     (ports, any::<[u32; 2]>()).prop_map(|(ports, netns)| {
         let mut image = Image { config: Config { netns, ..Config::EMPTY }, ..Image::default() };
         let mut at = 0;
-        for (port, (ids, is_v6)) in ports {
+        for (port, (ids, is_v6, ranges)) in ports {
             let len = u32::try_from(ids.len()).unwrap() * 7;
             let slots: Vec<_> = ids.iter().cycle().take(len as usize).copied().collect();
             let frontend = Frontend::with_table(port.into(), Table { at: if len == 0 { 0 } else { at }, len });
@@ -94,9 +100,21 @@ fn images() -> impl Strategy<Value = Image> {
                 let backend = |id: u32| Backend { addr: addr(id as u8), port: Be16::new(8080), flags: 0 };
                 side.backends.extend(ids.iter().map(|id| (*id, backend(*id))));
             }
+            fn admit<A: mem::Of>(image: &mut Image, addr: impl Fn(u8) -> A, port: u8, ranges: BTreeSet<(u8, u32)>) {
+                let range = |(last, len)| (RangeKey { service: port.into(), addr: addr(last) }, len);
+                A::side_mut(image).ranges.extend(ranges.into_iter().map(range));
+            }
+            // A trie takes two keys with the same prefix for one.
+            let ranges = ranges.into_iter().map(|(last, len)| (if len < 64 { 0 } else { last }, len)).collect();
             match is_v6 {
-                false => put(&mut image, v4, port, frontend, &ids),
-                true => put(&mut image, v6, port, frontend, &ids),
+                false => {
+                    put(&mut image, v4, port, frontend, &ids);
+                    admit(&mut image, v4, port, ranges);
+                }
+                true => {
+                    put(&mut image, v6, port, frontend, &ids);
+                    admit(&mut image, v6, port, ranges.into_iter().map(|(_, len)| (0, len)).collect());
+                }
             }
             if len > 0 {
                 image.runs.insert(at, slots.into());
@@ -144,7 +162,11 @@ fn a_full_map_names_the_option_that_enlarges_it() {
     }
     // An entry that is there takes no room.
     store.write(&Op::V4(FamilyOp::Frontend { key: key(3), frontend })).unwrap();
+    let range = |n| FamilyOp::Range { key: RangeKey { service: 1, addr: v4(n) }, len: 64 };
+    (0..16).for_each(|n| store.write(&Op::V4(range(n))).unwrap());
+    store.write(&Op::V4(range(3))).unwrap();
     let full = [
+        (Op::V4(range(16)), "--max-source-ranges"),
         (Op::V4(FamilyOp::Frontend { key: key(64), frontend }), "--max-services"),
         (Op::Name { id: 64, name: name(1).into() }, "--max-services"),
         (Op::V4(FamilyOp::Backend { id: map::BACKENDS_CHUNK, backend }), "--max-backends"),
@@ -159,6 +181,7 @@ fn a_full_map_names_the_option_that_enlarges_it() {
     // Taking away what is not there is no error.
     store.write(&Op::V4(FamilyOp::RemoveFrontend { key: key(200) })).unwrap();
     store.write(&Op::RemoveName { id: 200 }).unwrap();
+    store.write(&Op::V4(FamilyOp::RemoveRange { key: RangeKey { service: 1, addr: v4(99) }, len: 64 })).unwrap();
     store.write(&Op::Run { at: map::SLOTS_CHUNK - 7, slots: [1; 7].into() }).unwrap();
 }
 

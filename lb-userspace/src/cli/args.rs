@@ -8,6 +8,7 @@ use lb_common::tables::map;
 
 use crate::agent::RunDir;
 use crate::bpf::Pins;
+use crate::compile::Addresses;
 
 /// Sluice, a Service load balancer for Kubernetes: the agent of a node, and what it has put into the kernel.
 #[derive(Debug, Parser)]
@@ -156,6 +157,18 @@ pub(super) struct AgentArgs {
     /// The name of this node [default: the host's name]
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     pub(super) node_name: Option<String>,
+    /// At which addresses of this node NodePorts are: `primary` (of each family the one that its Node object names), `localhost` (for processes of the host), `all`, ranges of addresses, with commas between.
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "primary",
+        env = "SLUICE_NODEPORT_ADDRESSES"
+    )]
+    pub(super) nodeport_addresses: Vec<Addresses>,
+    /// Whether spec.externalIPs is heeded, which Kubernetes 1.36 deprecated: who may write a Service can take any address.
+    #[arg(long, value_name = "WHETHER", default_value = "on")]
+    pub(super) external_ips: SwitchArg,
     /// Whose sockets are led straight to a backend when they connect to a Service.
     #[arg(long, value_name = "WHOSE", default_value = "all")]
     pub(super) socket_path: SocketPathArg,
@@ -186,6 +199,9 @@ pub(super) struct AgentArgs {
     /// Most Maglev slots: about 100 for each backend of each set of backends. They take memory when they are used.
     #[arg(long, value_name = "N", default_value_t = map::SLOTS_CAPACITY, value_parser = clap::value_parser!(u32).range(2..=1 << 30))]
     pub(super) max_slots: u32,
+    /// Room for source ranges (loadBalancerSourceRanges) of each address family, counted for each port.
+    #[arg(long, value_name = "N", default_value_t = map::SOURCE_RANGES_CAPACITY, value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    pub(super) max_source_ranges: u32,
     /// Room for established flows of each address family.
     #[arg(long, value_name = "N", default_value_t = map::ESTABLISHED_CAPACITY / 2, value_parser = clap::value_parser!(u32).range(1..=1 << 25))]
     pub(super) max_flows: u32,
@@ -204,6 +220,14 @@ pub(super) struct AgentArgs {
     /// Whether the programs in the kernel log packets. It costs time for each packet.
     #[arg(long, value_name = "LEVEL", default_value = "off")]
     pub(super) packet_log: PacketLogArg,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum SwitchArg {
+    /// Yes.
+    On,
+    /// No.
+    Off,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use lb_common::tables::socket_path;
 
-use super::args::{AgentArgs, PacketLogArg, SocketPathArg, TcArg, XdpArg};
+use super::args::{AgentArgs, PacketLogArg, SocketPathArg, SwitchArg, TcArg, XdpArg};
 use crate::agent::{Settings, Source};
 use crate::bpf::{Capacities, TcMode, XdpMode, cgroup2_mount};
+use crate::compile::NodePortAddresses;
 use crate::devices::Globs;
 use crate::watch::kubernetes::Access;
 
@@ -46,6 +47,8 @@ pub(super) fn settings(args: &AgentArgs, env: impl Fn(&str) -> Option<String>) -
         node,
         socket_path,
         cgroup,
+        node_ports: NodePortAddresses::new(args.nodeport_addresses.clone()),
+        external_ips: args.external_ips == SwitchArg::On,
         globs: Globs { nics: args.nic.clone(), pods: args.pod_device.clone() },
         xdp: match args.xdp {
             XdpArg::Native => XdpMode::Native,
@@ -61,6 +64,7 @@ pub(super) fn settings(args: &AgentArgs, env: impl Fn(&str) -> Option<String>) -
             services: args.max_services,
             backends: args.max_backends,
             slots: args.max_slots,
+            source_ranges: args.max_source_ranges,
             flows: args.max_flows,
             half_open: args.max_half_open,
         },

@@ -1,18 +1,19 @@
-//! Who may have which frontend: where several Services want one address and port, the first by name has it.
+//! Who may have which frontend: where several Services want one address and port, the first by [`Kind`] has it, then by
+//! name.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
-use std::net::IpAddr;
 
-use super::{Compiled, Compiler, address};
+use lb_common::ip::{V4, V6};
+
+use super::address::{self, Kind};
+use super::{Compiled, Compiler};
 use crate::model::{ObjectName, Service};
 use crate::state::State;
-use lb_common::ip::{Be16, V4, V6};
-use lb_common::tables::FrontendKey;
 
 /// Who wants what. Nearly always one Service wants one key.
 #[derive(Debug)]
-pub(super) struct Claims<K>(HashMap<K, Vec<ObjectName>>);
+pub(super) struct Claims<K>(HashMap<K, Vec<(Kind, ObjectName)>>);
 
 impl<K> Default for Claims<K> {
     fn default() -> Self {
@@ -23,40 +24,24 @@ impl<K> Default for Claims<K> {
 impl<K: Hash + Eq> Claims<K> {
     /// Who has it.
     pub(super) fn owner(&self, key: &K) -> Option<&ObjectName> {
-        self.0.get(key).and_then(|names| names.first())
+        self.0.get(key).and_then(|claims| claims.first()).map(|(_, name)| name)
     }
 
-    fn add(&mut self, key: K, name: &ObjectName) {
-        let names = self.0.entry(key).or_insert_with(|| Vec::with_capacity(1));
-        if let Err(at) = names.binary_search(name) {
-            names.insert(at, name.clone());
+    fn add(&mut self, key: K, claim: (Kind, ObjectName)) {
+        let claims = self.0.entry(key).or_insert_with(|| Vec::with_capacity(1));
+        if let Err(at) = claims.binary_search(&claim) {
+            claims.insert(at, claim);
         }
     }
 
     fn remove(&mut self, key: &K, name: &ObjectName) {
-        if let Some(names) = self.0.get_mut(key) {
-            names.retain(|other| other != name);
-            if names.is_empty() {
+        if let Some(claims) = self.0.get_mut(key) {
+            claims.retain(|(_, other)| other != name);
+            if claims.is_empty() {
                 self.0.remove(key);
             }
         }
     }
-}
-
-/// The keys that a Service wants in a family: its ports at its virtual IPs, and those IPs as a whole. Sorted.
-fn wanted<A: Compiled>(service: &Service, own: &BTreeSet<IpAddr>) -> Vec<FrontendKey<A>> {
-    let mut keys = Vec::new();
-    for addr in address::programmed::<A>(service, own) {
-        let ports = service.ports.iter().filter(|port| address::is_translated(port));
-        keys.extend(ports.map(|port| FrontendKey::new(addr, Be16::new(port.port), port.protocol.number())));
-        // Packets to an address of which no port is ours are none of our business.
-        if keys.last().is_some_and(|key: &FrontendKey<A>| key.addr == addr) {
-            keys.push(FrontendKey::whole(addr));
-        }
-    }
-    keys.sort_unstable();
-    keys.dedup();
-    keys
 }
 
 impl Compiler {
@@ -78,31 +63,31 @@ impl Compiler {
         service: Option<&Service>,
         affected: &mut BTreeSet<ObjectName>,
     ) {
-        let keys = service.map(|service| wanted::<A>(service, &self.own)).unwrap_or_default();
+        let wishes = service.map(|service| address::wishes::<A>(service, &self.place)).unwrap_or_default();
         let old = match self.records.get_mut(name) {
-            Some(record) => std::mem::replace(A::keys(record), keys.clone()),
-            None if keys.is_empty() => return,
+            Some(record) => std::mem::replace(A::wishes(record), wishes.clone()),
+            None if wishes.is_empty() => return,
             None => {
-                *A::keys(self.records.entry(name.clone()).or_default()) = keys.clone();
+                *A::wishes(self.records.entry(name.clone()).or_default()) = wishes.clone();
                 Vec::new()
             }
         };
         let claims = &mut A::half(&mut self.halves).claims;
-        for key in old.iter().filter(|key| keys.binary_search(key).is_err()) {
-            claims.remove(key, name);
-            match claims.owner(key) {
+        for wish in old.iter().filter(|wish| wishes.binary_search(wish).is_err()) {
+            claims.remove(&wish.key, name);
+            match claims.owner(&wish.key) {
                 Some(heir) => drop(affected.insert(heir.clone())),
                 None => {
-                    self.draft.remove_frontend(*key);
+                    self.draft.remove_frontend(wish.key);
                     self.room = true;
                 }
             }
         }
-        for key in keys.into_iter().filter(|key| old.binary_search(key).is_err()) {
-            if let Some(before) = claims.owner(&key) {
+        for wish in wishes.into_iter().filter(|wish| old.binary_search(wish).is_err()) {
+            if let Some(before) = claims.owner(&wish.key) {
                 affected.insert(before.clone());
             }
-            claims.add(key, name);
+            claims.add(wish.key, (wish.kind, name.clone()));
         }
     }
 }

@@ -9,11 +9,14 @@ mod address;
 mod bind;
 mod claims;
 mod name;
+mod node_ports;
 mod recover;
 mod service;
+mod sets;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::{Add, Sub};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,14 +24,17 @@ use lb_common::ip::{Ip, V4, V6};
 use lb_common::mem::Image;
 use lb_common::tables::{Backend, Config, FrontendKey, Name, map};
 
+pub use node_ports::{Addresses, NoAddresses, NodePortAddresses};
+
 use crate::endpoints::Here;
 use crate::ids::{Pool, Rest, Runs};
 use crate::model::ObjectName;
 use crate::plan::{Draft, Op, Planned};
 use crate::state::{Changes, State};
 use crate::watch::Problem;
-use bind::Bound;
+use address::{Place, Wish};
 use claims::Claims;
+use sets::Sets;
 
 /// Room in the maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,11 +45,18 @@ pub struct Limits {
     pub backends: u32,
     /// `SLOTS`: option `--max-slots`.
     pub slots: u32,
+    /// `SOURCE_RANGES` of each family: option `--max-source-ranges`.
+    pub source_ranges: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { services: map::NAMES_CAPACITY, backends: map::BACKENDS_CAPACITY, slots: map::SLOTS_CAPACITY }
+        Self {
+            services: map::NAMES_CAPACITY,
+            backends: map::BACKENDS_CAPACITY,
+            slots: map::SLOTS_CAPACITY,
+            source_ranges: map::SOURCE_RANGES_CAPACITY,
+        }
     }
 }
 
@@ -56,8 +69,51 @@ pub struct NodeFacts {
     pub zone: Option<String>,
     /// What the programs must know. An address that is not set here comes from the Node object.
     pub config: Config,
-    /// All addresses that it has, as far as they are known: none of them can be a Service's.
+    /// All addresses that it has, as far as they are known: none of them can be a Service's virtual IP.
     pub own: BTreeSet<IpAddr>,
+    /// At which of them NodePorts are.
+    pub node_ports: NodePortAddresses,
+    /// Whether external IPs are programmed.
+    pub external_ips: bool,
+}
+
+impl NodeFacts {
+    /// A node of which nothing else is known, with the usual settings.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            zone: None,
+            config: Config::EMPTY,
+            own: BTreeSet::new(),
+            node_ports: NodePortAddresses::default(),
+            external_ips: true,
+        }
+    }
+}
+
+/// Ports of Services whose traffic policy asks for endpoints on this node, where all are elsewhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// For clients of the virtual IPs inside.
+    pub internal: u64,
+    /// For clients from outside.
+    pub external: u64,
+}
+
+impl Add for Elsewhere {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { internal: self.internal + other.internal, external: self.external + other.external }
+    }
+}
+
+impl Sub for Elsewhere {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self { internal: self.internal - other.internal, external: self.external - other.external }
+    }
 }
 
 /// Keeps the image that the maps shall have.
@@ -71,8 +127,8 @@ pub struct Compiler {
     problems: BTreeMap<ObjectName, Vec<Problem>>,
     limits: Limits,
     zone: Option<Arc<str>>,
-    /// The node's own addresses.
-    own: BTreeSet<IpAddr>,
+    place: Place,
+    elsewhere: Elsewhere,
     /// Services that had no room somewhere: they are tried again when there may be more.
     starved: BTreeSet<ObjectName>,
     /// Whether there may be more room since they were tried.
@@ -95,8 +151,8 @@ struct Half<A: Ip> {
 /// What a Service has in the maps.
 #[derive(Debug, Default)]
 struct Record {
-    v4: Vec<FrontendKey<V4>>,
-    v6: Vec<FrontendKey<V6>>,
+    v4: Vec<Wish<V4>>,
+    v6: Vec<Wish<V6>>,
     ports: Vec<Port>,
 }
 
@@ -105,17 +161,21 @@ struct Record {
 struct Port {
     id: u32,
     name: Name,
-    v4: Option<Bound>,
-    v6: Option<Bound>,
+    v4: Sets,
+    v6: Sets,
+    /// How often it asks for endpoints on this node, where all are elsewhere: once a family.
+    elsewhere: Elsewhere,
 }
 
 /// A family, as the key to what the compiler holds of it.
 trait Compiled: Planned {
     fn half(halves: &mut Halves) -> &mut Half<Self>;
+    /// Who has which frontend.
+    fn claims(halves: &Halves) -> &Claims<FrontendKey<Self>>;
     /// The frontends that a Service would like to have, sorted.
-    fn keys(record: &mut Record) -> &mut Vec<FrontendKey<Self>>;
+    fn wishes(record: &mut Record) -> &mut Vec<Wish<Self>>;
     /// The backends of a port.
-    fn bound(port: &mut Port) -> &mut Option<Bound>;
+    fn sets(port: &mut Port) -> &mut Sets;
 }
 
 macro_rules! compiled {
@@ -124,10 +184,13 @@ macro_rules! compiled {
             fn half(halves: &mut Halves) -> &mut Half<Self> {
                 &mut halves.$field
             }
-            fn keys(record: &mut Record) -> &mut Vec<FrontendKey<Self>> {
+            fn claims(halves: &Halves) -> &Claims<FrontendKey<Self>> {
+                &halves.$field.claims
+            }
+            fn wishes(record: &mut Record) -> &mut Vec<Wish<Self>> {
                 &mut record.$field
             }
-            fn bound(port: &mut Port) -> &mut Option<Bound> {
+            fn sets(port: &mut Port) -> &mut Sets {
                 &mut port.$field
             }
         }
@@ -149,7 +212,8 @@ impl Compiler {
             problems: BTreeMap::new(),
             limits,
             zone: None,
-            own: BTreeSet::new(),
+            place: Place::default(),
+            elsewhere: Elsewhere::default(),
             starved: BTreeSet::new(),
             room: false,
         }
@@ -165,20 +229,23 @@ impl Compiler {
         let Image { v4, v6, names, .. } = self.image();
         let [frontends_v4, frontends_v6] = map::FRONTENDS;
         let [backends_v4, backends_v6] = map::BACKENDS;
+        let [ranges_v4, ranges_v6] = map::SOURCE_RANGES;
         let len = |n: usize| n as u64;
         vec![
             (frontends_v4, len(v4.frontends.len())),
             (frontends_v6, len(v6.frontends.len())),
             (backends_v4, len(v4.backends.len())),
             (backends_v6, len(v6.backends.len())),
+            (ranges_v4, len(v4.ranges.len())),
+            (ranges_v6, len(v6.ranges.len())),
             (map::NAMES, len(names.len())),
             (map::SLOTS, u64::from(self.runs.used())),
         ]
     }
 
-    /// Frontends whose traffic policy asks for endpoints on this node, where all are elsewhere.
-    pub fn elsewhere(&self) -> u64 {
-        self.draft.elsewhere()
+    /// Ports of Services whose traffic policy asks for endpoints on this node, where all are elsewhere.
+    pub fn elsewhere(&self) -> Elsewhere {
+        self.elsewhere
     }
 
     /// The writes that lead there from what the maps had when it was last [settled](Compiler::settle).
@@ -249,13 +316,16 @@ impl Compiler {
         self.draft.set_config(config);
 
         let zone = object.and_then(|object| object.zone.clone()).or_else(|| Some(node.zone.as_deref()?.into()));
+        let found = [IpAddr::from(config.node_v4), IpAddr::from(config.node_v6)];
         let mut own = node.own.clone();
         own.extend(addresses);
-        own.extend(
-            [IpAddr::from(config.node_v4), IpAddr::from(config.node_v6)].into_iter().filter(|ip| !ip.is_unspecified()),
-        );
-        let moved = zone != self.zone || own != self.own;
-        (self.zone, self.own) = (zone, own);
+        own.extend(found.into_iter().filter(|ip| !ip.is_unspecified()));
+        let external: &[IpAddr] = object.map_or(&[], |object| &object.external);
+        let primary = node_ports::primary(&[addresses, external].concat(), &node.own, found);
+        let node_ports = node.node_ports.select(&own, &primary);
+        let place = Place { own, node_ports, external_ips: node.external_ips };
+        let moved = zone != self.zone || place != self.place;
+        (self.zone, self.place) = (zone, place);
         moved
     }
 }

@@ -1,14 +1,12 @@
 //! One Service, from its declaration to its entries.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
-
-use lb_common::ip::{Be16, V4, V6};
+use lb_common::ip::{V4, V6};
 use lb_common::tables::{Frontend, FrontendKey, frontend};
 
-use super::bind::{Bound, NoRoom};
-use super::{Compiled, Compiler, Port, Record, address, name};
-use crate::endpoints::{self, Here};
+use super::address::{Kind, Place, Wish};
+use super::sets::{Sets, needed};
+use super::{Compiled, Compiler, Elsewhere, Port, Record, address, name};
+use crate::endpoints::{self, Here, Serving};
 use crate::model::{ObjectName, Service, ServicePort, TrafficPolicy};
 use crate::state::State;
 use crate::watch::{Problem, Reason};
@@ -25,6 +23,16 @@ struct Work<'a> {
     starved: bool,
 }
 
+/// A port on its way into the maps, one that has an id.
+#[derive(Clone, Copy)]
+struct Named<'a> {
+    port: &'a ServicePort,
+    /// Its place among the ports of its Service.
+    at: u32,
+    /// Its place among those that have an id.
+    i: usize,
+}
+
 impl Compiler {
     /// Makes the entries of a Service what they shall be now, and gives back what it had.
     ///
@@ -39,12 +47,12 @@ impl Compiler {
         };
         let mut work = Work { service, old, new, problems: Vec::new(), starved: false };
         work.notices();
-        work.refusals(&self.own);
+        work.refusals(&self.place);
         let nothing = work.new.v4.is_empty() && work.new.v6.is_empty();
         let ports = if nothing { Vec::new() } else { self.name_ports(&mut work) };
-        for (i, port) in ports.into_iter().enumerate() {
-            self.bind::<V4>(&mut work, port, i, state, here);
-            self.bind::<V6>(&mut work, port, i, state, here);
+        for port in ports {
+            self.bind::<V4>(&mut work, port, state, here);
+            self.bind::<V6>(&mut work, port, state, here);
         }
         self.refuse_other_ports::<V4>(&mut work);
         self.refuse_other_ports::<V6>(&mut work);
@@ -59,28 +67,27 @@ impl Compiler {
     }
 
     /// Ids for the ports, in their order; those ports that get one. The others have no frontends.
-    fn name_ports<'a>(&mut self, work: &mut Work<'a>) -> Vec<&'a ServicePort> {
+    fn name_ports<'a>(&mut self, work: &mut Work<'a>) -> Vec<Named<'a>> {
         let mut named = Vec::new();
         // Mostly there is one; a growing list would take room for four.
         work.new.ports.reserve_exact(work.service.ports.len());
-        for port in work.service.ports.iter().filter(|port| address::is_translated(port)) {
+        for (at, port) in (0..).zip(&work.service.ports).filter(|(_, port)| address::is_translated(port)) {
             let Some(name) = name::of(&work.service.name, &port.name) else {
                 work.complain(Reason::InvalidObject, format!("port {}: its name is too long", port.port));
-                self.close::<V4>(work, port);
-                self.close::<V6>(work, port);
+                self.close(work, at);
                 continue;
             };
             match self.names.acquire(&name) {
                 Ok(id) => {
                     self.draft.put_name(id, name);
-                    work.new.ports.push(Port { id, name, v4: None, v6: None });
-                    named.push(port);
+                    let elsewhere = Elsewhere::default();
+                    work.new.ports.push(Port { id, name, v4: Sets::default(), v6: Sets::default(), elsewhere });
+                    named.push(Named { port, at, i: named.len() });
                 }
                 Err(full) => {
                     let text = format!("port {}: no room for its name: {full}; enlarge --max-services", port.port);
                     work.starve(text);
-                    self.close::<V4>(work, port);
-                    self.close::<V6>(work, port);
+                    self.close(work, at);
                 }
             }
         }
@@ -88,81 +95,89 @@ impl Compiler {
     }
 
     /// Removes the frontends of a port; they may be those of a Service that wanted them before.
-    fn close<A: Compiled>(&mut self, work: &mut Work<'_>, port: &ServicePort) {
-        let keys = self.owned::<A>(work, port);
-        keys.into_iter().for_each(|key| self.draft.remove_frontend(key));
+    fn close(&mut self, work: &mut Work<'_>, at: u32) {
+        let (v4, v6) = (self.owned::<V4>(work, at), self.owned::<V6>(work, at));
+        v4.iter().for_each(|wish| self.draft.remove_frontend(wish.key));
+        v6.iter().for_each(|wish| self.draft.remove_frontend(wish.key));
     }
 
-    /// The frontends in one family of a port, the `i`th of those that have an id.
-    fn bind<A: Compiled>(&mut self, work: &mut Work<'_>, port: &ServicePort, i: usize, state: &State, here: Here<'_>) {
+    /// The frontends in one family of a port.
+    fn bind<A: Compiled>(&mut self, work: &mut Work<'_>, named: Named<'_>, state: &State, here: Here<'_>) {
+        let Named { port, at, i } = named;
         let service = work.service;
-        let keys = self.owned::<A>(work, port);
-        if keys.is_empty() {
+        let wishes = self.owned::<A>(work, at);
+        if wishes.is_empty() {
             return;
         }
         let serving = endpoints::serving::<A>(port, state.slices(&service.name), here);
-        let (backends, flags) = match service.internal_policy {
-            TrafficPolicy::Cluster => (serving.cluster, 0),
-            TrafficPolicy::Local if serving.local.is_empty() && !serving.cluster.is_empty() => {
-                (Vec::new(), frontend::ELSEWHERE_INSIDE | frontend::ELSEWHERE_OUTSIDE)
-            }
-            TrafficPolicy::Local => (serving.local, 0),
-        };
-        let bound = match self.acquire(&backends) {
-            Ok(bound) => Some(bound),
-            Err(no_room) => self.bind_as_before::<A>(work, port, i, &no_room),
-        };
-        let Some(bound) = bound else {
-            return keys.into_iter().for_each(|key| self.draft.remove_frontend(key));
-        };
-        let frontend = Frontend { flags, ..Frontend::with_table(work.new.ports[i].id, bound.table) };
-        let put = keys.into_iter().filter(|key| self.put_frontend(work, *key, frontend)).count();
-        match put {
-            0 => self.release::<A>(&bound),
-            _ => *A::bound(&mut work.new.ports[i]) = Some(bound),
-        }
-    }
-
-    /// The keys of a port, without those that another Service has.
-    fn owned<A: Compiled>(&mut self, work: &mut Work<'_>, port: &ServicePort) -> Vec<FrontendKey<A>> {
-        let mut owned = Vec::new();
-        for addr in address::programmed::<A>(work.service, &self.own) {
-            let key = FrontendKey::new(addr, Be16::new(port.port), port.protocol.number());
-            match self.other_owner(&key, &work.service.name) {
-                Some(owner) => {
-                    let text = format!("{addr:?} port {}/{}: Service {owner} has it", port.port, port.protocol);
-                    work.complain(Reason::ClusterIpClash, text);
-                }
-                None => owned.push(key),
-            }
-        }
-        owned
-    }
-
-    /// The backends that a port had: better than none.
-    fn bind_as_before<A: Compiled>(
-        &mut self,
-        work: &mut Work<'_>,
-        port: &ServicePort,
-        i: usize,
-        no_room: &NoRoom,
-    ) -> Option<Bound> {
-        work.starve(format!("port {}: {no_room}", port.port));
         let name = work.new.ports[i].name;
-        let before = work.old.ports.iter_mut().find(|before| before.name == name)?;
-        let before = A::bound(before).clone()?;
-        self.acquire_again::<A>(&before).ok()
+        let none = Sets::default();
+        let before = work.old.ports.iter_mut().find(|before| before.name == name);
+        let before = before.map_or(&none, |before| A::sets(before));
+        let (sets, full) = self.acquire_sets::<A>(needed(service, &wishes), &serving, before);
+        full.into_iter().for_each(|why| work.starve(format!("port {}: {why}", port.port)));
+        let Some(sets) = sets else {
+            return wishes.into_iter().for_each(|wish| self.draft.remove_frontend(wish.key));
+        };
+        let (id, served) = (work.new.ports[i].id, !serving.cluster.is_empty());
+        let mut put = 0;
+        for wish in wishes {
+            let mut made = sets.frontend(id, service, wish.kind, served);
+            if wish.own {
+                made.flags |= frontend::OWN_ADDRESS;
+            }
+            put += usize::from(self.put_frontend(work, wish.key, made));
+        }
+        if put == 0 {
+            return self.release_sets::<A>(&sets);
+        }
+        let port = &mut work.new.ports[i];
+        *A::sets(port) = sets;
+        let here = elsewhere(service, &serving);
+        port.elsewhere = port.elsewhere + here;
+        self.elsewhere = self.elsewhere + here;
     }
 
-    fn other_owner<A: Compiled>(&mut self, key: &FrontendKey<A>, name: &ObjectName) -> Option<&ObjectName> {
-        A::half(&mut self.halves).claims.owner(key).filter(|owner| *owner != name)
+    /// The frontends that a port shall have, without those that another Service has.
+    fn owned<A: Compiled>(&mut self, work: &mut Work<'_>, at: u32) -> Vec<Wish<A>> {
+        let mut wishes: Vec<_> =
+            A::wishes(&mut work.new).iter().copied().filter(|wish| wish.port == at && wish.key.proto != 0).collect();
+        wishes.retain(|wish| {
+            let Some(owner) = self.other_owner(&wish.key, &work.service.name) else { return true };
+            let protocol = work.service.ports.get(at as usize).map(|port| port.protocol).unwrap_or_default();
+            let (addr, port) = (wish.key.addr, wish.key.port);
+            match wish.kind {
+                Kind::ClusterIp => {
+                    work.complain(
+                        Reason::ClusterIpClash,
+                        format!("{addr:?} port {port:?}/{protocol}: Service {owner} has it"),
+                    );
+                }
+                // The same at each address of the node.
+                Kind::NodePort => {
+                    work.complain(Reason::PortClash, format!("nodePort {port:?}/{protocol}: Service {owner} has it"));
+                }
+                Kind::LoadBalancer | Kind::ExternalIp => {
+                    work.complain(
+                        Reason::PortClash,
+                        format!("{addr:?} port {port:?}/{protocol}: Service {owner} has it"),
+                    );
+                }
+            }
+            false
+        });
+        wishes
+    }
+
+    fn other_owner<A: Compiled>(&self, key: &FrontendKey<A>, name: &ObjectName) -> Option<ObjectName> {
+        A::claims(&self.halves).owner(key).filter(|owner| *owner != name).cloned()
     }
 
     /// Packets to a port that the Service does not have are refused, not sent on to nowhere.
     fn refuse_other_ports<A: Compiled>(&mut self, work: &mut Work<'_>) {
         let id = work.new.ports.first().map(|port| port.id);
-        for addr in address::programmed::<A>(work.service, &self.own) {
-            let key = FrontendKey::whole(addr);
+        let whole: Vec<_> = A::wishes(&mut work.new).iter().map(|wish| wish.key).filter(|key| key.proto == 0).collect();
+        for key in whole {
             match id {
                 _ if self.other_owner(&key, &work.service.name).is_some() => {}
                 Some(id) => {
@@ -187,20 +202,27 @@ impl Compiler {
     fn give_back(&mut self, old: &Record) {
         for port in &old.ports {
             self.names.release(&port.name);
-            if let Some(bound) = &port.v4 {
-                self.release::<V4>(bound);
-            }
-            if let Some(bound) = &port.v6 {
-                self.release::<V6>(bound);
-            }
+            self.release_sets::<V4>(&port.v4);
+            self.release_sets::<V6>(&port.v6);
+            self.elsewhere = self.elsewhere - port.elsewhere;
         }
     }
 }
 
+/// Whether a port asks for endpoints on this node where all are elsewhere.
+fn elsewhere<A: Compiled>(service: &Service, serving: &Serving<A>) -> Elsewhere {
+    let missing = serving.local.is_empty() && !serving.cluster.is_empty();
+    let of = |policy| u64::from(missing && policy == TrafficPolicy::Local);
+    Elsewhere { internal: of(service.internal_policy), external: of(service.external_policy) }
+}
+
 impl Work<'_> {
-    /// What is asked for and not done yet: said, not passed over in silence.
+    /// What is asked for and not done: said, not passed over in silence.
     fn notices(&mut self) {
-        if self.service.affinity {
+        for text in &self.service.left_out {
+            self.complain(Reason::InvalidObject, format!("{text}; it is left out"));
+        }
+        if self.service.affinity.is_some() {
             self.complain(
                 Reason::NotSupported,
                 "spec.sessionAffinity: ClientIP is not supported yet: each connection gets its own backend",
@@ -212,10 +234,15 @@ impl Work<'_> {
     }
 
     /// Virtual IPs that would take packets from the node itself, or from everybody.
-    fn refusals(&mut self, own: &BTreeSet<IpAddr>) {
-        for ip in &self.service.cluster_ips {
-            if let Some(why) = address::refusal(*ip, own) {
-                self.complain(Reason::AddressRefused, format!("clusterIP {ip} is not programmed: {why}"));
+    fn refusals(&mut self, place: &Place) {
+        for (kind, ip) in address::virtual_ips(self.service, place) {
+            if let Some(why) = address::refusal(kind, ip, place) {
+                let field = match kind {
+                    Kind::ClusterIp | Kind::NodePort => "clusterIP",
+                    Kind::LoadBalancer => "load-balancer IP",
+                    Kind::ExternalIp => "externalIP",
+                };
+                self.complain(Reason::AddressRefused, format!("{field} {ip} is not programmed: {why}"));
             }
         }
     }

@@ -9,6 +9,8 @@ use crate::model::{
 };
 use crate::watch::{Change, Event};
 
+mod external;
+
 struct World {
     state: State,
     compiler: Compiler,
@@ -18,7 +20,7 @@ struct World {
 
 impl World {
     fn new(limits: Limits) -> Self {
-        let node = NodeFacts { name: "node".into(), zone: None, config: Config::EMPTY, own: BTreeSet::new() };
+        let node = NodeFacts::new("node");
         let rest = Rest { entry: Duration::from_secs(2), id: Duration::from_secs(60) };
         Self { state: State::default(), compiler: Compiler::new(limits, rest), node, now: Instant::now() }
     }
@@ -66,8 +68,6 @@ impl World {
 
 fn service(name: &str, ip: &str) -> Service {
     Service {
-        name: ObjectName::new("ns", name),
-        kind: ServiceType::ClusterIp,
         cluster_ips: vec![ip.parse().unwrap()],
         ports: vec![ServicePort {
             name: "".into(),
@@ -76,12 +76,7 @@ fn service(name: &str, ip: &str) -> Service {
             target: TargetPort::Number(80),
             node_port: None,
         }],
-        selector: vec![],
-        internal_policy: TrafficPolicy::Cluster,
-        affinity: false,
-        publish_not_ready: false,
-        other_proxy: false,
-        headless_label: false,
+        ..Service::new(ObjectName::new("ns", name))
     }
 }
 
@@ -116,7 +111,7 @@ fn frontends_without_an_endpoint_here_are_counted_while_others_have_some() {
     };
     let elsewhere = |world: &mut World| {
         world.run();
-        (world.compiler.elsewhere(), world.frontends())
+        (world.compiler.elsewhere().internal, world.frontends())
     };
     world.apply(Event::Service(Change::Apply(near)));
     assert_eq!(elsewhere(&mut world), (0, vec!["10.96.0.1:80 0".to_owned()]), "no endpoint anywhere");
@@ -213,7 +208,7 @@ fn what_is_not_programmed_leaves_no_trace() {
 fn what_is_asked_for_and_not_done_is_said() {
     let mut world = World::new(Limits::default());
     let mut service = service("a", "10.96.0.1");
-    service.affinity = true;
+    service.affinity = Some(10_800);
     world.apply(Event::Service(Change::Apply(service)));
     let problems = world.run();
     assert_eq!(problems.len(), 1);

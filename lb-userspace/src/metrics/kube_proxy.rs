@@ -30,8 +30,11 @@ pub(super) fn encode(snapshot: &Snapshot, rows: &mut Rows<'_>) -> fmt::Result {
     )?;
     rows.gauges(
         "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
-        "Frontends whose traffic policy asks for endpoints on this node, where all are elsewhere",
-        [([("traffic_policy", "internal")], number(snapshot.no_local_endpoints))],
+        "Ports of Services whose traffic policy asks for endpoints on this node, where all are elsewhere",
+        [
+            ([("traffic_policy", "internal")], number(snapshot.no_local_endpoints.internal)),
+            ([("traffic_policy", "external")], number(snapshot.no_local_endpoints.external)),
+        ],
     )?;
     changed(rows, "endpoint", "EndpointSlices", snapshot.endpoint_slices)?;
     changed(rows, "service", "Services", snapshot.services)

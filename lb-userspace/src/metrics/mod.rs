@@ -19,6 +19,7 @@ use prometheus_client::encoding::{DescriptorEncoder, text};
 use prometheus_client::registry::Registry;
 
 use crate::bpf::{Attachment, Fill};
+use crate::compile::Elsewhere;
 use crate::health::Progress;
 use crate::store::StoreError;
 
@@ -39,8 +40,8 @@ pub struct Snapshot {
     pub services: Changed,
     /// EndpointSlices that changed.
     pub endpoint_slices: Changed,
-    /// Frontends with `internalTrafficPolicy: Local` whose endpoints are all on other nodes.
-    pub no_local_endpoints: u64,
+    /// Ports of Services whose traffic policy asks for endpoints on this node, where all are elsewhere.
+    pub no_local_endpoints: Elsewhere,
     /// Whether the maps are complete, and programs attached.
     pub ready: bool,
     /// Services that are declared.

@@ -17,6 +17,7 @@ fn snapshot() -> Snapshot {
     Snapshot {
         progress: [Progress { queued: None, updated }, Progress::default()],
         services: Changed { total: 7, pending: 2 },
+        no_local_endpoints: Elsewhere { internal: 3, external: 4 },
         repairs: Repairs { entries: 3, devices: 2, sockets: 1 },
         store_errors: StoreErrors { full: 1, read: 0, write: 4 },
         fill: vec![Fill { map: "NAMES", entries: 5, capacity: 10, option: None }],
@@ -45,6 +46,8 @@ fn levels_and_counts_are_those_of_the_snapshot() {
             "kubeproxy_sync_proxy_rules_service_changes_total 7.0",
             "kubeproxy_sync_proxy_rules_service_changes_pending 2.0",
             "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv4\"} 1000.0",
+            "kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy=\"internal\"} 3.0",
+            "kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy=\"external\"} 4.0",
             "sluice_map_entries{map=\"NAMES\"} 5.0",
             "sluice_map_capacity{map=\"NAMES\"} 10.0",
             "sluice_map_errors_total{kind=\"write\"} 4.0",

@@ -1,12 +1,13 @@
 //! What differs between two images, and the order in which it is written.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::ip::{V4, V6};
 use lb_common::mem::{Image, Of, Slots};
 use lb_common::tables::{Backend, Config, Frontend, FrontendKey, Name};
 
+use super::draft::Range;
 use super::{FamilyOp, Op, Planned};
 
 /// Entries that differ, with what they shall be: nothing, where they shall go.
@@ -27,18 +28,18 @@ pub(super) struct Changes {
 pub(super) struct SideChanges<A: Of> {
     pub(super) frontends: Changed<FrontendKey<A>, Frontend>,
     pub(super) backends: Changed<u32, Backend<A>>,
+    pub(super) ranges: Changed<Range<A>, ()>,
 }
 
 /// The writes that make `want` of `have`.
 ///
 /// A table that no frontend points to any more needs no write: its slots mean nothing.
 pub fn diff(have: &Image, want: &Image) -> Vec<Op> {
-    let bits = |image: &Image| image.filter.iter().map(|bit| (*bit, ())).collect::<BTreeMap<_, _>>();
     Changes {
         config: (have.config != want.config).then_some(want.config),
         names: merge(&have.names, &want.names),
         runs: merge(&have.runs, &want.runs),
-        filter: merge(&bits(have), &bits(want)),
+        filter: merge(&keys(&have.filter), &keys(&want.filter)),
         v4: side(have, want),
         v6: side(have, want),
     }
@@ -47,7 +48,16 @@ pub fn diff(have: &Image, want: &Image) -> Vec<Op> {
 
 fn side<A: Of>(have: &Image, want: &Image) -> SideChanges<A> {
     let (have, want) = (A::side(have), A::side(want));
-    SideChanges { frontends: merge(&have.frontends, &want.frontends), backends: merge(&have.backends, &want.backends) }
+    SideChanges {
+        frontends: merge(&have.frontends, &want.frontends),
+        backends: merge(&have.backends, &want.backends),
+        ranges: merge(&keys(&have.ranges), &keys(&want.ranges)),
+    }
+}
+
+/// A set as a map, to be compared as one.
+fn keys<K: Ord + Copy>(set: &BTreeSet<K>) -> BTreeMap<K, ()> {
+    set.iter().map(|key| (*key, ())).collect()
 }
 
 /// The one sorted merge: walks both maps side by side.
@@ -87,11 +97,15 @@ impl Changes {
             differ.map(move |(bit, _)| Op::Filter { bit: *bit, set: wanted })
         };
         ops.extend(bits(true));
+        self.v4.add_ranges(&mut ops);
+        self.v6.add_ranges(&mut ops);
         self.v4.add_frontends(&mut ops);
         self.v6.add_frontends(&mut ops);
 
         self.v4.remove_frontends(&mut ops);
         self.v6.remove_frontends(&mut ops);
+        self.v4.remove_ranges(&mut ops);
+        self.v6.remove_ranges(&mut ops);
         ops.extend(bits(false));
         self.v4.remove_backends(&mut ops);
         self.v6.remove_backends(&mut ops);
@@ -104,6 +118,17 @@ impl<A: Planned> SideChanges<A> {
     fn add_backends(&self, ops: &mut Vec<Op>) {
         let wanted = self.backends.iter().filter_map(|(id, backend)| Some((*id, (*backend)?)));
         ops.extend(wanted.map(|(id, backend)| A::op(FamilyOp::Backend { id, backend })));
+    }
+
+    fn add_ranges(&self, ops: &mut Vec<Op>) {
+        let wanted = self.ranges.iter().filter(|(_, wanted)| wanted.is_some());
+        ops.extend(wanted.map(|((key, len), _)| A::op(FamilyOp::Range { key: *key, len: *len })));
+    }
+
+    /// Only when no frontend asks for them any more.
+    fn remove_ranges(&self, ops: &mut Vec<Op>) {
+        let unwanted = self.ranges.iter().filter(|(_, wanted)| wanted.is_none());
+        ops.extend(unwanted.map(|((key, len), _)| A::op(FamilyOp::RemoveRange { key: *key, len: *len })));
     }
 
     /// The last key first: so an address as a whole, which refuses, comes after its ports.

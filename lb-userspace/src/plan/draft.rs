@@ -3,15 +3,18 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use lb_common::ip::{Be16, V4, V6};
+use lb_common::ip::{V4, V6};
 use lb_common::mem::{Image, Of, Slots};
-use lb_common::tables::{Backend, Config, Filter, Frontend, FrontendKey, Name, Origin};
+use lb_common::tables::{Backend, Config, Frontend, FrontendKey, Name, RangeKey};
 
 use super::changes::{Changed, Changes, SideChanges};
 use super::{Op, Planned};
 
 /// Entries that were touched, with what they were.
 type Before<K, V> = BTreeMap<K, Option<V>>;
+
+/// A key of `SOURCE_RANGES`, and the length of its prefix.
+pub(super) type Range<A> = (RangeKey<A>, u32);
 
 /// An image under change. Its filter follows its frontends by itself.
 #[derive(Debug, Default)]
@@ -20,8 +23,6 @@ pub struct Draft {
     before: Touched,
     /// Frontends by the bit of the filter that they need.
     bits: HashMap<u32, u32>,
-    /// Frontends whose endpoints are all on other nodes.
-    elsewhere: u64,
 }
 
 #[derive(Debug, Default)]
@@ -38,11 +39,12 @@ pub(super) struct Touched {
 pub(super) struct SideBefore<A: Of> {
     frontends: Before<FrontendKey<A>, Frontend>,
     backends: Before<u32, Backend<A>>,
+    ranges: Before<Range<A>, ()>,
 }
 
 impl<A: Of> Default for SideBefore<A> {
     fn default() -> Self {
-        Self { frontends: BTreeMap::new(), backends: BTreeMap::new() }
+        Self { frontends: BTreeMap::new(), backends: BTreeMap::new(), ranges: BTreeMap::new() }
     }
 }
 
@@ -50,11 +52,6 @@ impl Draft {
     /// As it stands.
     pub fn image(&self) -> &Image {
         &self.image
-    }
-
-    /// How many of its frontends have endpoints, but none for this node.
-    pub fn elsewhere(&self) -> u64 {
-        self.elsewhere
     }
 
     /// The writes that lead here from what it was when last [settled](Draft::settle).
@@ -116,41 +113,58 @@ impl Draft {
 
     /// Puts a frontend.
     pub fn put_frontend<A: Planned>(&mut self, key: FrontendKey<A>, frontend: Frontend) {
-        if !self.replace_frontend(key, Some(frontend)) {
-            let bit = Filter::Frontend.bit(&key.addr, Be16::new(0));
-            let users = self.bits.entry(bit).or_default();
-            *users += 1;
-            if *users == 1 {
-                self.before.filter.entry(bit).or_insert(None);
-                self.image.filter.insert(bit);
-            }
-        }
+        // First what is new: a bit that both need stays set.
+        self.use_bit(frontend.bit(&key));
+        self.replace_frontend(key, Some(frontend));
     }
 
     /// Removes a frontend.
     pub fn remove_frontend<A: Planned>(&mut self, key: FrontendKey<A>) {
-        if self.replace_frontend(key, None) {
-            let bit = Filter::Frontend.bit(&key.addr, Be16::new(0));
-            match self.bits.get_mut(&bit) {
-                Some(users) if *users > 1 => *users -= 1,
-                _ => {
-                    self.bits.remove(&bit);
-                    self.before.filter.entry(bit).or_insert(Some(()));
-                    self.image.filter.remove(&bit);
-                }
+        self.replace_frontend(key, None);
+    }
+
+    fn replace_frontend<A: Planned>(&mut self, key: FrontendKey<A>, frontend: Option<Frontend>) {
+        let (before, frontends) =
+            (&mut A::before(&mut self.before).frontends, &mut A::side_mut(&mut self.image).frontends);
+        let old = frontends.get(&key).copied();
+        replace(frontends, before, key, frontend);
+        if let Some(old) = old {
+            self.leave_bit(old.bit(&key));
+        }
+    }
+
+    fn use_bit(&mut self, bit: u32) {
+        let users = self.bits.entry(bit).or_default();
+        *users += 1;
+        if *users == 1 {
+            self.before.filter.entry(bit).or_insert(None);
+            self.image.filter.insert(bit);
+        }
+    }
+
+    fn leave_bit(&mut self, bit: u32) {
+        match self.bits.get_mut(&bit) {
+            Some(users) if *users > 1 => *users -= 1,
+            _ => {
+                self.bits.remove(&bit);
+                self.before.filter.entry(bit).or_insert(Some(()));
+                self.image.filter.remove(&bit);
             }
         }
     }
 
-    /// Whether there was one.
-    fn replace_frontend<A: Planned>(&mut self, key: FrontendKey<A>, frontend: Option<Frontend>) -> bool {
-        let (before, frontends) =
-            (&mut A::before(&mut self.before).frontends, &mut A::side_mut(&mut self.image).frontends);
-        let is_elsewhere = |frontend: &Frontend| frontend.is_elsewhere(Origin::Inside);
-        let was = frontends.get(&key).is_some_and(is_elsewhere);
-        self.elsewhere += u64::from(frontend.as_ref().is_some_and(is_elsewhere));
-        self.elsewhere -= u64::from(was);
-        replace(frontends, before, key, frontend)
+    /// Admits the clients of a range.
+    pub fn put_range<A: Planned>(&mut self, range: Range<A>) {
+        if A::side_mut(&mut self.image).ranges.insert(range) {
+            A::before(&mut self.before).ranges.entry(range).or_insert(None);
+        }
+    }
+
+    /// Admits them no longer.
+    pub fn remove_range<A: Planned>(&mut self, range: Range<A>) {
+        if A::side_mut(&mut self.image).ranges.remove(&range) {
+            A::before(&mut self.before).ranges.entry(range).or_insert(Some(()));
+        }
     }
 }
 
@@ -160,27 +174,26 @@ impl<A: Of> SideBefore<A> {
         SideChanges {
             frontends: changed(&self.frontends, |key| side.frontends.get(key)),
             backends: changed(&self.backends, |id| side.backends.get(id)),
+            ranges: changed(&self.ranges, |range| side.ranges.get(range).map(|_| &())),
         }
     }
 }
 
-/// Puts or removes an entry, and notes what it was, once. Whether there was one.
+/// Puts or removes an entry, and notes what it was, once.
 fn replace<K: Ord + Copy, V: PartialEq>(
     entries: &mut BTreeMap<K, V>,
     before: &mut Before<K, V>,
     key: K,
     value: Option<V>,
-) -> bool {
+) {
     if entries.get(&key) == value.as_ref() {
-        return value.is_some();
+        return;
     }
     let old = match value {
         Some(value) => entries.insert(key, value),
         None => entries.remove(&key),
     };
-    let was = old.is_some();
     before.entry(key).or_insert(old);
-    was
 }
 
 fn changed<'a, K: Ord + Copy, V: PartialEq + Clone + 'a>(
@@ -193,8 +206,9 @@ fn changed<'a, K: Ord + Copy, V: PartialEq + Clone + 'a>(
 
 #[cfg(test)]
 mod tests {
+    use lb_common::ip::Be16;
     use lb_common::mem::frontend_bits;
-    use lb_common::tables::{LABEL, Table};
+    use lb_common::tables::{LABEL, Table, frontend};
     use proptest::prelude::*;
 
     use super::*;
@@ -206,6 +220,7 @@ mod tests {
         Backend(u8, Option<u8>),
         Run(u8, Option<u8>),
         Name(u8, Option<u8>),
+        Range(u8, bool),
         Settle,
     }
 
@@ -216,6 +231,7 @@ mod tests {
             entry().prop_map(|(key, value)| Step::Backend(key, value)),
             entry().prop_map(|(key, value)| Step::Run(key, value)),
             entry().prop_map(|(key, value)| Step::Name(key, value)),
+            (0_u8..3, any::<bool>()).prop_map(|(net, admitted)| Step::Range(net, admitted)),
             Just(Step::Settle),
         ]
     }
@@ -226,8 +242,11 @@ mod tests {
             Step::Frontend(key, value) => {
                 let key = FrontendKey::new(V6([u32::from(key / 2); 4]), Be16::new(u16::from(key)), 6);
                 match value {
+                    // The last is on an address of the node's own.
                     Some(n) => {
-                        draft.put_frontend(key, Frontend::with_table(1, Table { at: u32::from(n), len: 1 }));
+                        let flags = if n == 2 { frontend::OWN_ADDRESS } else { 0 };
+                        let table = Table { at: u32::from(n), len: 1 };
+                        draft.put_frontend(key, Frontend { flags, ..Frontend::with_table(1, table) });
                     }
                     None => draft.remove_frontend(key),
                 }
@@ -241,6 +260,10 @@ mod tests {
             Step::Run(at, None) => draft.remove_run(u32::from(at)),
             Step::Name(id, Some(n)) => draft.put_name(u32::from(id), name(n)),
             Step::Name(id, None) => draft.remove_name(u32::from(id)),
+            Step::Range(net, admitted) => {
+                let range = (RangeKey { service: 1, addr: V4([u32::from(net)]) }, 64);
+                if admitted { draft.put_range(range) } else { draft.remove_range(range) }
+            }
             Step::Settle => draft.settle(),
         }
     }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use lb_common::ip::{Family, Ip, V4, V6};
 use lb_common::mem::Slots;
-use lb_common::tables::{Backend, Config, Frontend, FrontendKey, Name, map};
+use lb_common::tables::{Backend, Config, Frontend, FrontendKey, Name, RangeKey, map};
 
 use crate::model::Protocol;
 
@@ -72,6 +72,20 @@ pub enum FamilyOp<A: Ip> {
         /// The address and port.
         key: FrontendKey<A>,
     },
+    /// Lets the clients of a range call a Service port.
+    Range {
+        /// The Service port, and the first address of the range.
+        key: RangeKey<A>,
+        /// The length of its prefix, which counts the Service port's bits, too.
+        len: u32,
+    },
+    /// Lets them no longer.
+    RemoveRange {
+        /// The Service port, and the first address of the range.
+        key: RangeKey<A>,
+        /// The length of its prefix.
+        len: u32,
+    },
 }
 
 impl Op {
@@ -91,8 +105,8 @@ impl Op {
     pub const fn option(&self) -> &'static str {
         match self {
             Self::Run { .. } => "--max-slots",
-            Self::V4(FamilyOp::Backend { .. } | FamilyOp::RemoveBackend { .. })
-            | Self::V6(FamilyOp::Backend { .. } | FamilyOp::RemoveBackend { .. }) => "--max-backends",
+            Self::V4(op) => op.option(),
+            Self::V6(op) => op.option(),
             _ => "--max-services",
         }
     }
@@ -128,18 +142,27 @@ impl<A: Ip> FamilyOp<A> {
         match self {
             Self::Backend { .. } | Self::RemoveBackend { .. } => map::BACKENDS[family],
             Self::Frontend { .. } | Self::RemoveFrontend { .. } => map::FRONTENDS[family],
+            Self::Range { .. } | Self::RemoveRange { .. } => map::SOURCE_RANGES[family],
+        }
+    }
+
+    const fn option(&self) -> &'static str {
+        match self {
+            Self::Backend { .. } | Self::RemoveBackend { .. } => "--max-backends",
+            Self::Frontend { .. } | Self::RemoveFrontend { .. } => "--max-services",
+            Self::Range { .. } | Self::RemoveRange { .. } => "--max-source-ranges",
         }
     }
 
     const fn turns_datagrams(&self) -> bool {
         match self {
             Self::Frontend { key, .. } | Self::RemoveFrontend { key } => key.proto == Protocol::Udp.number(),
-            Self::Backend { .. } | Self::RemoveBackend { .. } => false,
+            Self::Backend { .. } | Self::RemoveBackend { .. } | Self::Range { .. } | Self::RemoveRange { .. } => false,
         }
     }
 
     const fn is_removal(&self) -> bool {
-        matches!(self, Self::RemoveBackend { .. } | Self::RemoveFrontend { .. })
+        matches!(self, Self::RemoveBackend { .. } | Self::RemoveFrontend { .. } | Self::RemoveRange { .. })
     }
 }
 
@@ -162,6 +185,10 @@ impl<A: Ip> fmt::Display for FamilyOp<A> {
             Self::Backend { id, .. } | Self::RemoveBackend { id } => write!(f, "backend {id}"),
             Self::Frontend { key, .. } | Self::RemoveFrontend { key } => {
                 write!(f, "frontend {:?} port {:?} protocol {}", key.addr, key.port, key.proto)
+            }
+            Self::Range { key, len } | Self::RemoveRange { key, len } => {
+                let len = len.saturating_sub(u32::BITS);
+                write!(f, "source range {:?}/{len} of Service port {}", key.addr, key.service)
             }
         }
     }

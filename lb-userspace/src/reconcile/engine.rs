@@ -8,7 +8,7 @@ use tracing::{debug, info, warn};
 
 use super::pace::Pace;
 use super::status::Status;
-use crate::compile::{Compiler, Limits, NodeFacts};
+use crate::compile::{Compiler, Elsewhere, Limits, NodeFacts};
 use crate::ids::Rest;
 use crate::metrics::Programming;
 use crate::plan::{Op, diff};
@@ -221,7 +221,7 @@ impl<S: Store> Engine<S> {
             programming.network(family, at);
         }
         self.status.programmed = self.status.changed;
-        self.status.elsewhere = self.compiler.as_ref().map_or(0, Compiler::elsewhere);
+        self.status.elsewhere = self.compiler.as_ref().map_or_else(Elsewhere::default, Compiler::elsewhere);
         self.status.levels = self.compiler.as_ref().map_or_else(Vec::new, Compiler::levels);
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::compile::Elsewhere;
 use crate::metrics::StoreErrors;
 use crate::state::Changed;
 use crate::watch::Problem;
@@ -31,8 +32,8 @@ pub struct Status {
     pub repairs: u64,
     /// Reads and writes of maps that failed.
     pub errors: StoreErrors,
-    /// Frontends whose traffic policy asks for endpoints on this node, where all are elsewhere.
-    pub elsewhere: u64,
+    /// Ports of Services whose traffic policy asks for endpoints on this node, where all are elsewhere.
+    pub elsewhere: Elsewhere,
     /// What is in each map that fills.
     pub levels: Vec<(&'static str, u64)>,
     /// Why the last round failed; none where it went well.

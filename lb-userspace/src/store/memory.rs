@@ -48,6 +48,8 @@ impl MemoryStore {
             FamilyOp::RemoveBackend { id } => drop(side.backends.remove(id)),
             FamilyOp::Frontend { key, frontend } => drop(side.frontends.insert(*key, *frontend)),
             FamilyOp::RemoveFrontend { key } => drop(side.frontends.remove(key)),
+            FamilyOp::Range { key, len } => drop(side.ranges.insert((*key, *len))),
+            FamilyOp::RemoveRange { key, len } => drop(side.ranges.remove(&(*key, *len))),
         }
     }
 

@@ -68,6 +68,23 @@ pub(super) fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>
     Ok(Option::deserialize(field)?.unwrap_or_default())
 }
 
+/// An address as Kubernetes once let it pass: numbers of IPv4 may begin with zeros, which mean nothing.
+pub(super) fn sloppy_ip(text: &str) -> Option<IpAddr> {
+    if let Ok(ip) = text.parse() {
+        return Some(ip);
+    }
+    let clean = |part: &str| part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse::<u8>().ok())?;
+    let bytes: Vec<_> = text.split('.').map(clean).collect::<Option<_>>()?;
+    Some(<[u8; 4]>::try_from(bytes).ok()?.into())
+}
+
+/// A range as Kubernetes once let it pass: as [`sloppy_ip`], and bits beyond the prefix mean nothing.
+pub(super) fn sloppy_cidr(text: &str) -> Option<Cidr> {
+    let (ip, len) = text.split_once('/')?;
+    let digits = len.bytes().all(|b| b.is_ascii_digit());
+    Cidr::around(sloppy_ip(ip)?, len.parse().ok().filter(|_| digits)?)
+}
+
 macro_rules! text_field {
     ($name:ident($inner:ty), $expecting:literal, $parse:expr) => {
         impl<'de> Deserialize<'de> for $name {

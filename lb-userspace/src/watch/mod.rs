@@ -2,6 +2,7 @@
 //! [`crate::model`] values. Kubernetes' own types end here; nothing here knows of tables.
 
 mod endpoint_slice;
+mod external;
 mod fields;
 pub mod files;
 pub mod kubernetes;

@@ -36,8 +36,10 @@ pub enum Reason {
     InvalidManifest,
     /// An object of the cluster makes no sense.
     InvalidObject,
-    /// Another Service has the address and port.
+    /// Another Service has the virtual IP and port.
     ClusterIpClash,
+    /// Another Service has the NodePort, or the port of an address that is no ClusterIP.
+    PortClash,
     /// The address cannot be a Service's.
     AddressRefused,
     /// A map is full.
@@ -54,10 +56,11 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::InvalidManifest,
         Self::InvalidObject,
         Self::ClusterIpClash,
+        Self::PortClash,
         Self::AddressRefused,
         Self::NoRoom,
         Self::NotSupported,
@@ -72,6 +75,7 @@ impl Reason {
             Self::InvalidManifest => "InvalidManifest",
             Self::InvalidObject => "InvalidObject",
             Self::ClusterIpClash => "ClusterIPClash",
+            Self::PortClash => "PortClash",
             Self::AddressRefused => "AddressRefused",
             Self::NoRoom => "NoRoom",
             Self::NotSupported => "NotSupported",

@@ -89,13 +89,10 @@ fn slice(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Protocol, ServiceType, TrafficPolicy};
+    use crate::model::Protocol;
 
     fn service(target: TargetPort) -> Service {
         Service {
-            name: ObjectName::new("ns", "web"),
-            kind: ServiceType::ClusterIp,
-            cluster_ips: vec![],
             ports: vec![ServicePort {
                 name: "http".into(),
                 port: 80,
@@ -104,11 +101,7 @@ mod tests {
                 node_port: None,
             }],
             selector: vec![("app".into(), "web".into())],
-            internal_policy: TrafficPolicy::Cluster,
-            affinity: false,
-            publish_not_ready: false,
-            other_proxy: false,
-            headless_label: false,
+            ..Service::new(ObjectName::new("ns", "web"))
         }
     }
 

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use super::external::{Affinity, AffinityConfig, External, Policy, Status};
 use super::fields::{ClusterIp, Invalid, Metadata, Port, PortOrName, ProtocolField, nullable};
-use crate::model::{self, ServiceType, TargetPort, TrafficPolicy};
+use crate::model::{self, ServiceType, TargetPort};
 
 /// Who else may serve it (KEP 2447).
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
@@ -21,6 +22,8 @@ pub struct Service {
     metadata: Metadata,
     #[serde(default, deserialize_with = "nullable")]
     spec: Spec,
+    #[serde(default, deserialize_with = "nullable")]
+    status: Status,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -40,6 +43,15 @@ struct Spec {
     internal_traffic_policy: Policy,
     #[serde(default, deserialize_with = "nullable")]
     session_affinity: Affinity,
+    #[serde(default, deserialize_with = "nullable")]
+    session_affinity_config: AffinityConfig,
+    #[serde(rename = "externalIPs", default, deserialize_with = "nullable")]
+    external_ips: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    external_traffic_policy: Policy,
+    #[serde(default, deserialize_with = "nullable")]
+    load_balancer_source_ranges: Vec<String>,
+    health_check_node_port: Option<Port>,
     #[serde(default, deserialize_with = "nullable")]
     publish_not_ready_addresses: bool,
 }
@@ -65,51 +77,44 @@ enum Type {
     ExternalName,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-enum Policy {
-    #[default]
-    Cluster,
-    Local,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-enum Affinity {
-    #[default]
-    None,
-    ClientIP,
-}
-
 impl Service {
     /// The plain value.
     ///
     /// # Errors
     /// Its fields contradict each other.
     pub fn into_model(self) -> Result<model::Service, Invalid> {
-        let Self { metadata, spec } = self;
+        let Self { metadata, spec, status } = self;
         let name = metadata.namespaced()?;
         if name.name.len() > LABEL || name.namespace.len() > LABEL {
             return Err(Invalid::new("metadata.name", "is longer than 63 characters"));
         }
-        Ok(model::Service {
-            name,
+        let kind = match spec.kind {
+            Type::ClusterIP => ServiceType::ClusterIp,
+            Type::NodePort => ServiceType::NodePort,
+            Type::LoadBalancer => ServiceType::LoadBalancer,
+            Type::ExternalName => ServiceType::ExternalName,
+        };
+        let mut service = model::Service {
+            kind,
             cluster_ips: spec.cluster_ips()?,
             ports: spec.ports()?,
-            kind: match spec.kind {
-                Type::ClusterIP => ServiceType::ClusterIp,
-                Type::NodePort => ServiceType::NodePort,
-                Type::LoadBalancer => ServiceType::LoadBalancer,
-                Type::ExternalName => ServiceType::ExternalName,
-            },
+            internal_policy: spec.internal_traffic_policy.into(),
+            affinity: spec.session_affinity_config.seconds(spec.session_affinity)?,
             selector: spec.selector.into_iter().map(|(key, value)| (key.into(), value.into())).collect(),
-            internal_policy: match spec.internal_traffic_policy {
-                Policy::Cluster => TrafficPolicy::Cluster,
-                Policy::Local => TrafficPolicy::Local,
-            },
-            affinity: spec.session_affinity == Affinity::ClientIP,
             publish_not_ready: spec.publish_not_ready_addresses,
             other_proxy: metadata.labels.contains_key(PROXY_NAME),
             headless_label: metadata.labels.contains_key(HEADLESS),
-        })
+            ..model::Service::new(name)
+        };
+        let external = External {
+            ips: spec.external_ips,
+            source_ranges: spec.load_balancer_source_ranges,
+            policy: spec.external_traffic_policy,
+            health_check_port: spec.health_check_node_port,
+        };
+        external.add_to(&mut service);
+        status.add_to(&mut service);
+        Ok(service)
     }
 
     /// Whether it asks for a virtual IP and leaves the choice to someone.
@@ -154,6 +159,9 @@ impl Spec {
                 }
                 if other.port == port.port && other.protocol == port.protocol {
                     return Err(Invalid::new(field(""), format!("has port and protocol of spec.ports[{j}]")));
+                }
+                if port.node_port.is_some() && (other.node_port, other.protocol) == (port.node_port, port.protocol) {
+                    return Err(Invalid::new(field(".nodePort"), format!("is that of spec.ports[{j}], too")));
                 }
             }
         }

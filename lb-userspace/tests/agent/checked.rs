@@ -108,7 +108,7 @@ fn hold<A: Of>(held: &mut Vec<Held<A>>, image: &Image, found: &All<A>, now: Inst
 
 /// A packet that has read its frontend some time ago still finds its table and its backend.
 fn in_flight<A: Of>(held: &[Held<A>], image: &Image, slots: &[u32], op: &Op) {
-    for Held { frontend, found: (name, fates), .. } in held {
+    for Held { frontend, found: Found { title: name, fates, .. }, .. } in held {
         for (origin, (backends, _)) in Origin::ALL.into_iter().zip(fates) {
             let table = frontend.table(origin);
             let run = &slots[table.at as usize..(table.at + table.len) as usize];

@@ -2,16 +2,27 @@
 //! was declared.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use lb_common::ip::{Be16, Ip, V4, V6};
 use lb_common::mem::{Image, Of};
-use lb_common::tables::{Backend, Frontend, FrontendKey, Name, Origin, Table};
+use lb_common::tables::{Backend, Frontend, FrontendKey, Name, Origin, Table, frontend};
 use lb_userspace::endpoints::{Here, serving};
-use lb_userspace::model::TrafficPolicy;
+use lb_userspace::model::{Service, ServicePort, TrafficPolicy};
 use lb_userspace::state::State;
 
-/// The Service port that a packet meets, and what becomes of it by where it comes from.
-pub(crate) type Found<A> = (String, [Fate<A>; 2]);
+use crate::world::options;
+
+/// What a packet meets at an address and port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Found<A: Ip> {
+    /// The Service port.
+    pub(crate) title: String,
+    /// What becomes of it, by where it comes from: first from inside, then from outside.
+    pub(crate) fates: [Fate<A>; 2],
+    /// Whether other ports of the address are left alone.
+    own: bool,
+}
 /// The backends it may be sent to, and whether it vanishes where there are none.
 pub(crate) type Fate<A> = (BTreeSet<Backend<A>>, bool);
 pub(crate) type All<A> = BTreeMap<FrontendKey<A>, Found<A>>;
@@ -27,7 +38,8 @@ pub(crate) fn found<A: Of>(image: &Image) -> Result<All<A>, String> {
 pub(crate) fn resolve<A: Of>(image: &Image, key: &FrontendKey<A>, frontend: &Frontend) -> Result<Found<A>, String> {
     let name = image.names.get(&frontend.service).ok_or_else(|| format!("{key:?} has no name"))?;
     let fate = |origin| Ok::<_, String>((members(image, key, frontend.table(origin))?, frontend.is_elsewhere(origin)));
-    Ok((shown(name), [fate(Origin::Inside)?, fate(Origin::Outside)?]))
+    let own = frontend.flags & frontend::OWN_ADDRESS != 0;
+    Ok(Found { title: shown(name), fates: [fate(Origin::Inside)?, fate(Origin::Outside)?], own })
 }
 
 fn members<A: Of>(image: &Image, key: &FrontendKey<A>, table: Table) -> Result<BTreeSet<Backend<A>>, String> {
@@ -50,27 +62,82 @@ pub(crate) fn shown(name: &Name) -> String {
     format!("{}/{}:{}", text(&name.namespace), text(&name.service), text(&name.port))
 }
 
-/// What every frontend should lead to: of Services that want the same key, the first by name has it.
+/// Who has an address and port that several Services want: the one for which it is the first of these.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Right {
+    ClusterIp,
+    NodePort,
+    LoadBalancerIp,
+    ExternalIp,
+}
+
+/// What every frontend should lead to: of Services that want the same key, the first by right, then by name has it.
 pub(crate) fn expected<A: Ip>(state: &State) -> All<A> {
-    let mut all = All::new();
+    let node = state.node("node").map(|node| node.addresses.clone()).unwrap_or_default();
+    let own: BTreeSet<IpAddr> = options().node.own.into_iter().chain(node).collect();
+    let mut wanted = Vec::new();
     for service in state.services().filter(|service| service.is_programmed()) {
-        let title = |port: &str| format!("{}/{}:{port}", service.name.namespace, service.name.name);
-        for addr in service.cluster_ips.iter().filter_map(|ip| A::from_ip(*ip)) {
-            for port in &service.ports {
-                let serving = serving::<A>(port, state.slices(&service.name), Here { node: "node", zone: None });
-                let local = service.internal_policy == TrafficPolicy::Local;
-                let vanishes = local && serving.local.is_empty() && !serving.cluster.is_empty();
-                let backends = if local { serving.local } else { serving.cluster };
-                let fate = (backends.into_iter().collect(), vanishes);
-                let key = FrontendKey::new(addr, Be16::new(port.port), port.protocol.number());
-                all.entry(key).or_insert((title(&port.name), [fate.clone(), fate]));
-            }
-            let first = title(&service.ports[0].name);
-            all.entry(FrontendKey::whole(addr)).or_insert((first, Default::default()));
+        let cluster_ips: Vec<A> = service.cluster_ips.iter().filter_map(|ip| A::from_ip(*ip)).collect();
+        if cluster_ips.is_empty() {
+            continue;
         }
+        let first = title(service, &service.ports[0]);
+        wanted.extend(cluster_ips.iter().map(|addr| {
+            let refuses = Found { title: first.clone(), fates: Default::default(), own: false };
+            (FrontendKey::whole(*addr), Right::ClusterIp, refuses)
+        }));
+        for port in &service.ports {
+            let [inside, outside] = fates::<A>(state, service, port);
+            let mut want = |right, ips: &mut dyn Iterator<Item = IpAddr>, number| {
+                for ip in ips {
+                    let Some(addr) = A::from_ip(ip) else { continue };
+                    let fates = match right {
+                        Right::ClusterIp => [inside.clone(), inside.clone()],
+                        _ => [everybody::<A>(state, service, port), outside.clone()],
+                    };
+                    let found = Found { title: title(service, port), fates, own: own.contains(&ip) };
+                    wanted.push((FrontendKey::new(addr, Be16::new(number), port.protocol.number()), right, found));
+                }
+            };
+            want(Right::ClusterIp, &mut service.cluster_ips.iter().copied(), port.port);
+            want(Right::LoadBalancerIp, &mut service.load_balancer_ips.iter().copied(), port.port);
+            want(Right::ExternalIp, &mut service.external_ips.iter().copied(), port.port);
+            if let Some(number) = port.node_port {
+                want(Right::NodePort, &mut own.iter().copied(), number);
+            }
+        }
+    }
+    let mut all = All::new();
+    // A stable sort: who came first by name stays so.
+    wanted.sort_by_key(|(_, right, _)| *right);
+    for (key, _, found) in wanted {
+        all.entry(key).or_insert(found);
     }
     all
 }
+
+fn title(service: &Service, port: &ServicePort) -> String {
+    format!("{}/{}:{}", service.name.namespace, service.name.name, port.name)
+}
+
+/// Where clients go whom the internal policy, and whom the external policy concerns.
+fn fates<A: Ip>(state: &State, service: &Service, port: &ServicePort) -> [Fate<A>; 2] {
+    [service.internal_policy, service.external_policy].map(|policy| match policy {
+        TrafficPolicy::Cluster => everybody(state, service, port),
+        TrafficPolicy::Local => {
+            let serving = serving::<A>(port, state.slices(&service.name), HERE);
+            let vanishes = serving.local.is_empty() && !serving.cluster.is_empty();
+            (serving.local.into_iter().collect(), vanishes)
+        }
+    })
+}
+
+/// Where clients go whom no policy concerns.
+fn everybody<A: Ip>(state: &State, service: &Service, port: &ServicePort) -> Fate<A> {
+    (serving::<A>(port, state.slices(&service.name), HERE).cluster.into_iter().collect(), false)
+}
+
+const HERE: Here<'_> = Here { node: "node", zone: None };
 
 /// Both families.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -4,12 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use lb_common::ip::Family;
-use lb_common::tables::Config;
-use lb_userspace::compile::{Limits, NodeFacts};
+use lb_userspace::compile::{Addresses, Limits, NodeFacts, NodePortAddresses};
 use lb_userspace::ids::Rest;
 use lb_userspace::model::{
-    Endpoint, EndpointPort, EndpointSlice, Node, ObjectName, Protocol, Service, ServicePort, ServiceType, TargetPort,
-    TrafficPolicy,
+    Endpoint, EndpointPort, EndpointSlice, Node, ObjectName, Protocol, Service, ServicePort, TargetPort, TrafficPolicy,
 };
 use lb_userspace::reconcile::{Engine, Options};
 use lb_userspace::store::Store;
@@ -17,8 +15,9 @@ use lb_userspace::watch::{Change, Event, Message};
 use proptest::prelude::*;
 
 pub(crate) fn options() -> Options {
-    let node =
-        NodeFacts { name: "node".into(), zone: None, config: Config::EMPTY, own: std::collections::BTreeSet::new() };
+    let own = [ip(Family::V4, 9, 8), ip(Family::V6, 9, 9)].into();
+    let node_ports = NodePortAddresses::new(vec![Addresses::All]);
+    let node = NodeFacts { own, node_ports, ..NodeFacts::new("node") };
     Options { rest: Rest::DEFAULT, limits: Limits::default(), sweep: Duration::from_secs(300), ..Options::new(node) }
 }
 
@@ -58,16 +57,9 @@ pub(crate) fn ip(family: Family, net: u8, host: u8) -> IpAddr {
 
 pub(crate) fn service(i: u8, cluster_ips: Vec<IpAddr>, ports: &[(u8, Protocol)]) -> Service {
     Service {
-        name: name(i),
-        kind: ServiceType::ClusterIp,
         cluster_ips,
         ports: ports.iter().map(|(port, protocol)| service_port(*port, *protocol)).collect(),
-        selector: vec![],
-        internal_policy: TrafficPolicy::Cluster,
-        affinity: false,
-        publish_not_ready: false,
-        other_proxy: false,
-        headless_label: false,
+        ..Service::new(name(i))
     }
 }
 
@@ -137,8 +129,11 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        4 => (0_u8..4, ips(), ports(), policy()).prop_map(|(i, ips, ports, internal_policy)| {
-            Event::Service(Change::Apply(Service { internal_policy, ..service(i, ips, &ports) }))
+        4 => (0_u8..4, ips(), ports(), external()).prop_map(|(i, ips, ports, external)| {
+            let mut service = Service { name: name(i), ..external };
+            service.cluster_ips = ips;
+            service.ports = ports;
+            Event::Service(Change::Apply(service))
         }),
         1 => (0_u8..4).prop_map(|i| Event::Service(Change::Delete(name(i)))),
         8 => (0_u8..6, 0_u8..4, family(), endpoints()).prop_map(|(i, of, family, endpoints)| {
@@ -166,8 +161,35 @@ fn ips() -> impl Strategy<Value = Vec<IpAddr>> {
     (one(Family::V4), one(Family::V6)).prop_map(|(v4, v6)| v4.into_iter().chain(v6).collect())
 }
 
-fn ports() -> impl Strategy<Value = Vec<(u8, Protocol)>> {
-    prop::collection::btree_set((1_u8..4, protocol()), 1..4).prop_map(|ports| ports.into_iter().collect())
+/// Few ports, and fewer NodePorts. Two ports of one Service never want the same.
+fn ports() -> impl Strategy<Value = Vec<ServicePort>> {
+    let port = ((1_u8..4, protocol()), prop::option::of(1_u16..3));
+    prop::collection::vec(port, 1..4).prop_map(|ports| {
+        let mut made: Vec<ServicePort> = Vec::new();
+        for ((port, protocol), node_port) in ports {
+            let taken = |other: &ServicePort| other.protocol == protocol && other.node_port == node_port;
+            let node_port = node_port.filter(|_| !made.iter().any(taken));
+            if !made.iter().any(|other| (other.port, other.protocol) == (u16::from(port), protocol)) {
+                made.push(ServicePort { node_port, ..service_port(port, protocol) });
+            }
+        }
+        made
+    })
+}
+
+/// What of a Service faces clients outside: addresses that others want, too, and such as are the node's own.
+fn external() -> impl Strategy<Value = Service> {
+    let ip = || (family(), prop_oneof![Just(9_u8), Just(96), Just(97)], prop_oneof![0_u8..3, 8_u8..10]);
+    let ips = || prop::collection::vec(ip().prop_map(|(family, net, host)| self::ip(family, net, host)), 0..3);
+    (ips(), ips(), policy(), policy()).prop_map(
+        |(external_ips, load_balancer_ips, internal_policy, external_policy)| Service {
+            external_ips,
+            load_balancer_ips,
+            internal_policy,
+            external_policy,
+            ..Service::new(name(0))
+        },
+    )
 }
 
 fn policy() -> impl Strategy<Value = TrafficPolicy> {

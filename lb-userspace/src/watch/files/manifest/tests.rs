@@ -95,7 +95,7 @@ fn in_a_list_the_item_is_named() {
 #[test]
 fn fields_and_kinds_that_nobody_knows_are_passed_over() {
     let text = format!(
-        "{SERVICE}  clusterIP: 10.0.0.1\n  colour: {{deep: [blue]}}\nstatus: 5\n---\n\
+        "{SERVICE}  clusterIP: 10.0.0.1\n  colour: {{deep: [blue]}}\nstate: 5\n---\n\
          apiVersion: apps/v1\nkind: Deployment\nspec: {{ports: 7, selector: []}}\n---\n\
          apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {{name: other}}\nspec: []\n"
     );
