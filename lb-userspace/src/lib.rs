@@ -6,6 +6,7 @@
 //! ```
 #![deny(unsafe_code)]
 
+pub mod affinity;
 pub mod agent;
 pub mod bpf;
 pub mod cli;

@@ -156,7 +156,7 @@ struct Agent {
     events: Option<Events>,
     health: Health,
     status: Status,
-    /// Frontends of datagrams were changed.
+    /// Frontends were changed whose datagrams, or clients that stay with a backend, may have to go elsewhere.
     turned: Arc<Notify>,
     attached: bool,
     announced: bool,

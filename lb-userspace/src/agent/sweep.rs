@@ -1,4 +1,5 @@
 //! Removes flows that are over: all of them now and then, and those of datagrams whose backend no longer serves at once.
+//! Clients that stay with a backend are let go in the same way: they are few enough to be looked at each time.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{debug, warn};
 
+use crate::affinity;
 use crate::bpf::{self, BpfStore, Error, Of, Pins};
 use crate::flows::{Current, goes_now, over};
 use crate::model::Protocol;
@@ -85,7 +87,7 @@ async fn run(pins: Pins, which: Which) -> Swept {
     match tokio::task::spawn_blocking(move || sweep(&pins, which)).await {
         Ok(Ok(swept)) => {
             if swept.found > 0 {
-                debug!("{} entries of flows are over, {} of them removed", swept.found, swept.removed);
+                debug!("{} entries of flows and clients are over, {} of them removed", swept.found, swept.removed);
             }
             return swept;
         }
@@ -116,7 +118,27 @@ fn sweep(pins: &Pins, which: Which) -> anyhow::Result<Swept> {
     }
     v4.remove(&mut store, which, &mut swept)?;
     v6.remove(&mut store, which, &mut swept)?;
+    let clients = [let_go::<V4>(&mut store, &mut swept)?, let_go::<V6>(&mut store, &mut swept)?];
+    if which == Which::All {
+        swept.levels.extend(clients);
+    }
     Ok(swept)
+}
+
+/// Lets clients go whose backend no longer serves, or who have not come back in time. How many there were.
+fn let_go<A: Of>(store: &mut BpfStore, swept: &mut Swept) -> anyhow::Result<(&'static str, u64)> {
+    let mut entries = affinity::Entries::<A>::new();
+    store.maps().affinity::<A>(|key, to| {
+        entries.insert(*key, *to);
+    })?;
+    let level = (bpf::affinity_map::<A>(), entries.len() as u64);
+    if !entries.is_empty() {
+        let image = store.read_frontends(store.frontends_of::<A>(&affinity::services(&entries))?)?;
+        let over = affinity::over(&entries, &image, bpf::now());
+        swept.found += over.len();
+        swept.removed += bpf::remove_affinity(store.maps_mut(), &over);
+    }
+    Ok(level)
 }
 
 /// The flows of a family, by table.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lb_common::ip::Family;
 use lb_common::mem::Native;
-use lb_common::tables::{Flow, FlowKey, FlowTable, TICK, map};
+use lb_common::tables::{Affinity, AffinityKey, Flow, FlowKey, FlowTable, TICK, map};
 use lb_common::verdict::Reason;
 
 use super::maps::Of;
@@ -22,14 +22,6 @@ pub fn flow_map<A: Of>(table: FlowTable) -> &'static str {
     }
 }
 
-/// The map of clients that stay with a backend.
-fn affinity_map<A: Of>() -> &'static str {
-    match A::FAMILY {
-        Family::V4 => map::AFFINITY[0],
-        Family::V6 => map::AFFINITY[1],
-    }
-}
-
 impl Maps {
     /// Visits all flow entries of a table. Entries that come or go meanwhile may be missed.
     ///
@@ -40,6 +32,14 @@ impl Maps {
         flows.each(each).map_err(|error| Error::map("read", flow_map::<A>(table), &error))
     }
 
+    /// Clients that stay with a backend. Entries that come or go meanwhile may be missed.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn affinity<A: Of>(&self, each: impl FnMut(&AffinityKey<A>, &Affinity)) -> Result<(), Error> {
+        A::maps(self).affinity.each(each).map_err(|error| Error::map("read", affinity_map::<A>(), &error))
+    }
+
     /// Adds what the packet path has written to an image: flows, and which clients stay with which backend.
     ///
     /// # Errors
@@ -47,10 +47,9 @@ impl Maps {
     pub fn read_flows(&self, native: &mut Native) -> Result<(), Error> {
         fn family<A: Of>(maps: &Maps, native: &mut Native) -> Result<(), Error> {
             let flows = A::flows_mut(native);
-            let affinity = A::maps(maps).affinity.each(|key, to| {
+            maps.affinity::<A>(|key, to| {
                 flows.affinity.insert(*key, *to);
-            });
-            affinity.map_err(|error| Error::map("read", affinity_map::<A>(), &error))?;
+            })?;
             let (half_open, established) = (&mut flows.half_open, &mut flows.established);
             maps.flows::<A>(FlowTable::HalfOpen, |key, flow| {
                 half_open.insert(*key, *flow);
@@ -62,6 +61,26 @@ impl Maps {
         family::<lb_common::ip::V4>(self, native)?;
         family::<lb_common::ip::V6>(self, native)
     }
+}
+
+/// The map of clients that stay with a backend.
+pub fn affinity_map<A: Of>() -> &'static str {
+    match A::FAMILY {
+        Family::V4 => map::AFFINITY[0],
+        Family::V6 => map::AFFINITY[1],
+    }
+}
+
+/// Removes clients from those that stay with a backend, unless they came back since they were read, or to another one.
+/// Says how many these were.
+pub fn remove_affinity<A: Of>(maps: &mut Maps, entries: &[(AffinityKey<A>, Affinity)]) -> usize {
+    let clients = &mut A::maps_mut(maps).affinity.map;
+    let mut removed = 0;
+    for (key, read) in entries {
+        let same = clients.get(&Raw(*key), 0).is_ok_and(|Raw(now)| now == *read);
+        removed += usize::from(same && clients.remove(&Raw(*key)).is_ok());
+    }
+    removed
 }
 
 /// Removes flow entries of a table that have had no packet since they were read, and says how many these were.

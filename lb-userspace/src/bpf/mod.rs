@@ -23,7 +23,7 @@ mod uninstall;
 
 pub use attach::{Attacher, Note, TcMode, XdpMode};
 pub use error::Error;
-pub use flows::{counters, flow_map, in_ticks, now, remove_flows, ticks};
+pub use flows::{affinity_map, counters, flow_map, in_ticks, now, remove_affinity, remove_flows, ticks};
 pub use maps::{FamilyMaps, Fill, Maps, Of};
 pub use mount::mount_bpffs;
 pub use object::{Object, Programs};

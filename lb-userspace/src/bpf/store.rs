@@ -62,6 +62,21 @@ impl BpfStore {
         }
     }
 
+    /// The frontends of these Service ports, by id.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn frontends_of<A: Of>(&self, services: &BTreeSet<u32>) -> Result<Vec<FrontendKey<A>>, StoreError> {
+        let mut keys = Vec::new();
+        let read = A::maps(&self.maps).frontends.each(|key, frontend| {
+            if services.contains(&frontend.service) {
+                keys.push(*key);
+            }
+        });
+        let map = map::FRONTENDS[names_of::<A>()];
+        read.map(|()| keys).map_err(|source| StoreError::Read { map, source })
+    }
+
     /// Of these frontends alone: they, their slots, and the backends in these.
     ///
     /// # Errors

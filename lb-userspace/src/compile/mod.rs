@@ -10,6 +10,7 @@ mod bind;
 mod claims;
 mod name;
 mod node_ports;
+mod ranges;
 mod recover;
 mod service;
 mod sets;

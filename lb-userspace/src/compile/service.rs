@@ -43,7 +43,7 @@ impl Compiler {
         self.problems.remove(name);
         self.starved.remove(name);
         let Some(service) = state.service(name).filter(|service| service.is_programmed()) else {
-            return self.give_back(&old);
+            return self.give_back(&old, &Record::default());
         };
         let mut work = Work { service, old, new, problems: Vec::new(), starved: false };
         work.notices();
@@ -56,7 +56,7 @@ impl Compiler {
         }
         self.refuse_other_ports::<V4>(&mut work);
         self.refuse_other_ports::<V6>(&mut work);
-        self.give_back(&work.old);
+        self.give_back(&work.old, &work.new);
         if work.starved {
             self.starved.insert(name.clone());
         }
@@ -106,6 +106,7 @@ impl Compiler {
         let Named { port, at, i } = named;
         let service = work.service;
         let wishes = self.owned::<A>(work, at);
+        let limited = self.limit::<A>(work, named, &wishes);
         if wishes.is_empty() {
             return;
         }
@@ -126,6 +127,9 @@ impl Compiler {
             if wish.own {
                 made.flags |= frontend::OWN_ADDRESS;
             }
+            if limited && wish.kind == Kind::LoadBalancer {
+                made.flags |= frontend::SOURCE_RANGES;
+            }
             put += usize::from(self.put_frontend(work, wish.key, made));
         }
         if put == 0 {
@@ -136,6 +140,24 @@ impl Compiler {
         let here = elsewhere(service, &serving);
         port.elsewhere = port.elsewhere + here;
         self.elsewhere = self.elsewhere + here;
+    }
+
+    /// Who may call the load-balancer IPs among these, where not everybody may; whether that is so.
+    fn limit<A: Compiled>(
+        &mut self,
+        work: &mut Work<'_>,
+        Named { port, i, .. }: Named<'_>,
+        wishes: &[Wish<A>],
+    ) -> bool {
+        let balanced = wishes.iter().any(|wish| wish.kind == Kind::LoadBalancer);
+        let ranges = work.service.source_ranges.of(A::FAMILY).filter(|_| balanced);
+        let limited = ranges.is_some();
+        let missing = self.admit::<A>(work.new.ports[i].id, ranges.into_iter().flatten());
+        if missing > 0 {
+            let text = format!("port {}: no room for {missing} source ranges, whose clients stay out", port.port);
+            work.starve(format!("{text}; enlarge --max-source-ranges"));
+        }
+        limited
     }
 
     /// The frontends that a port shall have, without those that another Service has.
@@ -199,8 +221,11 @@ impl Compiler {
         true
     }
 
-    fn give_back(&mut self, old: &Record) {
+    fn give_back(&mut self, old: &Record, new: &Record) {
         for port in &old.ports {
+            if new.ports.iter().all(|kept| kept.id != port.id) {
+                self.admit_nobody(port.id);
+            }
             self.names.release(&port.name);
             self.release_sets::<V4>(&port.v4);
             self.release_sets::<V6>(&port.v6);
@@ -221,12 +246,6 @@ impl Work<'_> {
     fn notices(&mut self) {
         for text in &self.service.left_out {
             self.complain(Reason::InvalidObject, format!("{text}; it is left out"));
-        }
-        if self.service.affinity.is_some() {
-            self.complain(
-                Reason::NotSupported,
-                "spec.sessionAffinity: ClientIP is not supported yet: each connection gets its own backend",
-            );
         }
         if !self.service.ports.iter().all(address::is_translated) {
             self.complain(Reason::NotSupported, "spec.ports: SCTP is not supported yet: its ports are not programmed");

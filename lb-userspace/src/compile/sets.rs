@@ -1,7 +1,7 @@
 //! The backends that a port of a Service leads to, for each traffic policy, and what its frontends say of them.
 
 use lb_common::ip::Ip;
-use lb_common::tables::{Frontend, Origin, Table, frontend};
+use lb_common::tables::{Frontend, Origin, TICK, Table, frontend};
 
 use super::address::{Kind, Wish};
 use super::bind::Bound;
@@ -45,7 +45,12 @@ impl Sets {
     /// What a frontend of the kind says. `served` tells whether anybody serves anywhere.
     pub(super) fn frontend(&self, id: u32, service: &Service, kind: Kind, served: bool) -> Frontend {
         let [inside, outside] = policies(service, kind);
-        let mut made = Frontend { inside: self.table(inside), outside: self.table(outside), ..Frontend::refusing(id) };
+        let mut made = Frontend {
+            inside: self.table(inside),
+            outside: self.table(outside),
+            affinity: service.affinity.map_or(0, ticks),
+            ..Frontend::refusing(id)
+        };
         for (origin, policy) in Origin::ALL.into_iter().zip([inside, outside]) {
             if policy == TrafficPolicy::Local && served && made.table(origin).len == 0 {
                 made.flags |= frontend::elsewhere(origin);
@@ -53,6 +58,12 @@ impl Sets {
         }
         made
     }
+}
+
+/// Seconds in [`TICK`]s, and no shorter.
+fn ticks(seconds: u32) -> u32 {
+    let ticks = (u64::from(seconds) * 1_000_000_000).div_ceil(TICK);
+    u32::try_from(ticks).unwrap_or(u32::MAX)
 }
 
 impl Compiler {

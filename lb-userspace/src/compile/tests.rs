@@ -205,19 +205,6 @@ fn what_is_not_programmed_leaves_no_trace() {
 }
 
 #[test]
-fn what_is_asked_for_and_not_done_is_said() {
-    let mut world = World::new(Limits::default());
-    let mut service = service("a", "10.96.0.1");
-    service.affinity = Some(10_800);
-    world.apply(Event::Service(Change::Apply(service)));
-    let problems = world.run();
-    assert_eq!(problems.len(), 1);
-    assert!(problems[0].contains("not supported yet"), "{problems:?}");
-    assert_eq!(world.reasons(), ["NotSupported"]);
-    assert_eq!(world.frontends(), ["10.96.0.1:80 0"]);
-}
-
-#[test]
 fn an_address_that_is_the_nodes_own_is_refused_alone() {
     let mut world = World::new(Limits::default());
     world.node.config.node_v4 = std::net::Ipv4Addr::new(192, 0, 2, 1).into();

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use lb_common::ip::Family;
+
 use super::{Cidr, ObjectName};
 
 /// The protocol of a port.
@@ -104,8 +106,9 @@ pub struct SourceRanges {
 impl SourceRanges {
     /// Whom a family's addresses admit; `None` for everybody: no range is of this family, or one holds all of it. A range
     /// that cannot be read opens nothing.
-    pub fn of(&self, is_v6: bool) -> Option<impl Iterator<Item = Cidr> + use<'_>> {
-        let of = || self.ranges.iter().copied().filter(move |range| range.first.is_ipv6() == is_v6);
+    pub fn of(&self, family: Family) -> Option<impl Iterator<Item = Cidr> + use<'_>> {
+        let is_v6 = family == Family::V6;
+        let of = move || self.ranges.iter().copied().filter(move |range| range.first.is_ipv6() == is_v6);
         let limited = (of().next().is_some() || self.unreadable) && of().all(|range| range.len > 0);
         limited.then(of)
     }
@@ -197,8 +200,8 @@ mod tests {
         for (ranges, unreadable, v4, v6) in rows {
             let ranges = ranges.split_whitespace().map(|range| range.parse().unwrap()).collect();
             let all = SourceRanges { ranges, unreadable };
-            let shown = |is_v6| Some(all.of(is_v6)?.map(|range| range.to_string()).collect::<Vec<_>>().join(" "));
-            assert_eq!((shown(false).as_deref(), shown(true).as_deref()), (v4, v6), "{all:?}");
+            let shown = |family| Some(all.of(family)?.map(|range| range.to_string()).collect::<Vec<_>>().join(" "));
+            assert_eq!((shown(Family::V4).as_deref(), shown(Family::V6).as_deref()), (v4, v6), "{all:?}");
         }
     }
 }

@@ -111,11 +111,11 @@ impl Op {
         }
     }
 
-    /// Whether datagrams of a frontend may have to go elsewhere after it.
-    pub const fn turns_datagrams(&self) -> bool {
+    /// Whether datagrams of a frontend, or clients that stay with a backend of it, may have to go elsewhere after it.
+    pub const fn turns_clients(&self) -> bool {
         match self {
-            Self::V4(op) => op.turns_datagrams(),
-            Self::V6(op) => op.turns_datagrams(),
+            Self::V4(op) => op.turns_clients(),
+            Self::V6(op) => op.turns_clients(),
             Self::Config(_) | Self::Run { .. } | Self::Name { .. } | Self::RemoveName { .. } | Self::Filter { .. } => {
                 false
             }
@@ -154,9 +154,10 @@ impl<A: Ip> FamilyOp<A> {
         }
     }
 
-    const fn turns_datagrams(&self) -> bool {
+    const fn turns_clients(&self) -> bool {
         match self {
-            Self::Frontend { key, .. } | Self::RemoveFrontend { key } => key.proto == Protocol::Udp.number(),
+            Self::Frontend { key, frontend } => key.proto == Protocol::Udp.number() || frontend.affinity > 0,
+            Self::RemoveFrontend { key } => key.proto == Protocol::Udp.number(),
             Self::Backend { .. } | Self::RemoveBackend { .. } | Self::Range { .. } | Self::RemoveRange { .. } => false,
         }
     }

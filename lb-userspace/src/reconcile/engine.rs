@@ -282,7 +282,7 @@ impl<S: Store> Engine<S> {
 
     fn count(&mut self, written: &[Op]) {
         self.status.writes += written.len() as u64;
-        self.status.turned += written.iter().filter(|op| op.turns_datagrams()).count() as u64;
+        self.status.turned += written.iter().filter(|op| op.turns_clients()).count() as u64;
     }
 
     fn make_room(&mut self, ops: &[Op]) {

@@ -26,7 +26,7 @@ pub struct Status {
     pub generation: u64,
     /// Entries written in all.
     pub writes: u64,
-    /// Writes, among these, after which datagrams of a frontend may have to go elsewhere.
+    /// Writes, among these, after which datagrams, or clients that stay with a backend, may have to go elsewhere.
     pub turned: u64,
     /// Entries that someone else had changed, and that were repaired.
     pub repairs: u64,

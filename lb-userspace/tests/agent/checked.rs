@@ -86,8 +86,9 @@ fn whole<A: Of>(before: &All<A>, wanted: &All<A>, found: &All<A>, op: &Op) {
     let keys: BTreeSet<_> = before.keys().chain(wanted.keys()).chain(found.keys()).collect();
     for key in keys {
         let now = found.get(key);
+        let (was, will) = (before.get(key), wanted.get(key));
         assert!(
-            now == before.get(key) || now == wanted.get(key),
+            now == was || now == will || now.is_some_and(|now| now.is_between(was, will)),
             "after {op:?}: {key:?} leads to {now:?}, not to {:?} or {:?}",
             before.get(key),
             wanted.get(key)

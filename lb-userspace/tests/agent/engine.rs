@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use lb_common::ip::{Family, V4};
 use lb_common::mem::Image;
+use lb_common::tables::RangeKey;
 use lb_userspace::compile::NodeFacts;
 use lb_userspace::metrics::{Metrics, Probes, Snapshot, StoreErrors};
-use lb_userspace::model::Protocol;
+use lb_userspace::model::{Protocol, Service, SourceRanges};
 use lb_userspace::reconcile::{self, Engine, News, Status};
 use lb_userspace::state::Changed;
 use lb_userspace::store::{FaultyStore, MemoryStore, Store};
@@ -16,11 +17,16 @@ use tokio::sync::{mpsc, watch};
 use crate::oracle::found;
 use crate::world::{Condition, empty_lists, ip, name, options, service, settle, slice};
 
-/// Two Services, the second without endpoints.
+/// Two Services, the second without endpoints, but with an address that admits some only.
 fn two_services() -> Message {
     let first =
         service(0, vec![ip(Family::V4, 96, 1), ip(Family::V6, 96, 1)], &[(1, Protocol::Tcp), (2, Protocol::Udp)]);
-    let second = service(1, vec![ip(Family::V4, 96, 2)], &[(1, Protocol::Tcp)]);
+    let ranges = vec!["10.0.0.0/8".parse().expect("a range")];
+    let second = Service {
+        load_balancer_ips: vec![ip(Family::V4, 97, 1)],
+        source_ranges: SourceRanges { ranges, unreadable: false },
+        ..service(1, vec![ip(Family::V4, 96, 2)], &[(1, Protocol::Tcp)])
+    };
     let ready = [(1, Condition::Ready), (2, Condition::Ready), (3, Condition::Ready)];
     Message::Events(vec![
         Event::Node(Change::Reset(vec![])),
@@ -180,8 +186,18 @@ fn a_full_map_gets_room_from_what_is_to_go() {
     settle(&mut engine, now);
 }
 
+/// A Service of TCP with affinity, and so many endpoints.
+fn sticky(endpoints: u8) -> Message {
+    let service = service(2, vec![ip(Family::V4, 96, 2)], &[(1, Protocol::Tcp)]);
+    let endpoints: Vec<_> = (1..=endpoints).map(|host| (host, Condition::Ready)).collect();
+    Message::Events(vec![
+        Event::Service(Change::Apply(Service { affinity: Some(10_800), ..service })),
+        Event::EndpointSlice(Change::Apply(slice(2, 2, Family::V4, &endpoints))),
+    ])
+}
+
 #[test]
-fn writes_after_which_datagrams_may_have_to_go_elsewhere_are_counted() {
+fn writes_after_which_datagrams_or_clients_may_have_to_go_elsewhere_are_counted() {
     let (mut engine, mut now) = run(MemoryStore::default(), Instant::now(), [two_services()]);
     let emptied = slice(0, 0, Family::V4, &[]);
     let rows = [
@@ -190,6 +206,8 @@ fn writes_after_which_datagrams_may_have_to_go_elsewhere_are_counted() {
         ("a Service of TCP alone is gone", Message::Events(vec![Event::Service(Change::Delete(name(1)))]), false),
         ("all endpoints left", Message::Events(vec![Event::EndpointSlice(Change::Apply(emptied))]), true),
         ("the Service is gone", Message::Events(vec![Event::Service(Change::Delete(name(0)))]), true),
+        ("a Service of TCP has affinity", sticky(2), true),
+        ("it has one endpoint less", sticky(1), true),
     ];
     for (what, message, expected) in rows {
         let before = engine.status().turned;
@@ -203,13 +221,18 @@ type Spoil = fn(&mut MemoryStore);
 
 #[test]
 fn a_sweep_repairs_what_others_did() {
-    let spoils: [(&str, Spoil); 6] = [
+    let spoils: [(&str, Spoil); 8] = [
         ("a frontend is gone", |store| {
             store.spoil().v4.frontends.pop_first();
         }),
         ("a backend is another", |store| store.spoil().v4.backends.values_mut().for_each(|b| b.addr = V4::default())),
         ("a name is gone", |store| store.spoil().names.clear()),
         ("the filter is empty", |store| store.spoil().filter.clear()),
+        ("a source range is gone", |store| store.spoil().v4.ranges.clear()),
+        ("everybody is admitted", |store| {
+            let range = *store.spoil().v4.ranges.first().expect("one");
+            store.spoil().v4.ranges.insert((RangeKey { addr: V4::default(), ..range.0 }, 32));
+        }),
         ("the tables are zero", |store| store.spoil_slots().fill(0)),
         ("there is a stranger", |store| {
             let (key, frontend) = store.spoil().v4.frontends.last_key_value().map(|(k, f)| (*k, *f)).expect("one");

@@ -8,7 +8,7 @@ use lb_common::ip::{Be16, Ip, V4, V6};
 use lb_common::mem::{Image, Of};
 use lb_common::tables::{Backend, Frontend, FrontendKey, Name, Origin, Table, frontend};
 use lb_userspace::endpoints::{Here, serving};
-use lb_userspace::model::{Service, ServicePort, TrafficPolicy};
+use lb_userspace::model::{Cidr, Service, ServicePort, TrafficPolicy};
 use lb_userspace::state::State;
 
 use crate::world::options;
@@ -22,6 +22,29 @@ pub(crate) struct Found<A: Ip> {
     pub(crate) fates: [Fate<A>; 2],
     /// Whether other ports of the address are left alone.
     own: bool,
+    /// For how long a client stays with its backend, in ticks.
+    affinity: u32,
+    /// Who may call, where not everybody may.
+    admits: Option<BTreeSet<String>>,
+}
+
+impl<A: Ip> Found<A> {
+    /// Whether a packet that meets this meets what it would meet before a change or after it. Ranges come and go one by one:
+    /// who may call before and after may call all the while, and who may not in neither may not.
+    pub(crate) fn is_between(&self, before: Option<&Self>, after: Option<&Self>) -> bool {
+        let all = Self { admits: None, ..self.clone() };
+        let either = [before, after].into_iter().flatten();
+        let same: Vec<_> = either.filter(|other| other.title == self.title).collect();
+        let like = |other: &&Self| Self { admits: None, ..(*other).clone() } == all;
+        if !same.iter().any(|other| like(other) && other.admits.is_none() == self.admits.is_none()) {
+            return false;
+        }
+        let Some(admits) = &self.admits else { return true };
+        let limits: Vec<_> = same.iter().filter_map(|other| other.admits.as_ref()).collect();
+        let no_more = admits.iter().all(|range| limits.iter().any(|limit| limit.contains(range)));
+        let no_less = limits[0].iter().all(|range| admits.contains(range) || !limits.iter().all(|l| l.contains(range)));
+        no_more && no_less
+    }
 }
 /// The backends it may be sent to, and whether it vanishes where there are none.
 pub(crate) type Fate<A> = (BTreeSet<Backend<A>>, bool);
@@ -39,7 +62,11 @@ pub(crate) fn resolve<A: Of>(image: &Image, key: &FrontendKey<A>, frontend: &Fro
     let name = image.names.get(&frontend.service).ok_or_else(|| format!("{key:?} has no name"))?;
     let fate = |origin| Ok::<_, String>((members(image, key, frontend.table(origin))?, frontend.is_elsewhere(origin)));
     let own = frontend.flags & frontend::OWN_ADDRESS != 0;
-    Ok(Found { title: shown(name), fates: [fate(Origin::Inside)?, fate(Origin::Outside)?], own })
+    let ranges = A::side(image).ranges.iter().filter(|(range, _)| range.service == frontend.service);
+    let ranges = ranges.map(|(range, len)| format!("{:?}/{}", range.addr, len - 32)).collect();
+    let admits = (frontend.flags & frontend::SOURCE_RANGES != 0).then_some(ranges);
+    let (fates, affinity) = ([fate(Origin::Inside)?, fate(Origin::Outside)?], frontend.affinity);
+    Ok(Found { title: shown(name), fates, own, affinity, admits })
 }
 
 fn members<A: Of>(image: &Image, key: &FrontendKey<A>, table: Table) -> Result<BTreeSet<Backend<A>>, String> {
@@ -83,7 +110,8 @@ pub(crate) fn expected<A: Ip>(state: &State) -> All<A> {
         }
         let first = title(service, &service.ports[0]);
         wanted.extend(cluster_ips.iter().map(|addr| {
-            let refuses = Found { title: first.clone(), fates: Default::default(), own: false };
+            let title = first.clone();
+            let refuses = Found { title, fates: Default::default(), own: false, affinity: 0, admits: None };
             (FrontendKey::whole(*addr), Right::ClusterIp, refuses)
         }));
         for port in &service.ports {
@@ -95,7 +123,13 @@ pub(crate) fn expected<A: Ip>(state: &State) -> All<A> {
                         Right::ClusterIp => [inside.clone(), inside.clone()],
                         _ => [everybody::<A>(state, service, port), outside.clone()],
                     };
-                    let found = Found { title: title(service, port), fates, own: own.contains(&ip) };
+                    let found = Found {
+                        title: title(service, port),
+                        fates,
+                        own: own.contains(&ip),
+                        affinity: service.affinity.map_or(0, ticks),
+                        admits: (right == Right::LoadBalancerIp).then(|| admits::<A>(service)).flatten(),
+                    };
                     wanted.push((FrontendKey::new(addr, Be16::new(number), port.protocol.number()), right, found));
                 }
             };
@@ -118,6 +152,19 @@ pub(crate) fn expected<A: Ip>(state: &State) -> All<A> {
 
 fn title(service: &Service, port: &ServicePort) -> String {
     format!("{}/{}:{}", service.name.namespace, service.name.name, port.name)
+}
+
+/// Seconds, in units of 2^30 ns, rounded up.
+fn ticks(seconds: u32) -> u32 {
+    (f64::from(seconds) * 1e9 / f64::from(1 << 30)).ceil() as u32
+}
+
+/// Whom a family's load-balancer IPs admit.
+fn admits<A: Ip>(service: &Service) -> Option<BTreeSet<String>> {
+    let ours = |range: &&Cidr| A::from_ip(range.first).is_some();
+    let all: Vec<_> = service.source_ranges.ranges.iter().filter(ours).collect();
+    let free = all.is_empty() || all.iter().any(|range| range.len == 0);
+    (!free).then(|| all.iter().map(ToString::to_string).collect())
 }
 
 /// Where clients go whom the internal policy, and whom the external policy concerns.

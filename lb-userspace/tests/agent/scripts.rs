@@ -19,6 +19,7 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use lb_common::mem::{Image, Of};
+use lb_common::tables::{Table, backend, frontend};
 use lb_userspace::reconcile::Engine;
 use lb_userspace::store::{MemoryStore, Store};
 use lb_userspace::watch::files::{Folder, Kept};
@@ -105,11 +106,30 @@ fn show(image: &Image) -> String {
 fn family<A: Of>(image: &Image, text: &mut String) {
     for (key, frontend) in &A::side(image).frontends {
         let what = format!("{:?} {:?}/{}", key.addr, key.port, key.proto);
-        let leads = format!("{}+{}", frontend.inside.at, frontend.inside.len);
-        writeln!(text, "frontend  {what:<28} name {} table {leads}", frontend.service).expect("text");
+        let table = |table: Table| format!("{}+{}", table.at, table.len);
+        let mut line = format!("frontend  {what:<28} name {} table {}", frontend.service, table(frontend.inside));
+        if frontend.outside != frontend.inside {
+            write!(line, " outside {}", table(frontend.outside)).expect("text");
+        }
+        let flags = [
+            (frontend::ELSEWHERE_INSIDE, " drops-inside"),
+            (frontend::ELSEWHERE_OUTSIDE, " drops-outside"),
+            (frontend::SOURCE_RANGES, " ranges"),
+            (frontend::OWN_ADDRESS, " own"),
+        ];
+        line.extend(flags.iter().filter(|(bit, _)| frontend.flags & bit != 0).map(|(_, word)| *word));
+        if frontend.affinity > 0 {
+            write!(line, " stays {}", frontend.affinity).expect("text");
+        }
+        writeln!(text, "{line}").expect("text");
     }
     for (id, backend) in &A::side(image).backends {
-        writeln!(text, "backend   {id:<28} {:?} {:?}", backend.addr, backend.port).expect("text");
+        let local = if backend.flags & backend::LOCAL != 0 { " local" } else { "" };
+        writeln!(text, "backend   {id:<28} {:?} {:?}{local}", backend.addr, backend.port).expect("text");
+    }
+    for (range, len) in &A::side(image).ranges {
+        let range_of = format!("{:?}/{}", range.addr, len - 32);
+        writeln!(text, "range     {range_of:<28} name {}", range.service).expect("text");
     }
 }
 

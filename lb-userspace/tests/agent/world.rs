@@ -7,7 +7,8 @@ use lb_common::ip::Family;
 use lb_userspace::compile::{Addresses, Limits, NodeFacts, NodePortAddresses};
 use lb_userspace::ids::Rest;
 use lb_userspace::model::{
-    Endpoint, EndpointPort, EndpointSlice, Node, ObjectName, Protocol, Service, ServicePort, TargetPort, TrafficPolicy,
+    Endpoint, EndpointPort, EndpointSlice, Node, ObjectName, Protocol, Service, ServicePort, SourceRanges, TargetPort,
+    TrafficPolicy,
 };
 use lb_userspace::reconcile::{Engine, Options};
 use lb_userspace::store::Store;
@@ -181,15 +182,23 @@ fn ports() -> impl Strategy<Value = Vec<ServicePort>> {
 fn external() -> impl Strategy<Value = Service> {
     let ip = || (family(), prop_oneof![Just(9_u8), Just(96), Just(97)], prop_oneof![0_u8..3, 8_u8..10]);
     let ips = || prop::collection::vec(ip().prop_map(|(family, net, host)| self::ip(family, net, host)), 0..3);
-    (ips(), ips(), policy(), policy()).prop_map(
-        |(external_ips, load_balancer_ips, internal_policy, external_policy)| Service {
+    let ranges = prop::sample::subsequence(vec!["10.0.0.0/8", "10.1.0.0/16", "fd00::/8", "0.0.0.0/0"], 0..3);
+    let affinity = prop::option::of(prop_oneof![Just(1_u32), Just(10_800)]);
+    let parts = (ips(), ips(), policy(), policy(), ranges, affinity);
+    parts.prop_map(|(external_ips, load_balancer_ips, internal_policy, external_policy, ranges, affinity)| {
+        let ranges = ranges.into_iter().map(|range| range.parse().expect("a range")).collect();
+        let source_ranges = SourceRanges { ranges, unreadable: false };
+        let service = Service::new(name(0));
+        Service {
             external_ips,
             load_balancer_ips,
             internal_policy,
             external_policy,
-            ..Service::new(name(0))
-        },
-    )
+            source_ranges,
+            affinity,
+            ..service
+        }
+    })
 }
 
 fn policy() -> impl Strategy<Value = TrafficPolicy> {

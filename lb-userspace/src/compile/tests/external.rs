@@ -270,3 +270,81 @@ fn a_virtual_ip_that_becomes_the_nodes_own_keeps_its_ports_and_leaves_the_rest_t
     let filter = &world.compiler.image().filter;
     assert!(before != after && filter.contains(&after) && !filter.contains(&before));
 }
+
+/// `address:port`, of frontends that ask for source ranges; then these, as in manifests.
+fn limits(world: &World) -> (String, String) {
+    let side = &world.compiler.image().v4;
+    let limited = side.frontends.iter().filter(|(_, found)| found.flags & frontend::SOURCE_RANGES != 0);
+    let limited = limited.map(|(key, _)| format!("{:?}:{:?}", key.addr, key.port)).collect::<Vec<_>>();
+    let ranges = side.ranges.iter().map(|(key, len)| format!("{}={:?}/{}", key.service, key.addr, len - 32));
+    (limited.join(" "), ranges.collect::<Vec<_>>().join(" "))
+}
+
+#[test]
+fn source_ranges_limit_load_balancer_ips_and_nothing_else() {
+    let mut world = world();
+    let mut service = node_port("a");
+    service.kind = ServiceType::LoadBalancer;
+    service.load_balancer_ips = ips(&["198.51.100.1", "2001:db8::9"]);
+    service.external_ips = ips(&["198.51.100.2"]);
+    let mut with = |ranges: &[&str], service: &mut Service| {
+        service.source_ranges.ranges = ranges.iter().map(|range| range.parse().unwrap()).collect();
+        world.apply(Event::Service(Change::Apply(service.clone()))).run();
+        limits(&world)
+    };
+    let of = |limited: &str, ranges: &str| (limited.to_owned(), ranges.to_owned());
+    assert_eq!(with(&[], &mut service), of("", ""));
+    let twice = with(&["10.0.0.0/8", "192.0.2.0/24"], &mut service);
+    assert_eq!(twice, of("198.51.100.1:80", "1=10.0.0.0/8 1=192.0.2.0/24"));
+    assert_eq!(with(&["10.0.0.0/8", "10.0.0.0/16"], &mut service), of("198.51.100.1:80", "1=10.0.0.0/8 1=10.0.0.0/16"));
+    // One that holds everything is no limit, nor is one of the other family.
+    assert_eq!(with(&["10.0.0.0/8", "0.0.0.0/0"], &mut service), of("", ""));
+    assert_eq!(with(&["fd00::/8"], &mut service), of("", ""));
+    // One that cannot be read opens nothing.
+    service.source_ranges.unreadable = true;
+    assert_eq!(with(&["fd00::/8"], &mut service), of("198.51.100.1:80", ""));
+    // Each port has its own.
+    let mut more = service.ports[0].clone();
+    (more.name, more.port, more.node_port) = ("b".into(), 81, None);
+    service.ports.push(more);
+    assert_eq!(with(&["10.0.0.0/8"], &mut service).1, "1=10.0.0.0/8 2=10.0.0.0/8");
+    service.ports.pop();
+    assert_eq!(with(&["10.0.0.0/8"], &mut service).1, "1=10.0.0.0/8");
+    service.load_balancer_ips.clear();
+    assert_eq!(with(&["10.0.0.0/8"], &mut service), of("", ""));
+    service.load_balancer_ips = ips(&["198.51.100.1"]);
+    with(&["10.0.0.0/8"], &mut service);
+    service.kind = ServiceType::ExternalName;
+    assert_eq!(with(&["10.0.0.0/8"], &mut service), of("", ""));
+}
+
+#[test]
+fn ranges_without_room_stay_out_until_there_is_some() {
+    let mut world = world();
+    world.compiler = Compiler::new(Limits { source_ranges: 2, ..Limits::default() }, Rest::DEFAULT);
+    let mut first = node_port("a");
+    first.load_balancer_ips = ips(&["198.51.100.1"]);
+    first.source_ranges.ranges = vec!["10.0.0.0/8".parse().unwrap()];
+    let mut second = service("b", "10.96.0.2");
+    second.load_balancer_ips = ips(&["198.51.100.2"]);
+    second.source_ranges.ranges = ["10.0.0.0/8", "192.0.2.0/24"].map(|range| range.parse().unwrap()).to_vec();
+    world.apply(Event::Service(Change::Apply(first))).apply(Event::Service(Change::Apply(second)));
+    let text =
+        "Service ns/b: port 80: no room for 1 source ranges, whose clients stay out; enlarge --max-source-ranges";
+    assert_eq!(world.run(), [text]);
+    assert_eq!(limits(&world).0, "198.51.100.1:80 198.51.100.2:80");
+    world.remove("a").run();
+    assert!(world.run().is_empty());
+    assert_eq!(limits(&world).1, "2=10.0.0.0/8 2=192.0.2.0/24");
+}
+
+#[test]
+fn affinity_stands_in_ticks_at_every_frontend_of_the_port() {
+    let mut world = world();
+    let stay = |seconds| Service { affinity: Some(seconds), ..node_port("a") };
+    for (seconds, ticks) in [(1, 1), (2, 2), (10, 10), (15, 14), (10_800, 10_059), (86_400, 80_467)] {
+        world.apply(Event::Service(Change::Apply(stay(seconds)))).run();
+        let frontends = world.compiler.image().v4.frontends.iter().filter(|(key, _)| key.proto != 0);
+        assert_eq!(frontends.map(|(_, found)| found.affinity).collect::<Vec<_>>(), [ticks, ticks], "{seconds}");
+    }
+}
