@@ -2,7 +2,9 @@
 //!
 //! As kube-proxy does it (`pkg/proxy/topology.go`), for one port and one family at a time.
 
-use lb_common::ip::{Be16, Ip};
+use std::collections::BTreeSet;
+
+use lb_common::ip::{Be16, Family, Ip};
 use lb_common::tables::{Backend, backend};
 
 use crate::model::{Endpoint, EndpointPort, EndpointSlice, ServicePort};
@@ -63,6 +65,15 @@ pub fn serving<'a, A: Ip>(
         cluster.retain(|(_, endpoint)| near.admits(endpoint, here));
     }
     Serving { cluster: cluster.into_iter().map(|(backend, _)| *backend).collect(), local }
+}
+
+/// How many endpoints of a family are ready on the node `here`, whatever their ports: what load balancers want to know.
+pub fn ready_here<'a>(slices: impl Iterator<Item = &'a EndpointSlice>, family: Family, here: Here<'_>) -> usize {
+    // A slice without ports has nothing that anybody could call.
+    let slices = slices.filter(|slice| slice.family == family && !slice.ports.is_empty());
+    let ready = slices.flat_map(|slice| &slice.endpoints).filter(|endpoint| rank(endpoint) == Rank::Ready);
+    let local = ready.filter(|endpoint| endpoint.node.as_deref() == Some(here.node));
+    local.map(|endpoint| endpoint.address).collect::<BTreeSet<_>>().len()
 }
 
 /// Those that are ready; where there are none, those that are the last resort.

@@ -30,17 +30,18 @@ const LONGEST_RETRY: Duration = Duration::from_secs(5);
 /// A server, until it is dropped.
 #[derive(Debug)]
 pub struct Server {
-    name: &'static str,
+    name: String,
     task: JoinHandle<()>,
     problem: watch::Receiver<Option<String>>,
 }
 
 impl Server {
     /// Serves `router` at `address`, as soon as this can be had; `name` is what people call it.
-    pub fn start(name: &'static str, address: SocketAddr, router: Router) -> Self {
-        let (say, problem) = watch::channel(None);
+    pub fn start(name: impl Into<String>, address: SocketAddr, router: Router) -> Self {
+        let (name, (say, problem)) = (name.into(), watch::channel(None));
+        let called = name.clone();
         let task = tokio::spawn(async move {
-            let listener = listen(name, address, &say).await;
+            let listener = listen(&called, address, &say).await;
             accept(&listener, router, LONGEST).await;
         });
         Self { name, task, problem }
@@ -52,8 +53,8 @@ impl Server {
     }
 
     /// What people call it.
-    pub fn name(&self) -> &'static str {
-        self.name
+    pub fn name(&self) -> &str {
+        &self.name
     }
 }
 

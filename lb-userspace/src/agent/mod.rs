@@ -2,6 +2,7 @@
 
 mod datapath;
 mod drain;
+mod health_checks;
 mod observed;
 mod report;
 mod run;

@@ -13,6 +13,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{info, warn};
 
 use super::datapath::{Datapath, Seen, config};
+use super::health_checks::HealthCheckServers;
 use super::observed::{Observed, Said};
 use super::source::Opened;
 use super::{Report, Settings, SourceReport, clock, sweep};
@@ -167,6 +168,10 @@ struct Agent {
     /// Once it serves: what it tells, and where.
     observed: Option<Observed>,
     servers: Vec<Server>,
+    /// For load balancers of Services.
+    checks: Option<HealthCheckServers>,
+    /// What of these was told already.
+    told: Vec<Problem>,
 }
 
 impl Agent {
@@ -187,6 +192,8 @@ impl Agent {
             seen: watch::Sender::default(),
             observed: None,
             servers: Vec::new(),
+            checks: None,
+            told: Vec::new(),
         };
         // What cannot be written later is better known now.
         agent.settings.run_dir.write(&agent.report(&Report::default()))?;
@@ -202,6 +209,8 @@ impl Agent {
         ];
         let wanted = pages.into_iter().filter_map(|(name, at, page)| Some(Server::start(name, at?, page)));
         self.servers = wanted.collect();
+        let asked = observed.clone();
+        self.checks = Some(HealthCheckServers::new(move || asked.health(Question::Livez).healthy));
         self.observed = Some(observed);
     }
 
@@ -225,12 +234,21 @@ impl Agent {
         if status.turned > self.status.turned {
             self.turned.notify_one();
         }
-        if let Some(events) = &self.events {
-            let known: HashSet<_> = self.status.problems.iter().collect();
-            status.problems.iter().filter(|problem| !known.contains(problem)).for_each(|problem| events.post(problem));
+        self.post(&status.problems, &self.status.problems);
+        if let Some(checks) = &mut self.checks
+            && !Arc::ptr_eq(&status.checks, &self.status.checks)
+        {
+            checks.sync(&status.checks);
         }
         self.status = status;
         self.report_soon();
+    }
+
+    /// Posts the problems that are new, where there is somebody to post them to.
+    fn post(&self, problems: &[Problem], known: &[Problem]) {
+        let Some(events) = &self.events else { return };
+        let known: HashSet<_> = known.iter().collect();
+        problems.iter().filter(|problem| !known.contains(problem)).for_each(|problem| events.post(problem));
     }
 
     fn health(&mut self, health: Health) {
@@ -285,7 +303,10 @@ impl Agent {
             .iter()
             .filter_map(|server| Some(Problem::of(Reason::NotListening, server.name(), server.problem()?)))
             .collect();
-        let all = servers.iter().chain(datapath.problems()).chain(&self.status.problems);
+        let told: Vec<_> = self.checks.iter().flat_map(HealthCheckServers::problems).collect();
+        self.post(&told, &self.told);
+        self.told = told;
+        let all = servers.iter().chain(&self.told).chain(datapath.problems()).chain(&self.status.problems);
         report.problems = all.map(|Problem { about, message, .. }| (about.to_string(), message.clone())).collect();
         if let Err(error) = self.settings.run_dir.write(&report) {
             warn!("{error}");

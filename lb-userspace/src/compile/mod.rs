@@ -8,6 +8,7 @@
 mod address;
 mod bind;
 mod claims;
+mod health_checks;
 mod name;
 mod node_ports;
 mod ranges;
@@ -25,6 +26,7 @@ use lb_common::ip::{Ip, V4, V6};
 use lb_common::mem::Image;
 use lb_common::tables::{Backend, Config, FrontendKey, Name, map};
 
+pub use health_checks::{HealthCheck, HealthChecks};
 pub use node_ports::{Addresses, NoAddresses, NodePortAddresses};
 
 use crate::endpoints::Here;
@@ -130,6 +132,7 @@ pub struct Compiler {
     zone: Option<Arc<str>>,
     place: Place,
     elsewhere: Elsewhere,
+    checks: Arc<HealthChecks>,
     /// Services that had no room somewhere: they are tried again when there may be more.
     starved: BTreeSet<ObjectName>,
     /// Whether there may be more room since they were tried.
@@ -215,6 +218,7 @@ impl Compiler {
             zone: None,
             place: Place::default(),
             elsewhere: Elsewhere::default(),
+            checks: Arc::default(),
             starved: BTreeSet::new(),
             room: false,
         }
@@ -324,6 +328,7 @@ impl Compiler {
         let external: &[IpAddr] = object.map_or(&[], |object| &object.external);
         let primary = node_ports::primary(&[addresses, external].concat(), &node.own, found);
         let node_ports = node.node_ports.select(&own, &primary);
+        self.check_health_at(&node_ports);
         let place = Place { own, node_ports, external_ips: node.external_ips };
         let moved = zone != self.zone || place != self.place;
         (self.zone, self.place) = (zone, place);

@@ -42,7 +42,9 @@ impl Compiler {
         let new = Record { v4: std::mem::take(&mut old.v4), v6: std::mem::take(&mut old.v6), ports: Vec::new() };
         self.problems.remove(name);
         self.starved.remove(name);
-        let Some(service) = state.service(name).filter(|service| service.is_programmed()) else {
+        let service = state.service(name).filter(|service| service.is_programmed());
+        self.check_health(name, service, state, here);
+        let Some(service) = service else {
             return self.give_back(&old, &Record::default());
         };
         let mut work = Work { service, old, new, problems: Vec::new(), starved: false };

@@ -48,6 +48,11 @@ fn port(name: &str) -> ServicePort {
     }
 }
 
+/// The marks of backends on this node.
+fn show_local<A: Ip>(backends: &[Backend<A>]) -> String {
+    backends.iter().map(|b| if b.flags & backend::LOCAL != 0 { '*' } else { '.' }).collect()
+}
+
 const HERE: Here<'_> = Here { node: "n1", zone: Some("z1") };
 
 fn show<A: Ip>(backends: &[Backend<A>]) -> String {
@@ -135,6 +140,17 @@ fn the_policy_local_row_by_row() {
 }
 
 #[test]
+fn backends_on_this_node_are_marked() {
+    // In two slices, of which one does not say where it is: the face that is ready counts.
+    let slices = [
+        slice(Family::V4, &[("http", 80)], &["10.0.0.1 ready on=n1", "10.0.0.2 ready on=n2", "10.0.0.3 ready"]),
+        slice(Family::V4, &[("http", 80)], &["10.0.0.1", "10.0.0.4 ready on=n1"]),
+    ];
+    let serving = serving::<V4>(&port("http"), slices.iter(), HERE);
+    assert_eq!((show_local(&serving.cluster).as_str(), show_local(&serving.local).as_str()), ("*..*", "**"));
+}
+
+#[test]
 fn a_node_without_a_zone_takes_all() {
     let slices = [slice(Family::V4, &[("", 1)], &["10.0.0.1 ready zone=z1", "10.0.0.2 ready zone=z2"])];
     let here = Here { node: "n1", zone: None };
@@ -178,4 +194,16 @@ fn hints_of_the_other_family_do_not_matter() {
         slice(Family::V6, &[("", 80)], &["fd00::1 ready"]),
     ];
     assert_eq!(show(&serving::<V4>(&port(""), slices.iter(), HERE).cluster), "10.0.0.1:80");
+}
+
+#[test]
+fn load_balancers_hear_of_each_address_that_is_ready_here_once() {
+    let slices = [
+        slice(Family::V4, &[("http", 80), ("metrics", 90)], &["10.0.0.1 ready on=n1", "10.0.0.2 ready on=n2"]),
+        slice(Family::V4, &[("http", 81)], &["10.0.0.1 ready on=n1", "10.0.0.3 ready on=n1", "10.0.0.4 ready"]),
+        slice(Family::V4, &[("http", 81)], &["10.0.0.5 serving terminating on=n1", "10.0.0.6 on=n1"]),
+        slice(Family::V4, &[], &["10.0.0.7 ready on=n1"]),
+        slice(Family::V6, &[("http", 80)], &["fd00::1 ready on=n1"]),
+    ];
+    assert_eq!([Family::V4, Family::V6].map(|family| ready_here(slices.iter(), family, HERE)), [2, 1]);
 }

@@ -1,6 +1,7 @@
 //! One round of the loop, without the waiting.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use lb_common::ip::Family;
@@ -222,6 +223,7 @@ impl<S: Store> Engine<S> {
         }
         self.status.programmed = self.status.changed;
         self.status.elsewhere = self.compiler.as_ref().map_or_else(Elsewhere::default, Compiler::elsewhere);
+        self.status.checks = self.compiler.as_ref().map_or_else(Arc::default, Compiler::health_checks);
         self.status.levels = self.compiler.as_ref().map_or_else(Vec::new, Compiler::levels);
     }
 

@@ -1,8 +1,9 @@
 //! How the loop is doing.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use crate::compile::Elsewhere;
+use crate::compile::{Elsewhere, HealthChecks};
 use crate::metrics::StoreErrors;
 use crate::state::Changed;
 use crate::watch::Problem;
@@ -34,6 +35,8 @@ pub struct Status {
     pub errors: StoreErrors,
     /// Ports of Services whose traffic policy asks for endpoints on this node, where all are elsewhere.
     pub elsewhere: Elsewhere,
+    /// What this node tells load balancers.
+    pub checks: Arc<HealthChecks>,
     /// What is in each map that fills.
     pub levels: Vec<(&'static str, u64)>,
     /// Why the last round failed; none where it went well.

@@ -348,3 +348,36 @@ fn affinity_stands_in_ticks_at_every_frontend_of_the_port() {
         assert_eq!(frontends.map(|(_, found)| found.affinity).collect::<Vec<_>>(), [ticks, ticks], "{seconds}");
     }
 }
+
+#[test]
+fn what_load_balancers_hear_follows_services_endpoints_and_addresses() {
+    let mut world = world();
+    let told = |world: &World| {
+        let checks = world.compiler.health_checks();
+        let services =
+            checks.services.iter().map(|(name, check)| format!("{name} {} {:?}", check.port, check.endpoints));
+        let addresses = checks.addresses.iter().map(ToString::to_string);
+        services.chain(addresses).collect::<Vec<_>>().join(", ")
+    };
+    let local = Service {
+        kind: ServiceType::LoadBalancer,
+        external_policy: TrafficPolicy::Local,
+        health_check_port: Some(32000),
+        ..node_port("a")
+    };
+    world
+        .apply(Event::Service(Change::Apply(local.clone())))
+        .apply(Event::Service(Change::Apply(node_port("b"))))
+        .run();
+    assert_eq!(told(&world), "ns/a 32000 [Some(0), None], 192.0.2.1, 2001:db8::1");
+    world.apply(endpoints("a", "1* 2 3* 4*~")).run();
+    assert_eq!(told(&world), "ns/a 32000 [Some(2), None], 192.0.2.1, 2001:db8::1");
+    let before = world.compiler.health_checks();
+    world.apply(endpoints("a", "1* 2 3*")).apply(endpoints("b", "1*")).run();
+    assert!(Arc::ptr_eq(&before, &world.compiler.health_checks()), "nothing that it hears has changed");
+    world.node.node_ports = NodePortAddresses::new(vec![Addresses::Localhost]);
+    world.apply(endpoints("a", "4*~")).run();
+    assert_eq!(told(&world), "ns/a 32000 [Some(0), None], 127.0.0.1, ::1");
+    world.apply(Event::Service(Change::Apply(Service { other_proxy: true, ..local }))).run();
+    assert_eq!(told(&world), "127.0.0.1, ::1");
+}
