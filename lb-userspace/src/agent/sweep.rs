@@ -112,8 +112,8 @@ fn sweep(pins: &Pins, which: Which) -> anyhow::Result<Swept> {
     let mut swept = Swept::default();
     if which == Which::All {
         swept.levels = [v4.levels(), v6.levels()].concat();
-        for sockets in map::SOCKETS {
-            swept.levels.push((sockets, store.maps().entries(sockets)?));
+        for counted in [map::SOCKETS[0], map::SOCKETS[1], map::DEVICES] {
+            swept.levels.push((counted, store.maps().entries(counted)?));
         }
     }
     v4.remove(&mut store, which, &mut swept)?;

@@ -107,13 +107,15 @@ pub struct Attacher {
     /// What runs this agent's programs, not those of the one before.
     ours: BTreeSet<Attachment>,
     notes: BTreeMap<u32, Note>,
+    /// Opened once: pins may be out of reach later.
+    places: Option<Places>,
     repairs: u64,
 }
 
 impl Attacher {
     /// For programs that were loaded.
     pub fn new(pins: Pins, programs: Programs, xdp: XdpMode, tc: TcMode) -> Self {
-        Self { pins, programs, xdp, tc, ours: BTreeSet::new(), notes: BTreeMap::new(), repairs: 0 }
+        Self { pins, programs, xdp, tc, ours: BTreeSet::new(), notes: BTreeMap::new(), places: None, repairs: 0 }
     }
 
     /// The programs that are attached.
@@ -148,11 +150,10 @@ impl Attacher {
             Ok(pinned) => pinned,
             Err(error) => return vec![error],
         };
-        let mut places = match Places::open(&self.pins).and_then(|mut places| places.tell(devices).map(|()| places)) {
-            Ok(places) => places,
-            // Programs that take pods for strangers would do harm.
-            Err(error) => return vec![error],
-        };
+        // Programs that take pods for strangers would do harm.
+        if let Err(error) = self.places().and_then(|places| places.tell(devices)) {
+            return vec![error];
+        }
         self.follow_roles(devices, &mut pinned, &mut errors);
         self.miss(devices, &pinned);
         let (mut wanted, mut failed) = (BTreeSet::new(), BTreeSet::new());
@@ -178,10 +179,18 @@ impl Attacher {
                 errors.push(error);
             }
         }
-        errors.extend(places.settle(devices, &wanted).err());
+        errors.extend(self.places().and_then(|places| places.settle(devices, &wanted)).err());
         self.notes.retain(|index, note| *note != Note::default() && devices.iter().any(|found| found.index == *index));
         self.ours = wanted;
         errors
+    }
+
+    fn places(&mut self) -> Result<&mut Places, Error> {
+        let places = match self.places.take() {
+            Some(places) => places,
+            None => Places::open(&self.pins)?,
+        };
+        Ok(self.places.insert(places))
     }
 
     /// Where a device is now something else, what is attached to it stays, under the name that this has now.

@@ -9,6 +9,7 @@ use super::{Attachment, Error, Hook, How, Pins, Raw};
 use crate::devices::{Device, Role};
 
 /// The map `DEVICES`, kept in step with the devices that have programs.
+#[derive(Debug)]
 pub(super) struct Places {
     map: Table<u32, u32>,
 }

@@ -19,6 +19,7 @@ use super::slots::SlotArray;
 use super::{Capacities, Error, Pins, Raw, sys};
 
 /// A hash map.
+#[derive(Debug)]
 pub(super) struct Table<K: Entry, V: Entry> {
     pub(super) map: HashMap<MapData, Raw<K>, Raw<V>>,
     all: Whole,
@@ -43,6 +44,7 @@ impl<A: Ip> Entry for Prefix<A> {
 }
 
 /// A map to be read as a whole.
+#[derive(Debug)]
 struct Whole {
     fd: OwnedFd,
     /// Bytes of a key, bytes of a value, room for entries.
@@ -241,8 +243,6 @@ impl<A: Ip> FamilyMaps<A> {
             self.established.each(|_, _| *n += 1)?;
         } else if name == map::SOCKETS[index] {
             self.sockets.each(|_, _| *n += 1)?;
-        } else if name == map::AFFINITY[index] {
-            self.affinity.each(|_, _| *n += 1)?;
         }
         Ok(())
     }
