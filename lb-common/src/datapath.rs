@@ -1,5 +1,6 @@
 //! The way of a packet, in the order in which it goes.
 
+use crate::csum;
 use crate::flow::{self, state};
 use crate::hash;
 use crate::icmp;
@@ -7,8 +8,9 @@ use crate::ip::{Be16, Ip, V4, V6};
 use crate::packet::{Ethernet, Packet, proto, tcp};
 use crate::parse::{Parsed, parse};
 use crate::rewrite;
+use crate::route::{self, Exit};
 use crate::service::{Choice, Client, choose, find};
-use crate::tables::{Filter, Flow, FlowKey, FlowTable, Origin, Side, Tables, device};
+use crate::tables::{Backend, Filter, Flow, FlowKey, FlowTable, Origin, Side, Tables, backend, device};
 use crate::verdict::{Reason, Verdict};
 
 /// Decides on a packet of either family at a side of a device, and translates it. Counts the reason.
@@ -62,14 +64,31 @@ pub fn ingress<A: Ip, P: Packet, T: Tables<A>>(
     let frontend = |port| tables.filtered(Filter::Frontend.bit(&parsed.dst, port));
     let to_service = frontend(Be16::new(0)) || frontend(parsed.ports.dst);
     // A flow outlives its Service, and answers to masqueraded flows come to the node's address.
-    if !to_service && !tables.filtered(Filter::Flow.bit(&parsed.dst, parsed.ports.dst)) {
+    if !to_service && !tables.filtered(Filter::Flow(Side::Ingress).bit(&parsed.dst, parsed.ports.dst)) {
         return Verdict::Pass(Reason::NotService);
     }
     let now = now();
-    match follow(packet, tables, parsed, Side::Ingress, now) {
-        Some(verdict) => verdict,
-        None if to_service => first(packet, tables, parsed, now),
-        None => Verdict::Pass(Reason::NotService),
+    let key = parsed.key(Side::Ingress);
+    // One place for what follows: the kernel's verifier walks through each copy on its own.
+    let (known, mut new);
+    let (flow, reason): (&Flow<A>, Reason) = match follow(tables, parsed, &key, now) {
+        Some((entry, reason)) => {
+            known = entry;
+            (&known, reason)
+        }
+        None if to_service => {
+            new = Flow::zeroed();
+            match first(tables, parsed, &key, packet.device(), now, &mut new) {
+                Ok(reason) => (&new, reason),
+                Err(verdict) => return verdict,
+            }
+        }
+        None => return Verdict::Pass(Reason::NotService),
+    };
+    match flow.state & (state::MASQUERADE | state::HAIRPIN) {
+        0 => translate(packet, parsed, flow, Verdict::Forward(reason)),
+        state::MASQUERADE => leave(packet, tables, parsed, flow, reason),
+        _ => translate(packet, parsed, flow, Verdict::Return(reason)),
     }
 }
 
@@ -81,49 +100,48 @@ pub fn egress<A: Ip, P: Packet, T: Tables<A>>(
     parsed: &Parsed<A>,
     now: impl Fn() -> u32,
 ) -> Verdict {
-    if !tables.filtered(Filter::Flow.bit(&parsed.src, parsed.ports.src)) {
+    if !tables.filtered(Filter::Flow(Side::Egress).bit(&parsed.src, parsed.ports.src)) {
         return Verdict::Pass(Reason::NotService);
     }
-    let verdict = follow(packet, tables, parsed, Side::Egress, now());
-    verdict.unwrap_or(Verdict::Pass(Reason::NotService))
+    match follow(tables, parsed, &parsed.key(Side::Egress), now()) {
+        Some((entry, reason)) => translate(packet, parsed, &entry, Verdict::Forward(reason)),
+        None => Verdict::Pass(Reason::NotService),
+    }
 }
 
-/// A packet of a flow that is known.
+/// The flow of a packet, if it is known.
 #[inline(always)]
-fn follow<A: Ip, P: Packet, T: Tables<A>>(
-    packet: &mut P,
+fn follow<A: Ip, T: Tables<A>>(
     tables: &mut T,
     parsed: &Parsed<A>,
-    side: Side,
+    key: &FlowKey<A>,
     now: u32,
-) -> Option<Verdict> {
-    let key = parsed.key(side);
-    if let Some(entry) = tables.flow(FlowTable::Established, &key) {
-        return follow_in(packet, tables, parsed, FlowTable::Established, &key, entry, now);
+) -> Option<(T::Entry, Reason)> {
+    if let Some(entry) = tables.flow(FlowTable::Established, key) {
+        return follow_in(tables, parsed, FlowTable::Established, key, entry, now);
     }
-    let mut entry = tables.flow(FlowTable::HalfOpen, &key)?;
-    flow::half_open(tables, &key, &mut entry);
+    let mut entry = tables.flow(FlowTable::HalfOpen, key)?;
+    flow::half_open(tables, key, &mut entry);
     let acknowledged = entry.state & (state::THERE | state::REPLIED) == state::THERE | state::REPLIED;
     if acknowledged && parsed.flags & (tcp::SYN | tcp::RST) == 0 {
-        flow::promote(tables, &key, &entry);
+        flow::promote(tables, key, &entry);
         // The entry may be anyone's now that it is out of its table.
-        if let Some(entry) = tables.flow(FlowTable::Established, &key) {
-            return follow_in(packet, tables, parsed, FlowTable::Established, &key, entry, now);
+        if let Some(entry) = tables.flow(FlowTable::Established, key) {
+            return follow_in(tables, parsed, FlowTable::Established, key, entry, now);
         }
     }
-    follow_in(packet, tables, parsed, FlowTable::HalfOpen, &key, entry, now)
+    follow_in(tables, parsed, FlowTable::HalfOpen, key, entry, now)
 }
 
 #[inline(always)]
-fn follow_in<A: Ip, P: Packet, T: Tables<A>>(
-    packet: &mut P,
+fn follow_in<A: Ip, T: Tables<A>>(
     tables: &mut T,
     parsed: &Parsed<A>,
     table: FlowTable,
     key: &FlowKey<A>,
     mut entry: T::Entry,
     now: u32,
-) -> Option<Verdict> {
+) -> Option<(T::Entry, Reason)> {
     // A client may use its port again, for the Service or, as the answer with its SYN shows, for the backend itself: a
     // flow that is over makes room, and one whose backend has gone before it answered. A SYN that is only sent again
     // follows the flow.
@@ -146,7 +164,7 @@ fn follow_in<A: Ip, P: Packet, T: Tables<A>>(
         (true, FlowTable::Established) => Reason::EstablishedFlow,
         (true, FlowTable::HalfOpen) => Reason::HalfOpenFlow,
     };
-    Some(send(packet, parsed, &entry, reason))
+    Some((entry, reason))
 }
 
 /// Whether the backend of a flow has gone. Ids may have a second life, so its address counts, too.
@@ -176,13 +194,8 @@ fn admit<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, device: u32, now
     match choose(tables, &frontend, &client) {
         Choice::Refuse(reason) | Choice::Drop(reason) => reason,
         Choice::Backend { id, backend } => {
-            let hairpin = backend.addr == key.src;
-            let state = if hairpin { state::MASQUERADE | state::HAIRPIN } else { 0 };
-            let from = if hairpin { tables.node() } else { key.src };
-            if from == A::default() {
-                return Reason::NoNodeAddress;
-            }
-            *flow = flow::there(key, &backend, from, state, now);
+            let state = masquerade(client.origin, &backend, &key.src);
+            *flow = flow::there(key, &backend, key.src, state, now);
             flow.backend = id;
             flow.service = frontend.service;
             Reason::NewFlow
@@ -200,6 +213,27 @@ fn left<A: Ip, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, now: u32) -> Option
     (midstream && now < tables.strangers_until()).then_some(Reason::Stranger)
 }
 
+/// Whether the node stands between client and backend: bits of [`state`]. A client behind the same device as its backend
+/// would be answered past us, and so would one outside by a backend on another node.
+#[inline(always)]
+fn masquerade<A: Ip>(origin: Origin, backend: &Backend<A>, client: &A) -> u32 {
+    match origin {
+        Origin::Inside if backend.addr == *client => state::MASQUERADE | state::HAIRPIN,
+        Origin::Outside if backend.flags & backend::LOCAL == 0 => state::MASQUERADE,
+        _ => 0,
+    }
+}
+
+/// Gives a masqueraded flow the node's address as its source. False where the node has none.
+#[inline(never)]
+fn mask<A: Ip, T: Tables<A>>(tables: &T, key: &FlowKey<A>, device: u32, flow: &mut Flow<A>) -> bool {
+    let hairpin = flow.state & state::HAIRPIN != 0;
+    let from = if hairpin { tables.node() } else { tables.source(&flow.dst, device) };
+    flow.src = from;
+    flow.addrs = csum::addresses([&key.src, &key.dst], [&from, &flow.dst]);
+    from != A::default()
+}
+
 /// Opens a flow under the first source port that is free.
 #[inline(never)]
 fn open<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, flow: &mut Flow<A>) -> Reason {
@@ -213,37 +247,68 @@ fn open<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, flow: &mut Flow<A
     Reason::NoSourcePort
 }
 
-/// The first packet of a flow to a Service.
+/// The first packet of a flow to a Service, which came in through a device: writes the way there to `flow`.
+///
+/// # Errors
+/// What becomes of a packet that has none.
 #[inline(always)]
-fn first<A: Ip, P: Packet, T: Tables<A>>(packet: &mut P, tables: &mut T, parsed: &Parsed<A>, now: u32) -> Verdict {
-    let key = parsed.key(Side::Ingress);
-    let mut flow = Flow::zeroed();
-    let mut reason = admit(tables, &key, packet.device(), now, &mut flow);
+fn first<A: Ip, T: Tables<A>>(
+    tables: &mut T,
+    parsed: &Parsed<A>,
+    key: &FlowKey<A>,
+    device: u32,
+    now: u32,
+    flow: &mut Flow<A>,
+) -> Result<Reason, Verdict> {
+    let mut reason = admit(tables, key, device, now, flow);
+    if reason == Reason::NewFlow && flow.state & state::MASQUERADE != 0 && !mask(tables, key, device, flow) {
+        reason = Reason::NoNodeAddress;
+    }
     if let Some(left) = left(tables, parsed, now)
         && reason != Reason::NotService
-        && !(reason == Reason::NewFlow && flow::has_way_back(tables, &key, &mut flow))
+        && !(reason == Reason::NewFlow && flow::has_way_back(tables, key, flow))
     {
-        return Verdict::Pass(left);
+        return Err(Verdict::Pass(left));
     }
     if reason == Reason::NewFlow {
-        reason = if parsed.resets() { Reason::Stateless } else { open(tables, &key, &mut flow) };
+        reason = if parsed.resets() { Reason::Stateless } else { open(tables, key, flow) };
     }
     match reason {
-        Reason::NewFlow | Reason::HalfOpenFlow | Reason::EstablishedFlow | Reason::Stateless => {
-            send(packet, parsed, &flow, reason)
-        }
-        Reason::NotService => Verdict::Pass(Reason::NotService),
+        Reason::NewFlow | Reason::HalfOpenFlow | Reason::EstablishedFlow | Reason::Stateless => Ok(reason),
+        Reason::NotService => Err(Verdict::Pass(Reason::NotService)),
         // A reset answered by a reset would go on for ever (RFC 9293, 3.10.7.1).
-        Reason::NoEndpoints | Reason::NoSuchPort if !parsed.resets() => Verdict::Reject(reason),
-        _ => Verdict::Drop(reason),
+        Reason::NoEndpoints | Reason::NoSuchPort if !parsed.resets() => Err(Verdict::Reject(reason)),
+        _ => Err(Verdict::Drop(reason)),
     }
 }
 
+/// Translates a packet.
 #[inline(always)]
-fn send<A: Ip, P: Packet>(packet: &mut P, parsed: &Parsed<A>, flow: &Flow<A>, reason: Reason) -> Verdict {
-    match rewrite::apply(packet, parsed, flow) {
+fn translate<A: Ip, P: Packet>(packet: &mut P, parsed: &Parsed<A>, flow: &Flow<A>, verdict: Verdict) -> Verdict {
+    match rewrite::apply(packet, parsed.proto, parsed.l4, flow) {
+        Some(()) => verdict,
         None => Verdict::Drop(Reason::WriteFailed),
-        Some(()) => way(flow, reason),
+    }
+}
+
+/// Sends a packet out of the node, the hop first: what this program cannot send stays as it came.
+#[inline(always)]
+fn leave<A: Ip, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    parsed: &Parsed<A>,
+    flow: &Flow<A>,
+    reason: Reason,
+) -> Verdict {
+    let mut exit = Exit::of(parsed);
+    match route::find(packet, tables, flow, &mut exit) {
+        None => {}
+        Some(Reason::HandedOver) => return Verdict::Pass(Reason::HandedOver),
+        Some(why) => return Verdict::Drop(why),
+    }
+    match route::send(packet, flow, &exit) {
+        Some(()) => Verdict::Leave(reason, exit.device),
+        None => Verdict::Drop(Reason::WriteFailed),
     }
 }
 

@@ -16,7 +16,8 @@ use crate::verdict::Reason;
 pub mod state {
     /// The entry translates from client to backend; the other of the pair does not have this bit.
     pub const THERE: u32 = 1;
-    /// Both entries apply at ingress: the backend answers to the node, not to the client.
+    /// Both entries apply at ingress: the backend answers to the node, not to the client. Without [`HAIRPIN`], packets leave
+    /// the node at once.
     pub const MASQUERADE: u32 = 2;
     /// Client and backend are behind the same device: packets go back out of it at once.
     pub const HAIRPIN: u32 = 4;
@@ -72,7 +73,7 @@ pub fn mirror<A: Ip>(key: &FlowKey<A>, flow: &Flow<A>) -> (FlowKey<A>, Flow<A>) 
 }
 
 /// The entry that leads packets of `key` to a backend. `from` is the source address they get, and `state` is
-/// [`state::MASQUERADE`] or [`state::HAIRPIN`], both or neither.
+/// [`state::MASQUERADE`], also with [`state::HAIRPIN`], or neither.
 #[inline(always)]
 pub fn there<A: Ip>(key: &FlowKey<A>, to: &Backend<A>, from: A, state: u32, now: u32) -> Flow<A> {
     Flow {
@@ -277,7 +278,9 @@ pub fn half_open<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, entry: &
 /// The bits of [`Filter::Flow`] that the packets of a flow, seen from its entry there, must find set.
 #[inline(always)]
 pub fn filter_bits<A: Ip>(there: &FlowKey<A>, flow: &Flow<A>) -> [u32; 2] {
-    let (back, port) =
-        if flow.state & state::MASQUERADE == 0 { (&flow.dst, flow.dport) } else { (&flow.src, flow.sport) };
-    [Filter::Flow.bit(&there.dst, there.dport), Filter::Flow.bit(back, port)]
+    let back = match flow.state & state::MASQUERADE {
+        0 => Filter::Flow(Side::Egress).bit(&flow.dst, flow.dport),
+        _ => Filter::Flow(Side::Ingress).bit(&flow.src, flow.sport),
+    };
+    [Filter::Flow(Side::Ingress).bit(&there.dst, there.dport), back]
 }

@@ -59,7 +59,7 @@ pub fn run<A: Messages, P: Packet, T: Tables<A>>(packet: &mut P, tables: &mut T,
     };
     let (own, port) = if side == Side::Ingress { (&key.dst, key.dport) } else { (&key.src, key.sport) };
     // Who did not send the packet has nothing to learn from the error.
-    if outer.dst != key.dst || !tables.filtered(Filter::Flow.bit(own, port)) {
+    if outer.dst != key.dst || !tables.filtered(Filter::Flow(side).bit(own, port)) {
         return Verdict::Pass(Reason::Icmp);
     }
     let found = tables.flow(FlowTable::Established, &key).or_else(|| tables.flow(FlowTable::HalfOpen, &key));

@@ -85,6 +85,8 @@ pub trait Ip: Pod + Eq + Ord + Hash + Debug + Default + Into<IpAddr> + 'static {
     const SOURCE: usize;
     /// Offset of the checksum of the header, where there is one.
     const CHECKSUM: Option<usize>;
+    /// Offset of the hops that are left (TTL, hop limit). Where the header has a checksum, they are the first byte of a word.
+    const HOPS: usize;
     /// Protocol number of the ICMP of this family.
     const ICMP: u8;
     /// Whether the checksum of that ICMP covers the addresses, too (RFC 4443, 2.3).
@@ -103,6 +105,7 @@ impl Ip for V4 {
     const HEADER: usize = 20;
     const SOURCE: usize = 12;
     const CHECKSUM: Option<usize> = Some(10);
+    const HOPS: usize = 8;
     const ICMP: u8 = 1;
     const ICMP_PSEUDO: bool = false;
 
@@ -125,6 +128,7 @@ impl Ip for V6 {
     const HEADER: usize = 40;
     const SOURCE: usize = 8;
     const CHECKSUM: Option<usize> = None;
+    const HOPS: usize = 7;
     const ICMP: u8 = 58;
     const ICMP_PSEUDO: bool = true;
 

@@ -24,6 +24,7 @@ pub mod packet;
 pub mod parse;
 pub mod reject;
 pub mod rewrite;
+pub mod route;
 pub mod service;
 pub mod socket;
 pub mod tables;

@@ -7,12 +7,14 @@
 mod slots;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::ops::Deref;
 use std::vec::Vec;
 
 pub use slots::Slots;
 
 use crate::ip::{Ip, V4, V6};
+use crate::route::{Hop, Way};
 use crate::tables::{
     Affinity, AffinityKey, Backend, Config, Flow, FlowKey, FlowTable, Frontend, FrontendKey, InsertError, Name,
     RangeKey, SocketKey, SocketPeer, Tables,
@@ -156,6 +158,10 @@ pub struct Native {
     pub filter: BTreeSet<u32>,
     /// `DEVICES`.
     pub devices: BTreeMap<u32, u32>,
+    /// How packets leave to an address; nowhere where it is not here.
+    pub hops: BTreeMap<IpAddr, Hop>,
+    /// Bytes of the longest IP packet that leaves.
+    pub longest: usize,
     /// `COUNTERS`.
     pub counters: BTreeMap<Reason, u64>,
     /// Entries that each of a family's flow tables takes. A full half-open table drops its first entry.
@@ -172,6 +178,8 @@ impl Native {
             v6: Flows::default(),
             filter,
             devices: BTreeMap::new(),
+            hops: BTreeMap::new(),
+            longest: usize::MAX,
             counters: BTreeMap::new(),
             capacity: usize::MAX,
         }
@@ -251,6 +259,17 @@ impl<A: Of> Tables<A> for Native {
 
     fn set_affinity(&mut self, key: &AffinityKey<A>, to: &Affinity) {
         A::flows_mut(self).affinity.insert(*key, *to);
+    }
+
+    fn hop(&self, way: &Way<'_, A>) -> Hop {
+        if way.len > self.longest {
+            return Hop::TooLong;
+        }
+        self.hops.get(&way.flow.dst.into()).copied().unwrap_or(Hop::Nowhere)
+    }
+
+    fn source(&self, _to: &A, _from: u32) -> A {
+        self.node()
     }
 
     fn device(&self, index: u32) -> u32 {

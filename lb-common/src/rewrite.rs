@@ -3,14 +3,13 @@
 use crate::csum;
 use crate::ip::Ip;
 use crate::packet::{ETHERNET, Packet, Ports, TCP_CHECKSUM, UDP_CHECKSUM, proto};
-use crate::parse::Parsed;
 use crate::tables::Flow;
 
-/// Rewrites a packet as its flow says; the checksums take the change that the flow holds.
+/// Rewrites a packet, whose transport header is at `l4`, as its flow says; the checksums take the change that the flow holds.
 ///
 /// `None` where the packet refused a write; it may be half written then and must be dropped.
 #[inline(always)]
-pub fn apply<A: Ip, P: Packet>(packet: &mut P, parsed: &Parsed<A>, flow: &Flow<A>) -> Option<()> {
+pub fn apply<A: Ip, P: Packet>(packet: &mut P, proto: u8, l4: usize, flow: &Flow<A>) -> Option<()> {
     let addresses = ETHERNET + A::SOURCE;
     packet.store(addresses, &flow.src)?;
     packet.store(addresses + size_of::<A>(), &flow.dst)?;
@@ -18,10 +17,10 @@ pub fn apply<A: Ip, P: Packet>(packet: &mut P, parsed: &Parsed<A>, flow: &Flow<A
         let field: u16 = packet.load(ETHERNET + at)?;
         packet.store(ETHERNET + at, &csum::update(field, flow.addrs))?;
     }
-    packet.store(parsed.l4, &Ports { src: flow.sport, dst: flow.dport })?;
+    packet.store(l4, &Ports { src: flow.sport, dst: flow.dport })?;
     // Last, since in the kernel this call makes all that was known of the packet's bounds void.
-    match parsed.proto {
-        proto::TCP => packet.fix_l4(parsed.l4 + TCP_CHECKSUM, flow.addrs, flow.ports, false),
-        _ => packet.fix_l4(parsed.l4 + UDP_CHECKSUM, flow.addrs, flow.ports, true),
+    match proto {
+        proto::TCP => packet.fix_l4(l4 + TCP_CHECKSUM, flow.addrs, flow.ports, false),
+        _ => packet.fix_l4(l4 + UDP_CHECKSUM, flow.addrs, flow.ports, true),
     }
 }

@@ -6,6 +6,7 @@
 use core::ops::Deref;
 
 use crate::ip::{Be16, Ip, V4, V6};
+use crate::route::{Hop, Way};
 use crate::verdict::Reason;
 
 /// Names the shape of the maps below. The agent pins maps in a folder of this name, so that agents of two layouts
@@ -270,8 +271,8 @@ pub enum Filter {
     /// that the rest of what comes there is let go ([`Frontend::bit`]). The agent writes it.
     Frontend,
     /// Address and port that packets of flows come with: the destination of those that apply at ingress, the source of
-    /// those at egress. The packet path sets bits.
-    Flow,
+    /// those at egress, each in places of their own. The packet path sets bits.
+    Flow(Side),
 }
 
 impl Filter {
@@ -286,7 +287,8 @@ impl Filter {
         let bit = (crate::hash::quick(addr, port) >> (u64::BITS - Self::BITS.ilog2())) as u32;
         match self {
             Self::Frontend => bit,
-            Self::Flow => bit + Self::BITS,
+            Self::Flow(Side::Ingress) => bit + Self::BITS,
+            Self::Flow(Side::Egress) => (bit ^ Self::BITS / 2) + Self::BITS,
         }
     }
 }
@@ -333,6 +335,11 @@ pub trait Tables<A: Ip> {
     fn affinity(&self, key: &AffinityKey<A>) -> Option<Affinity>;
     /// Notes it.
     fn set_affinity(&mut self, key: &AffinityKey<A>, to: &Affinity);
+    /// How a packet leaves the node.
+    fn hop(&self, way: &Way<'_, A>) -> Hop;
+    /// The address by which the node speaks to an address, for a packet that came in through a device: that of the device
+    /// which leads there, so that answers come back the same way, else [`Tables::node`].
+    fn source(&self, to: &A, from: u32) -> A;
     /// Bits of [`device`] of a device, by its index; 0 for one that is not known.
     fn device(&self, index: u32) -> u32;
     /// Whether a bit of the filters is set.

@@ -9,6 +9,8 @@ pub enum Verdict {
     Forward(Reason),
     /// It was translated; send it back out of the device it came from, MACs swapped.
     Return(Reason),
+    /// It was translated; send it out of this device, by its index. At TC the kernel writes the MACs.
+    Leave(Reason, u32),
     /// Refuse it: answer with [`crate::reject`].
     Reject(Reason),
     /// Let it vanish.
@@ -20,7 +22,12 @@ impl Verdict {
     #[inline(always)]
     pub const fn reason(self) -> Reason {
         match self {
-            Self::Pass(r) | Self::Forward(r) | Self::Return(r) | Self::Reject(r) | Self::Drop(r) => r,
+            Self::Pass(r)
+            | Self::Forward(r)
+            | Self::Return(r)
+            | Self::Leave(r, _)
+            | Self::Reject(r)
+            | Self::Drop(r) => r,
         }
     }
 }
@@ -98,8 +105,16 @@ reasons! {
     NoBackend => "no_backend",
     /// No source port was free for the translated flow.
     NoSourcePort => "no_source_port",
-    /// A pod reached itself through a Service, and the node has no address to stand between.
+    /// The node has no address to stand between client and backend (a pod that reached itself, a backend on another node).
     NoNodeAddress => "no_node_address",
+    /// XDP could not send the packet on; the program at TC does, and counts it, too.
+    HandedOver => "handed_over",
+    /// No route leads to the backend on another node, or to its client, or forwarding is off.
+    NoRoute => "no_route",
+    /// The packet has no hops left to be sent on to another node.
+    HopLimit => "hop_limit",
+    /// The packet is too long for the device that leads to another node.
+    TooLong => "too_long",
     /// The kernel refused to change the packet.
     WriteFailed => "write_failed",
     /// An established flow could not be kept as such, since the table is full (option --max-flows).

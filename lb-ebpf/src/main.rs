@@ -9,6 +9,7 @@
 
 mod atomic;
 mod bytes;
+mod fib;
 mod log;
 mod maps;
 mod skb;

@@ -4,12 +4,14 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{self, ArrayOfMaps};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
-use lb_common::ip::{Ip, V4, V6};
+use lb_common::ip::{V4, V6};
 use lb_common::tables::{
     Affinity, AffinityKey, Backend, Config, Filter, Flow, FlowKey, Frontend, FrontendKey, Name, RangeKey, SocketKey,
     SocketPeer, map as shape,
 };
 use lb_common::verdict::Reason;
+
+use crate::fib::Routed;
 
 #[map]
 static CONFIG: Array<Config> = Array::pinned(1, 0);
@@ -69,7 +71,7 @@ pub(crate) fn counter(reason: Reason) -> Option<*mut u64> {
 }
 
 /// The maps of a family.
-pub(crate) trait Maps: Ip {
+pub(crate) trait Maps: Routed {
     /// The node's address in this family.
     fn node(config: &Config) -> Self;
     fn frontends() -> &'static HashMap<FrontendKey<Self>, Frontend>;

@@ -1,7 +1,7 @@
 //! Packets at TC, in socket buffers.
 
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT};
-use aya_ebpf::helpers::generated::{bpf_redirect, bpf_skb_change_tail};
+use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_skb_change_tail};
 use aya_ebpf::programs::TcContext;
 use lb_common::datapath;
 use lb_common::packet::{self, Packet};
@@ -82,13 +82,16 @@ pub(crate) fn run(ctx: TcContext, side: Side) -> i32 {
         // Too short a packet is for the parser to refuse.
         let _ = ctx.pull_data(if ctx.len() < HEADERS { ctx.len() } else { HEADERS });
     }
+    let mut tables = Kernel(TcContext::new(ctx.skb.skb));
     let mut buffer = Buffer(ctx);
-    match datapath::run(&mut buffer, &mut Kernel, side, crate::now) {
+    match datapath::run(&mut buffer, &mut tables, side, crate::now) {
         Verdict::Pass(_) | Verdict::Forward(_) => NEXT,
         Verdict::Drop(reason) => {
             crate::log::dropped(&buffer.0, reason);
             TC_ACT_SHOT
         }
+        // SAFETY: the helper takes numbers only; without a next hop it looks it up.
+        Verdict::Leave(_, device) => unsafe { bpf_redirect_neigh(device, core::ptr::null_mut(), 0, 0) as i32 },
         Verdict::Return(_) => {
             let ready = packet::turn(&mut buffer);
             back(&buffer, ready)

@@ -4,6 +4,7 @@ use core::ops::Deref;
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::maps::lpm_trie;
+use lb_common::route::{Hop, Way};
 use lb_common::tables::{
     Affinity, AffinityKey, Backend, Flow, FlowKey, FlowTable, Frontend, FrontendKey, InsertError, RangeKey, SocketKey,
     SocketPeer, Tables,
@@ -11,13 +12,14 @@ use lb_common::tables::{
 use lb_common::verdict::Reason;
 
 use crate::atomic;
+use crate::fib::Place;
 use crate::maps::{self, Maps};
 
 /// `EEXIST` as helpers return it.
 const EXISTS: i32 = -17;
 
-/// The maps of this object.
-pub(crate) struct Kernel;
+/// The maps of this object, and the node's routes as they are seen where the program runs.
+pub(crate) struct Kernel<P>(pub(crate) P);
 
 /// A flow entry in its map.
 pub(crate) struct Entry<A: Maps>(*mut Flow<A>);
@@ -33,7 +35,7 @@ impl<A: Maps> Deref for Entry<A> {
     }
 }
 
-impl<A: Maps> Tables<A> for Kernel {
+impl<A: Maps, P: Place> Tables<A> for Kernel<P> {
     type Entry = Entry<A>;
 
     #[inline(always)]
@@ -84,6 +86,16 @@ impl<A: Maps> Tables<A> for Kernel {
     fn set_affinity(&mut self, key: &AffinityKey<A>, to: &Affinity) {
         // An LRU map makes room; should it fail, the client's next flow is led anew.
         let _ = A::affinity().insert(key, to, BPF_ANY.into());
+    }
+
+    #[inline(always)]
+    fn hop(&self, way: &Way<'_, A>) -> Hop {
+        self.0.hop(way)
+    }
+
+    #[inline(always)]
+    fn source(&self, to: &A, from: u32) -> A {
+        self.0.source(to, from).unwrap_or_else(|| Tables::<A>::node(self))
     }
 
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! Packets at XDP.
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
-use aya_ebpf::helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len};
+use aya_ebpf::helpers::generated::{bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len};
 use aya_ebpf::programs::XdpContext;
 use lb_common::datapath;
 use lb_common::packet::{self, Packet};
@@ -57,13 +57,17 @@ impl Packet for Frame {
 /// Decides on a packet, and does what was decided.
 #[inline(always)]
 pub(crate) fn run(ctx: XdpContext) -> u32 {
+    let mut tables = Kernel(XdpContext::new(ctx.ctx));
     let mut frame = Frame(ctx);
-    match datapath::run(&mut frame, &mut Kernel, Side::Ingress, crate::now) {
+    match datapath::run(&mut frame, &mut tables, Side::Ingress, crate::now) {
         Verdict::Pass(_) | Verdict::Forward(_) => XDP_PASS,
         Verdict::Drop(reason) => {
             crate::log::dropped(&frame.0, reason);
             XDP_DROP
         }
+        Verdict::Leave(_, device) if device == frame.device() => XDP_TX,
+        // SAFETY: the helper takes numbers only.
+        Verdict::Leave(_, device) => unsafe { bpf_redirect(device, 0) as u32 },
         Verdict::Return(_) => back(packet::turn(&mut frame)),
         Verdict::Reject(reason) => {
             crate::log::dropped(&frame.0, reason);

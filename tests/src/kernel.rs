@@ -6,7 +6,7 @@ use anyhow::Result;
 use aya::maps::{HashMap, Map, MapData};
 use lb_common::flow::{filter_bits, state};
 use lb_common::ip::{V4, V6};
-use lb_common::mem::{Frame, Image, Native, Of};
+use lb_common::mem::{Image, Native, Of};
 use lb_common::tables::map;
 use lb_common::verdict::Verdict;
 use lb_userspace::bpf::{BpfStore, Capacities, Hook, Object, Pins, Programs};
@@ -19,11 +19,13 @@ use crate::lab::Owner;
 pub const fn code(hook: Hook, verdict: Verdict) -> u32 {
     match (hook, verdict) {
         (Hook::Xdp, Verdict::Pass(_) | Verdict::Forward(_)) => 2,
+        // Another device than the one of the test, to which XDP would send by itself.
+        (Hook::Xdp, Verdict::Leave(..)) => 4,
         (Hook::Xdp, Verdict::Drop(_)) => 1,
         (Hook::Xdp, Verdict::Return(_) | Verdict::Reject(_)) => 3,
         (_, Verdict::Pass(_) | Verdict::Forward(_)) => u32::MAX,
         (_, Verdict::Drop(_)) => 2,
-        (_, Verdict::Return(_) | Verdict::Reject(_)) => 7,
+        (_, Verdict::Return(_) | Verdict::Leave(..) | Verdict::Reject(_)) => 7,
     }
 }
 
@@ -54,12 +56,12 @@ impl Kernel {
         Ok(Self { store, programs, devices: devices.try_into()?, _owner: owner })
     }
 
-    /// Says what the device is through which the next packets come in: bits of [`lb_common::tables::device`].
+    /// Says what a device is: bits of [`lb_common::tables::device`]. Packets come in through [`lb_common::mem::Frame::DEVICE`].
     ///
     /// # Errors
     /// The map cannot be written.
-    pub fn set_device(&mut self, bits: u32) -> Result<()> {
-        Ok(self.devices.insert(Frame::DEVICE, bits, 0)?)
+    pub fn set_device(&mut self, index: u32, bits: u32) -> Result<()> {
+        Ok(self.devices.insert(index, bits, 0)?)
     }
 
     /// All maps as they are now, but for counters. The filter holds what the image and the flows need.

@@ -12,3 +12,4 @@ pub mod kernel;
 pub mod lab;
 pub mod packets;
 pub mod plane;
+pub mod routes;

@@ -3,9 +3,11 @@
 //!
 //! `SLUICE_SEED` repeats a run; `SLUICE_PACKETS` makes it longer.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use lb_common::ip::{V4, V6};
-use lb_common::mem::{Flows, Frame, Native};
+use lb_common::mem::{Flows, Frame, Image, Native};
 use lb_common::tables::{Side, device};
 use lb_common::verdict::Verdict;
 use lb_userspace::bpf::{Capacities, Hook};
@@ -14,6 +16,7 @@ use sluice_tests::kernel_or_skip;
 use sluice_tests::packets::random::{self, Seed};
 use sluice_tests::packets::verify_checksums;
 use sluice_tests::packets::world::Net;
+use sluice_tests::routes;
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
@@ -31,59 +34,86 @@ fn timeless<A: Net>(tables: &Native) -> Flows<A> {
     flows
 }
 
-fn agree<A: Net>(seed: u64, packets: u64) -> Result<()> {
-    println!("{packets} packets of {:?}, SLUICE_SEED={seed}", A::FAMILY);
-    let image = random::image::<A>();
-    let mut native = Native::new(image.clone());
-    let mut kernels = [Kernel::new(&image, &small())?, Kernel::new(&image, &small())?];
-    let mut numbers = Seed(seed);
-    let mut verdicts = std::collections::BTreeMap::<_, u64>::new();
-    for number in 0..packets {
-        let (side, bytes) = random::packet::<A>(&mut numbers);
-        let device = numbers.of(&[0, device::INSIDE]);
-        native.devices.insert(Frame::DEVICE, device);
-        let sound = verify_checksums(&bytes).is_ok();
-        let mut frame = Frame(bytes.clone());
-        let verdict = frame.run(&mut native, side, 0);
-        *verdicts.entry(verdict.reason().label()).or_default() += 1;
-        let about = format!("packet {number} of seed {seed}, device {device}: {verdict:?}, was {bytes:x?}");
+/// One of the two kernels, the hook at which packets come in there, and its native twin.
+struct World {
+    kernel: Kernel,
+    ingress: Hook,
+    native: Native,
+}
+
+impl World {
+    fn new<A: Net>(image: &Image, ingress: Hook) -> Result<Self> {
+        let mut native = Native::new(image.clone());
+        routes::tell::<A>(&mut native, ingress == Hook::Xdp);
+        let mut kernel = Kernel::new(image, &small())?;
+        kernel.set_device(routes::DEVICE, device::XDP)?;
+        Ok(Self { kernel, ingress, native })
+    }
+
+    /// Sends a packet through both; the verdict.
+    fn send(&mut self, side: Side, device: u32, bytes: &[u8], about: &str) -> Result<Verdict> {
+        self.native.devices.insert(Frame::DEVICE, device);
+        self.kernel.set_device(Frame::DEVICE, device)?;
+        let mut frame = Frame(bytes.to_vec());
+        let verdict = frame.run(&mut self.native, side, 0);
+        let about = format!("{about}, device {device}: {verdict:?}, was {:x?}", &bytes[..bytes.len().min(100)]);
         match verdict {
             Verdict::Pass(_) => assert_eq!(frame.0, bytes, "changed though passed: {about}"),
-            _ if sound => verify_checksums(&frame.0).unwrap_or_else(|error| panic!("{error}: {about}")),
+            _ if verify_checksums(bytes).is_ok() => {
+                verify_checksums(&frame.0).unwrap_or_else(|error| panic!("{error}: {about}"));
+            }
             _ => {}
         }
         // XDP has no egress: there the packet goes through TC in both worlds.
-        let hooks = match side {
-            Side::Ingress => [Hook::Xdp, Hook::TcIngress],
-            Side::Egress => [Hook::TcEgress; 2],
-        };
-        for (kernel, hook) in kernels.iter_mut().zip(hooks) {
-            kernel.set_device(device)?;
-            let outcome = kernel.programs.run(hook, &bytes, 1)?;
-            assert_eq!(outcome.code, code(hook, verdict), "{hook:?} returned another verdict for {about}");
-            if !matches!(verdict, Verdict::Drop(_)) {
-                assert_eq!(outcome.frame, frame.0, "{hook:?} wrote other bytes for {about}");
+        let hook = if side == Side::Ingress { self.ingress } else { Hook::TcEgress };
+        let outcome = self.kernel.programs.run(hook, bytes, 1)?;
+        assert_eq!(outcome.code, code(hook, verdict), "{hook:?} returned another verdict for {about}");
+        if !matches!(verdict, Verdict::Drop(_)) {
+            assert_eq!(outcome.frame, frame.0, "{hook:?} wrote other bytes for {about}");
+        }
+        Ok(verdict)
+    }
+}
+
+fn agree<A: Net>(seed: u64, packets: u64) -> Result<()> {
+    println!("{packets} packets of {:?}, SLUICE_SEED={seed}", A::FAMILY);
+    let image = random::image::<A>();
+    let mut worlds = [World::new::<A>(&image, Hook::Xdp)?, World::new::<A>(&image, Hook::TcIngress)?];
+    let mut numbers = Seed(seed);
+    let mut verdicts = BTreeMap::<_, u64>::new();
+    for number in 0..packets {
+        let (side, bytes) = random::packet::<A>(&mut numbers);
+        let device = numbers.of(&[0, device::INSIDE]);
+        let about = format!("packet {number} of seed {seed}");
+        for world in &mut worlds {
+            let verdict = world.send(side, device, &bytes, &about)?;
+            *verdicts.entry(verdict.reason().label()).or_default() += 1;
+            if let Verdict::Leave(..) = verdict {
+                *verdicts.entry("left the node").or_default() += 1;
             }
         }
     }
-    println!("verdicts: {verdicts:?}");
-    assert!(verdicts.len() >= 8, "the packets were too much alike to prove anything");
-    for kernel in &mut kernels {
-        assert_eq!(timeless::<A>(&kernel.tables()?), timeless::<A>(&native));
+    println!("verdicts of both: {verdicts:?}");
+    assert!(verdicts.len() >= 14, "the packets were too much alike to prove anything");
+    assert!(verdicts["left the node"] > packets / 50 && verdicts["handed_over"] > 5, "hardly any left");
+    for world in &mut worlds {
+        assert_eq!(timeless::<A>(&world.kernel.tables()?), timeless::<A>(&world.native));
     }
+    // XDP and TC end with the same flows.
+    assert_eq!(timeless::<A>(&worlds[0].native), timeless::<A>(&worlds[1].native));
     Ok(())
 }
 
 #[test]
 fn native_xdp_and_tc_agree_on_ipv4() -> Result<()> {
     kernel_or_skip!();
-    agree::<V4>(setting("SLUICE_SEED", 1), setting("SLUICE_PACKETS", 20_000))
+    routes::within::<V4, _>(|| agree::<V4>(setting("SLUICE_SEED", 1), setting("SLUICE_PACKETS", 20_000)))
 }
 
 #[test]
 fn native_xdp_and_tc_agree_on_ipv6() -> Result<()> {
     kernel_or_skip!();
-    agree::<V6>(setting("SLUICE_SEED", 1), setting("SLUICE_PACKETS", 20_000))
+    routes::within::<V6, _>(|| agree::<V6>(setting("SLUICE_SEED", 1), setting("SLUICE_PACKETS", 20_000)))
 }
 
 #[test]

@@ -79,7 +79,7 @@ fn assert_attached(case: &str, lab: &Lab, agent: &Agent, device: &str, expected:
     let [ingress, egress, note] = row(agent, device)?;
     assert_eq!([&*ingress, &*egress], expected, "{case}: what is said of {device} ({note})");
     let found = Attached::read(&lab.node, device)?;
-    let [ingress, egress] = expected.map(|how| vec![how]);
+    let [ingress, egress] = expected.map(|how| how.split('+').collect::<Vec<_>>());
     assert_eq!((found.ingress, found.egress), (ingress, egress), "{case}: what is at {device}");
     Ok(note)
 }
@@ -112,14 +112,14 @@ fn every_way_of_attaching_carries_every_client_and_a_restart_changes_it() -> Res
     kernel_or_skip!();
     // In this order: each is a restart with other options, of an agent that was stopped, or killed.
     let rows = [
-        (Xdp::Native, Tc::Tcx, "xdp native", "tcx"),
-        (Xdp::Generic, Tc::Tcx, "xdp generic", "tcx"),
-        (Xdp::Generic, Tc::Clsact, "xdp generic", "clsact"),
+        (Xdp::Native, Tc::Tcx, "xdp native+tcx", "tcx"),
+        (Xdp::Generic, Tc::Tcx, "xdp generic+tcx", "tcx"),
+        (Xdp::Generic, Tc::Clsact, "xdp generic+clsact", "clsact"),
         (Xdp::Off, Tc::Clsact, "clsact", "clsact"),
-        (Xdp::Native, Tc::Clsact, "xdp native", "clsact"),
+        (Xdp::Native, Tc::Clsact, "xdp native+clsact", "clsact"),
         (Xdp::Off, Tc::Tcx, "tcx", "tcx"),
-        (Xdp::Generic, Tc::Clsact, "xdp generic", "clsact"),
-        (Xdp::Native, Tc::Tcx, "xdp native", "tcx"),
+        (Xdp::Generic, Tc::Clsact, "xdp generic+clsact", "clsact"),
+        (Xdp::Native, Tc::Tcx, "xdp native+tcx", "tcx"),
     ];
     let lab = Lab::new()?;
     let (pods, client) = world(&lab)?;
@@ -206,7 +206,7 @@ fn a_device_that_cannot_have_the_best_way_says_why_and_serves() -> Result<()> {
         }
         let found = Attached::read(&lab.node, NIC)?;
         assert_eq!(found.ingress, ["xdp native", "tcx"], "{case}: the other program stays");
-        let note = assert_attached(&case, &lab, &agent, "br0", ["xdp generic", "tcx"])?;
+        let note = assert_attached(&case, &lab, &agent, "br0", ["xdp generic+tcx", "tcx"])?;
         assert!(note.contains("xdp native: the driver or the kernel cannot do it"), "{case}: {note}");
         assert_eq!(assert_attached(&case, &lab, &agent, &client.device, ["tcx", "tcx"])?, "");
         let table = String::from_utf8(agent.cli(&["devices"])?.stdout)?;
@@ -225,10 +225,10 @@ fn what_was_asked_for_anew_needs_no_excuse() -> Result<()> {
     let lab = Lab::new()?;
     lab.node.ip(BRIDGE)?;
     let mut agent = Agent::start(&lab, options(Xdp::Native, Tc::Tcx))?;
-    assert_ne!(assert_attached("native", &lab, &agent, "br0", ["xdp generic", "tcx"])?, "");
+    assert_ne!(assert_attached("native", &lab, &agent, "br0", ["xdp generic+tcx", "tcx"])?, "");
     agent.stop()?;
     agent.restart_with(options(Xdp::Generic, Tc::Tcx))?;
-    assert_eq!(assert_attached("generic", &lab, &agent, "br0", ["xdp generic", "tcx"])?, "");
+    assert_eq!(assert_attached("generic", &lab, &agent, "br0", ["xdp generic+tcx", "tcx"])?, "");
     Ok(())
 }
 
@@ -242,7 +242,7 @@ fn a_device_where_links_are_full_gets_filters_and_says_why() -> Result<()> {
         let others = (0..63).map(|_| Pass::tcx_egress(&lab.node, device)).collect::<Result<Vec<_>>>()?;
         let agent = Agent::start(&lab, options(Xdp::Native, Tc::Tcx))?;
         let [ingress, egress, note] = row(&agent, device)?;
-        let expected = if device == NIC { "xdp native" } else { "tcx" };
+        let expected = if device == NIC { "xdp native+tcx" } else { "tcx" };
         assert_eq!([&*ingress, &*egress], [expected, "clsact"], "{device}: {note}");
         assert!(note.contains("tcx: "), "{device} does not say why it is not at tcx: {note:?}");
         assert_served(device, if device == NIC { lab.outside() } else { client.client() })?;

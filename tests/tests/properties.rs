@@ -8,7 +8,7 @@ use lb_common::flow::state;
 use lb_common::ip::{V4, V6};
 use lb_common::mem::{Frame, Native};
 use lb_common::packet::proto;
-use lb_common::tables::Side;
+use lb_common::tables::{Side, device};
 use lb_common::verdict::{Reason, Verdict};
 use proptest::prelude::*;
 use sluice_tests::fuzz;
@@ -21,7 +21,9 @@ fn tables<A: Net>(pods: u8) -> Native {
     let pods: Vec<_> = (1..=pods).map(pod::<A>).collect();
     add_service::<A>(&mut image, vip::<A>(1, 80), proto::TCP, &pods);
     add_service::<A>(&mut image, vip::<A>(1, 80), proto::UDP, &pods);
-    Native::new(image)
+    let mut tables = Native::new(image);
+    tables.devices.insert(Frame::DEVICE, device::INSIDE);
+    tables
 }
 
 /// A packet to the Service and its answer: the client sees the address that it called.

@@ -213,7 +213,7 @@ mod tests {
         assert_eq!(run.running(), None);
         let lock = run.lock().unwrap();
         assert_eq!(run.running(), Some(Report::default()), "an agent that has said nothing yet");
-        let note = Note { ingress: Some("no XDP".to_owned()), egress: None };
+        let note = Note { xdp: Some("no XDP".to_owned()), ..Note::default() };
         let report = Report { pid: 42, notes: [(3, note)].into(), ..Report::default() };
         run.write(&report).unwrap();
         assert_eq!(run.running(), Some(report.clone()));

@@ -2,28 +2,25 @@
 //! are one and the same.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::devices::Places;
 use super::object::Programs;
 use super::sys::Target;
-use super::{Attachment, Error, Hook, How, Pins, clsact, pins, sys};
+use super::{Attachment, Error, Hook, How, Note, Pins, clsact, pins, sys};
 use crate::devices::{Device, Role};
 
-/// How programs are attached at the ingress of NICs.
+/// How the program before the stack is attached at NICs, where a program at TC takes what it does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum XdpMode {
-    /// In the driver, else in the stack, else at TC.
+    /// In the driver, else in the stack, else not at all.
     Native,
-    /// In the stack, else at TC.
+    /// In the stack, else not at all.
     Generic,
-    /// At TC.
+    /// Not at all.
     Off,
 }
 
@@ -62,36 +59,6 @@ impl TcMode {
     }
 }
 
-/// Why a device is not attached as asked for, of each side.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Note {
-    /// Its ingress.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ingress: Option<String>,
-    /// Its egress.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub egress: Option<String>,
-}
-
-impl Note {
-    const fn side(&mut self, hook: Hook) -> &mut Option<String> {
-        match hook {
-            Hook::Xdp | Hook::TcIngress => &mut self.ingress,
-            Hook::TcEgress => &mut self.egress,
-        }
-    }
-}
-
-impl fmt::Display for Note {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.ingress, &self.egress) {
-            (Some(ingress), Some(egress)) if ingress != egress => write!(f, "{ingress}; egress: {egress}"),
-            (Some(one), _) | (None, Some(one)) => f.write_str(one),
-            (None, None) => Ok(()),
-        }
-    }
-}
-
 /// How often a link is tried again that the kernel has not let go of yet.
 const RELEASE_TRIES: u32 = 40;
 /// And after this time.
@@ -109,13 +76,16 @@ pub struct Attacher {
     notes: BTreeMap<u32, Note>,
     /// Opened once: pins may be out of reach later.
     places: Option<Places>,
+    /// Devices that take no program before the stack.
+    without_xdp: BTreeSet<u32>,
     repairs: u64,
 }
 
 impl Attacher {
     /// For programs that were loaded.
     pub fn new(pins: Pins, programs: Programs, xdp: XdpMode, tc: TcMode) -> Self {
-        Self { pins, programs, xdp, tc, ours: BTreeSet::new(), notes: BTreeMap::new(), places: None, repairs: 0 }
+        let (ours, notes, without_xdp) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
+        Self { pins, programs, xdp, tc, ours, notes, places: None, without_xdp, repairs: 0 }
     }
 
     /// The programs that are attached.
@@ -158,13 +128,17 @@ impl Attacher {
         self.miss(devices, &pinned);
         let (mut wanted, mut failed) = (BTreeSet::new(), BTreeSet::new());
         for device in devices {
-            // Egress first: no packet is translated whose answer would not be.
-            for candidates in self.hooks(device.role) {
-                match self.hook(device, &candidates, &pinned) {
-                    Ok(attachment) => drop(wanted.insert(attachment)),
+            let hooks = self.hooks(device.role);
+            if !hooks.iter().flat_map(|candidates| candidates.iter()).any(|(hook, _)| *hook == Hook::Xdp) {
+                // Nothing to excuse: it is not asked for.
+                self.notes.entry(device.index).or_default().xdp = None;
+            }
+            for candidates in hooks {
+                match self.hook(device, candidates, &pinned) {
+                    Ok(attachment) => wanted.extend(attachment),
                     Err(error) => {
                         failed.extend(candidates.iter().map(|(hook, _)| (device.index, *hook)));
-                        *self.note(device, &candidates) = Some(error.to_string());
+                        *self.note(device, candidates) = Some(error.to_string());
                         errors.push(error);
                     }
                 }
@@ -180,6 +154,7 @@ impl Attacher {
             }
         }
         errors.extend(self.places().and_then(|places| places.settle(devices, &wanted)).err());
+        self.without_xdp.retain(|index| devices.iter().any(|found| found.index == *index));
         self.notes.retain(|index, note| *note != Note::default() && devices.iter().any(|found| found.index == *index));
         self.ours = wanted;
         errors
@@ -223,25 +198,27 @@ impl Attacher {
     }
 
     /// The hooks of a device: for each, in which ways it may be attached, the best first.
-    fn hooks(&self, role: Role) -> Vec<Vec<(Hook, How)>> {
+    /// Egress first: no packet is translated whose answer would not be. XDP last: it leaves packets to the program at TC.
+    fn hooks(&self, role: Role) -> Vec<&'static [(Hook, How)]> {
         let (egress, ingress) = (self.tc.candidates(Hook::TcEgress), self.tc.candidates(Hook::TcIngress));
         let xdp = match role {
             Role::Nic => self.xdp.candidates(),
-            Role::Pod => &[],
+            Role::Pod | Role::Overlay => &[],
         };
-        vec![egress.to_vec(), [xdp, ingress].concat()]
+        [egress, ingress, xdp].into_iter().filter(|candidates| !candidates.is_empty()).collect()
     }
 
     fn note(&mut self, device: &Device, candidates: &[(Hook, How)]) -> &mut Option<String> {
         self.notes.entry(device.index).or_default().side(candidates[0].0)
     }
 
+    /// Attaches in the best way that the kernel takes; `None` where it takes none and can do without.
     fn hook(
         &mut self,
         device: &Device,
         candidates: &[(Hook, How)],
         pinned: &[Attachment],
-    ) -> Result<Attachment, Error> {
+    ) -> Result<Option<Attachment>, Error> {
         let of = |&(hook, how): &(Hook, How)| Attachment { index: device.index, role: device.role, hook, how };
         // A way that is not the best is kept where the best is known to fail: trying it again would leave a gap.
         let known = self.note(device, candidates).is_some();
@@ -251,8 +228,12 @@ impl Attacher {
                 if i == 0 {
                     *self.note(device, candidates) = None;
                 }
-                return Ok(attachment);
+                return Ok(Some(attachment));
             }
+        }
+        let optional = candidates.iter().all(|(hook, _)| *hook == Hook::Xdp);
+        if optional && self.without_xdp.contains(&device.index) {
+            return Ok(None);
         }
         // Other ways stand in the way, where the kernel takes only one at a time.
         let rest = pinned.iter().filter(|found| found.index == device.index && found.hook == Hook::Xdp);
@@ -265,10 +246,16 @@ impl Attacher {
             match if there { Ok(()) } else { self.attach(device, &attachment) } {
                 Ok(()) => {
                     *self.note(device, candidates) = Some(reasons.join("; ")).filter(|text| !text.is_empty());
-                    return Ok(attachment);
+                    return Ok(Some(attachment));
                 }
                 Err(error) => reasons.push(format!("{}: {}", attachment.how.title(), why(attachment.hook, &error))),
             }
+        }
+        if optional {
+            // Each try stops some drivers for a moment.
+            self.without_xdp.insert(device.index);
+            *self.note(device, candidates) = Some(reasons.join("; "));
+            return Ok(None);
         }
         let program = candidates.last().map_or("a program", |(hook, _)| hook.program());
         Err(Error::Attach { program, target: device.name.clone(), reason: reasons.join("; ") })

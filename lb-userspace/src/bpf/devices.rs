@@ -63,6 +63,6 @@ impl Places {
 const fn origin(role: Role) -> u32 {
     match role {
         Role::Pod => device::INSIDE,
-        Role::Nic => 0,
+        Role::Nic | Role::Overlay => 0,
     }
 }

@@ -12,17 +12,20 @@ pub enum Role {
     Nic,
     /// It leads to a pod.
     Pod,
+    /// It leads to other nodes, its packets inside those of a NIC.
+    Overlay,
 }
 
 impl Role {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Nic, Self::Pod];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Nic, Self::Pod, Self::Overlay];
 
     /// Its name in pins and tables.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Nic => "nic",
             Self::Pod => "pod",
+            Self::Overlay => "overlay",
         }
     }
 }
@@ -89,11 +92,14 @@ fn role(world: &World, globs: &Globs, index: u32, link: &Link) -> Option<Role> {
     let named = |globs: &[String]| globs.iter().any(|glob| matches(glob, &link.name));
     // What people name comes before what we guess.
     if named(&globs.nics) {
-        Some(Role::Nic)
+        // XDP gains nothing where a packet has been a socket buffer before.
+        Some(if link.overlay { Role::Overlay } else { Role::Nic })
     } else if named(&globs.pods) {
         Some(Role::Pod)
     } else if world.routes.iter().any(|route| route.index == index) {
         Some(Role::Nic)
+    } else if link.overlay {
+        Some(Role::Overlay)
     } else if link.veth && link.peer_elsewhere {
         Some(Role::Pod)
     } else {
@@ -171,8 +177,10 @@ mod tests {
     use super::*;
 
     fn world() -> World {
-        let link =
-            |name: &str, ethernet, veth, peer_elsewhere| Link { name: name.to_owned(), ethernet, veth, peer_elsewhere };
+        let link = |name: &str, ethernet, veth, peer_elsewhere| {
+            let overlay = name.starts_with("vx");
+            Link { name: name.to_owned(), ethernet, veth, overlay, peer_elsewhere }
+        };
         let links = [
             (1, link("lo", false, false, false)),
             (2, link("eth0", true, false, false)),
@@ -182,6 +190,7 @@ mod tests {
             (6, link("veth2a", true, true, false)),
             (7, link("wg0", false, false, false)),
             (8, link("uplink", true, true, true)),
+            (9, link("vx1", true, false, false)),
         ];
         World { links: links.into(), ..World::default() }
     }
@@ -198,33 +207,34 @@ mod tests {
     #[test]
     fn a_device_is_what_its_routes_its_peer_and_the_options_say() {
         let rows: &[(&str, Vec<Route>, Globs, &str)] = &[
-            ("veths that lead elsewhere are pods'", vec![], globs(&[], &[]), "veth1a=pod uplink=pod"),
+            ("veths that lead elsewhere are pods'", vec![], globs(&[], &[]), "veth1a=pod uplink=pod vx1=overlay"),
             (
                 "a default route makes a NIC",
                 vec![route(false, 2, 0)],
                 globs(&[], &[]),
-                "eth0=nic veth1a=pod uplink=pod",
+                "eth0=nic veth1a=pod uplink=pod vx1=overlay",
             ),
-            ("one of IPv6 too", vec![route(true, 3, 0)], globs(&[], &[]), "eth1=nic veth1a=pod uplink=pod"),
-            ("also of a veth", vec![route(false, 8, 0)], globs(&[], &[]), "veth1a=pod uplink=nic"),
+            ("one of IPv6 too", vec![route(true, 3, 0)], globs(&[], &[]), "eth1=nic veth1a=pod uplink=pod vx1=overlay"),
+            ("also of a veth", vec![route(false, 8, 0)], globs(&[], &[]), "veth1a=pod uplink=nic vx1=overlay"),
             (
                 "options add NICs",
                 vec![route(false, 2, 0)],
                 globs(&["eth*"], &[]),
-                "eth0=nic eth1=nic veth1a=pod uplink=pod",
+                "eth0=nic eth1=nic veth1a=pod uplink=pod vx1=overlay",
             ),
-            ("options add pods", vec![], globs(&[], &["cni?"]), "cni0=pod veth1a=pod uplink=pod"),
+            ("options add pods", vec![], globs(&[], &["cni?"]), "cni0=pod veth1a=pod uplink=pod vx1=overlay"),
             (
                 "an option beats a guess",
                 vec![route(false, 2, 0)],
                 globs(&["veth1a"], &["eth0"]),
-                "eth0=pod veth1a=nic uplink=pod",
+                "eth0=pod veth1a=nic uplink=pod vx1=overlay",
             ),
+            ("an overlay is one by any name", vec![], globs(&["vx*"], &[]), "veth1a=pod uplink=pod vx1=overlay"),
             (
                 "no Ethernet, no programs",
                 vec![route(false, 7, 0)],
                 globs(&["lo"], &[]),
-                "veth1a=pod uplink=pod !lo !wg0",
+                "veth1a=pod uplink=pod vx1=overlay !lo !wg0",
             ),
         ];
         for (rule, routes, globs, expected) in rows {
@@ -259,7 +269,7 @@ mod tests {
     #[test]
     fn all_addresses_of_the_node_are_its_own_but_virtual_ips_that_another_proxy_bound() {
         let mut world = world();
-        world.links.insert(9, Link { name: "kube-ipvs0".to_owned(), ethernet: true, ..Link::default() });
+        world.links.insert(10, Link { name: "kube-ipvs0".to_owned(), ethernet: true, ..Link::default() });
         let address = |index, ip: &str, own| Address { index, ip: ip.parse().unwrap(), own };
         world.addresses = vec![
             address(1, "127.0.0.1", false),
@@ -267,7 +277,7 @@ mod tests {
             address(2, "192.0.2.1", true),
             address(2, "192.0.2.9", false),
             address(5, "fe80::1", false),
-            address(9, "10.96.0.10", true),
+            address(10, "10.96.0.10", true),
         ];
         let own = survey(&world, &Globs::default()).own;
         let expected = ["127.0.0.1", "10.244.0.1", "192.0.2.1", "192.0.2.9"];

@@ -206,7 +206,11 @@ fn link(message: &LinkMessage) -> Link {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::LinkNetNsId(_) => link.peer_elsewhere = true,
             LinkAttribute::LinkInfo(infos) => {
-                link.veth = infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)));
+                let is = |kinds: &[InfoKind]| {
+                    infos.iter().any(|info| matches!(info, LinkInfo::Kind(kind) if kinds.contains(kind)))
+                };
+                link.veth = is(&[InfoKind::Veth]);
+                link.overlay = is(&[InfoKind::Vxlan, InfoKind::Geneve]);
             }
             _ => {}
         }

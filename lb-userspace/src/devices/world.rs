@@ -12,6 +12,8 @@ pub struct Link {
     pub ethernet: bool,
     /// Whether it is one end of a veth pair.
     pub veth: bool,
+    /// Whether packets to other nodes travel inside others that leave by a NIC (VXLAN, Geneve).
+    pub overlay: bool,
     /// Whether its other end is in another network namespace.
     pub peer_elsewhere: bool,
 }

@@ -14,7 +14,7 @@ pub struct DeviceRow {
     pub device: String,
     /// Its index.
     pub index: u32,
-    /// `nic` or `pod`.
+    /// `nic`, `pod` or `overlay`.
     pub kind: &'static str,
     /// How the programs at its ingress are attached.
     pub ingress: String,
@@ -88,7 +88,7 @@ mod tests {
             at(5, Role::Pod, Hook::TcEgress, How::Clsact),
             at(9, Role::Pod, Hook::TcEgress, How::Tcx),
         ];
-        let note = Note { ingress: Some("xdp native: the driver cannot do it".to_owned()), egress: None };
+        let note = Note { xdp: Some("xdp native: the driver cannot do it".to_owned()), ..Note::default() };
         let notes = [(2, note)].into();
         let name = |index| (index < 9).then(|| format!("dev{index}"));
         assert_eq!(

@@ -47,6 +47,7 @@ pub use netns::Netns;
 pub use node::Node;
 pub use offload::{DEFAULT, NO_TX_CHECKSUM, Offload, TABLE as OFFLOADS};
 pub use overruns::Overruns;
+pub(crate) use owner::ip_batch;
 pub use owner::{found, remove_leftovers};
 pub use pass::Pass;
 pub use place::{Place, Running};

@@ -3,13 +3,15 @@
 
 use std::net::SocketAddr;
 
-use etherparse::{IpHeaders, IpNumber, Ipv4Options, Ipv6RawExtHeader};
+use etherparse::{IpHeaders, IpNumber, Ipv4Header, Ipv4Options, Ipv6Header, Ipv6RawExtHeader};
+use lb_common::flow::{set_source_port, state};
+use lb_common::ip::Be16;
 use lb_common::mem::Image;
 use lb_common::packet::proto;
-use lb_common::tables::{Frontend, Side, Table, frontend as flags};
+use lb_common::tables::{Flow, FlowKey, Frontend, Side, Table, frontend as flags};
 
 use super::icmp::{TROUBLES, error};
-use super::world::{Net, add_service, client, empty, frontend, node, pod, vip};
+use super::world::{Net, add_service, client, empty, far, frontend, node, pod, vip};
 use super::{ACK, FIN_ACK, RST, SYN, SYN_ACK, UDP, echo, ip, packet_with};
 
 /// A stream of numbers, repeatable from its seed (SplitMix64).
@@ -38,7 +40,7 @@ impl Seed {
 }
 
 /// The tables that [`packet`] aims at: Services of three backends, of one, of none, one whose backend is a client, one whose
-/// clients stay, and one that has nothing for clients outside.
+/// clients stay, one that has nothing for clients outside, and two with backends on other nodes, where some can be reached.
 pub fn image<A: Net>() -> Image {
     let mut image = empty();
     let pods = [pod::<A>(1), pod::<A>(2), pod::<A>(3)];
@@ -56,6 +58,13 @@ pub fn image<A: Net>() -> Image {
         add_service::<A>(&mut image, vip::<A>(6, port), l4, &pods);
         let local = frontend::<A>(&mut image, vip::<A>(6, port), l4);
         *local = Frontend { outside: Table::EMPTY, flags: flags::ELSEWHERE_OUTSIDE, ..*local };
+        add_service::<A>(&mut image, vip::<A>(7, port), l4, &[far::<A>(1)]);
+        add_service::<A>(
+            &mut image,
+            vip::<A>(8, port),
+            l4,
+            &[pods[0], far::<A>(1), far::<A>(2), far::<A>(3), far::<A>(4)],
+        );
     }
     image
 }
@@ -73,14 +82,18 @@ pub fn packet<A: Net>(seed: &mut Seed) -> (Side, Vec<u8>) {
     } else {
         80
     };
-    let service = vip::<A>(seed.of(&[1, 1, 2, 2, 3, 4, 4, 5, 5, 6, 9]), port);
+    let service = vip::<A>(seed.of(&[1, 1, 2, 2, 3, 4, 4, 5, 5, 6, 7, 7, 8, 8, 9]), port);
     let back = seed.of(&[SYN_ACK, SYN_ACK, ACK, FIN_ACK, RST, UDP, UDP]);
-    let len = seed.of(&[0, 1, 7, 64, 999]);
+    let len = seed.of(&[0, 1, 7, 64, 999, 999, 1_400]);
     let payload: Vec<u8> = (0..len).map(|_| seed.number() as u8).collect();
-    let (side, src, dst, l4) = match seed.below(10) {
+    let (side, src, dst, l4) = match seed.below(12) {
         0..=5 => (Side::Ingress, me, service, there),
         6..=7 => (Side::Egress, backend, me, back),
         8 => (Side::Ingress, own, SocketAddr::new(node::<A>(), seed.of(&[2_000, 40_000])), back),
+        9 | 10 => {
+            let port = masqueraded::<A>(me);
+            (Side::Ingress, far::<A>(seed.of(&[1, 1, 2, 3])), SocketAddr::new(node::<A>(), port), back)
+        }
         _ => (seed.of(&[Side::Ingress, Side::Egress]), me, backend, there),
     };
     let mut frame = match seed.below(40) {
@@ -99,6 +112,7 @@ pub fn packet<A: Net>(seed: &mut Seed) -> (Side, Vec<u8>) {
         }
         0 => echo(src.ip(), dst.ip()),
         1 => packet_with(with_options(ip(src.ip(), dst.ip(), l4.number())), src.port(), dst.port(), l4, &payload),
+        2 => packet_with(with_hops(ip(src.ip(), dst.ip(), l4.number()), 1), src.port(), dst.port(), l4, &payload),
         _ => packet_with(ip(src.ip(), dst.ip(), l4.number()), src.port(), dst.port(), l4, &payload),
     };
     if l4 == UDP && A::ICMP == 1 && seed.below(8) == 0 {
@@ -125,6 +139,16 @@ fn maybe_with_options(seed: &mut Seed, headers: IpHeaders) -> IpHeaders {
     if seed.below(8) == 0 { with_options(headers) } else { headers }
 }
 
+/// The node's port under which a client's flow goes to another node, if it is free.
+fn masqueraded<A: Net>(client: SocketAddr) -> u16 {
+    let src = A::from_ip(client.ip()).expect("an address of the family");
+    let [sport, none] = [client.port(), 0].map(Be16::new);
+    let key = FlowKey { src, dst: src, sport, dport: none, proto: proto::TCP, side: Side::Ingress as u8, zero: 0 };
+    let mut flow = Flow { state: state::MASQUERADE, ..Flow::zeroed() };
+    set_source_port(&key, &mut flow, 0);
+    flow.sport.get()
+}
+
 fn with_options(headers: IpHeaders) -> IpHeaders {
     match headers {
         IpHeaders::Ipv4(mut header, extensions) => {
@@ -138,6 +162,13 @@ fn with_options(headers: IpHeaders) -> IpHeaders {
             extensions.hop_by_hop_options = Some(padding);
             IpHeaders::Ipv6(header, extensions)
         }
+    }
+}
+
+fn with_hops(headers: IpHeaders, hops: u8) -> IpHeaders {
+    match headers {
+        IpHeaders::Ipv4(header, extensions) => IpHeaders::Ipv4(Ipv4Header { time_to_live: hops, ..header }, extensions),
+        IpHeaders::Ipv6(header, extensions) => IpHeaders::Ipv6(Ipv6Header { hop_limit: hops, ..header }, extensions),
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use lb_common::ip::{Be16, Ip, V4, V6};
 use lb_common::maglev::{self, Candidate};
 use lb_common::mem::{self, Image, Of};
-use lb_common::tables::{Backend, Frontend, FrontendKey, Name, Table};
+use lb_common::tables::{Backend, Frontend, FrontendKey, Name, Table, backend};
 
 /// A family, and its addresses in these tests.
 pub trait Net: lb_common::parse::Header + Of {
@@ -24,6 +24,8 @@ pub enum Network {
     Pod,
     /// Nodes.
     Node,
+    /// Backends on other nodes.
+    Far,
 }
 
 impl Net for V4 {
@@ -53,6 +55,11 @@ pub fn pod<A: Net>(n: u8) -> SocketAddr {
     SocketAddr::new(A::host(Network::Pod, n), 8080)
 }
 
+/// A backend on another node.
+pub fn far<A: Net>(n: u8) -> SocketAddr {
+    SocketAddr::new(A::host(Network::Far, n), 8080)
+}
+
 /// The node's address.
 pub fn node<A: Net>() -> IpAddr {
     A::host(Network::Node, 1)
@@ -75,7 +82,9 @@ pub fn add_service<A: Net>(image: &mut Image, frontend: SocketAddr, proto: u8, b
     let len = maglev::table_len(backends.len() as u32);
     let mut candidates = Vec::new();
     for backend in backends {
-        let entry = Backend { addr: address(backend.ip()), port: Be16::new(backend.port()), flags: 0 };
+        let is_far = (0..=u8::MAX).any(|n| A::host(Network::Far, n) == backend.ip());
+        let flags = if is_far { 0 } else { backend::LOCAL };
+        let entry = Backend { addr: address(backend.ip()), port: Be16::new(backend.port()), flags };
         let known = &mut A::side_mut(image).backends;
         let next = known.len() as u32 + 1;
         let id = known.iter().find(|(_, other)| **other == entry).map_or(next, |(id, _)| *id);

@@ -8,7 +8,7 @@ use lb_common::ip::{V4, V6};
 use lb_common::mem::{Frame, Native};
 use lb_common::packet::proto;
 use lb_common::reject;
-use lb_common::tables::Side;
+use lb_common::tables::{Origin, Side, device};
 use lb_common::verdict::{Reason, Verdict};
 use sluice_tests::packets::world::{self, Net, add_service, client, empty, node, pod, vip};
 use sluice_tests::packets::{self, ACK, FIN_ACK, L4, RST, SYN, SYN_ACK, UDP, ends, verify_checksums};
@@ -26,6 +26,7 @@ macro_rules! both_families {
 mod flows;
 mod handover;
 mod icmp;
+mod leaving;
 mod policies;
 mod sockets;
 mod verdicts;
@@ -42,13 +43,21 @@ impl<A: Net> Path<A> {
         for (frontend, proto, backends) in services {
             add_service::<A>(&mut image, *frontend, *proto, backends);
         }
-        Self { tables: Native::new(image), now: 100, family: std::marker::PhantomData }
+        let mut tables = Native::new(image);
+        tables.devices.insert(Frame::DEVICE, device::INSIDE);
+        Self { tables, now: 100, family: std::marker::PhantomData }
     }
 
     /// One Service of TCP and UDP over pods 1 to 3.
     fn three() -> Self {
         let pods = [pod::<A>(1), pod::<A>(2), pod::<A>(3)];
         Self::new(&[(vip::<A>(1, 80), proto::TCP, &pods), (vip::<A>(1, 53), proto::UDP, &pods)])
+    }
+
+    /// From here on, packets come from there.
+    fn from(&mut self, origin: Origin) {
+        let bits = if origin == Origin::Inside { device::INSIDE } else { 0 };
+        self.tables.devices.insert(Frame::DEVICE, bits);
     }
 
     fn send(&mut self, side: Side, from: SocketAddr, to: SocketAddr, l4: L4) -> (Verdict, SocketAddr, SocketAddr) {

@@ -1,7 +1,7 @@
 //! Who may call, and where a client's flow goes: traffic policies, source ranges, session affinity, NodePorts.
 
 use lb_common::ip::Be16;
-use lb_common::tables::{AffinityKey, Filter, Frontend, FrontendKey, Origin, RangeKey, Table, device, frontend};
+use lb_common::tables::{AffinityKey, Filter, Frontend, FrontendKey, RangeKey, Table, frontend};
 
 use sluice_tests::packets::world;
 
@@ -25,12 +25,6 @@ both_families! {
 impl<A: Net> Path<A> {
     /// The length of the prefix of one address.
     const WHOLE: u32 = size_of::<A>() as u32 * 8;
-
-    /// From here on, packets come from there.
-    fn from(&mut self, origin: Origin) {
-        let bits = if origin == Origin::Inside { device::INSIDE } else { 0 };
-        self.tables.devices.insert(Frame::DEVICE, bits);
-    }
 
     fn frontend(&mut self, addr: SocketAddr, proto: u8) -> &mut Frontend {
         world::frontend::<A>(&mut self.tables.image, addr, proto)

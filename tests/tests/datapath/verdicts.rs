@@ -68,7 +68,7 @@ mod rules {
     pub(super) fn what_only_other_nodes_serve_vanishes<A: Net>() {
         let mut path = Path::<A>::new(&[(vip::<A>(1, 80), proto::TCP, &[])]);
         for frontend in A::side_mut(&mut path.tables.image).frontends.values_mut() {
-            frontend.flags = lb_common::tables::frontend::ELSEWHERE_OUTSIDE;
+            frontend.flags = lb_common::tables::frontend::ELSEWHERE_INSIDE;
         }
         let (verdict, ..) = path.send(Side::Ingress, client::<A>(1, 40_000), vip::<A>(1, 80), SYN);
         assert_eq!(verdict, Verdict::Drop(Reason::NoLocalEndpoints));

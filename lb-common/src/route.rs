@@ -1,0 +1,172 @@
+//! Packets that leave the node at once, by its routes: those of clients outside whose backend is on another node, and the
+//! answers. Both have a source address that is the node's own or a virtual IP, which the stack would take for a forgery
+//! (a martian) when it comes in from outside.
+//!
+//! The hop is found before a byte is written: a packet that a program cannot send stays as it came, for the next program.
+
+use crate::csum;
+use crate::ip::{Be16, Ip};
+use crate::packet::{ETHERNET, Ethernet, Packet};
+use crate::parse::Parsed;
+use crate::rewrite;
+use crate::tables::{Flow, Tables, device};
+use crate::verdict::Reason;
+
+/// A packet that is to leave, as it will be.
+#[derive(Clone, Copy, Debug)]
+pub struct Way<'a, A: Ip> {
+    /// Its new addresses and ports.
+    pub flow: &'a Flow<A>,
+    /// IP protocol number.
+    pub proto: u8,
+    /// Bytes from its IP header on.
+    pub len: usize,
+    /// Index of the device that it came in through.
+    pub from: u32,
+}
+
+/// How a packet leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hop {
+    /// Out of a device, with these MACs.
+    Direct {
+        /// Index of the device.
+        device: u32,
+        /// The MAC of the next hop.
+        dst: [u8; 6],
+        /// The MAC of the device.
+        src: [u8; 6],
+    },
+    /// Out of a device; the kernel knows or finds out the MACs.
+    Neighbour {
+        /// Index of the device.
+        device: u32,
+    },
+    /// It leaves, but this program cannot send it there.
+    HandOver,
+    /// It is too long for the device.
+    TooLong,
+    /// No route leads there.
+    Nowhere,
+}
+
+/// What the kernel found in the node's routes for a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// What `bpf_fib_lookup` returned: one of [`fib`], or an error.
+    pub code: i64,
+    /// Index of the device that leads there.
+    pub device: u32,
+    /// The MAC of the next hop, where it is known.
+    pub dst: [u8; 6],
+    /// The MAC of the device.
+    pub src: [u8; 6],
+}
+
+/// Results of the kernel's look-up (`BPF_FIB_LKUP_RET_…` of linux/bpf.h).
+pub mod fib {
+    /// It knows the next hop and its MAC.
+    pub const SUCCESS: i64 = 0;
+    /// It knows the next hop, not its MAC.
+    pub const NO_NEIGHBOUR: i64 = 7;
+    /// The packet is longer than the device takes.
+    pub const TOO_LONG: i64 = 8;
+}
+
+impl Found {
+    /// What XDP at device `from` can make of it: it sends only to neighbours that are known, and only out of devices that
+    /// take it. `bits` tells those of [`device`].
+    #[inline(always)]
+    pub fn at_xdp(&self, from: u32, bits: impl FnOnce(u32) -> u32) -> Hop {
+        let &Self { code, device, dst, src } = self;
+        match code {
+            fib::SUCCESS if device == from || bits(device) & device::XDP != 0 => Hop::Direct { device, dst, src },
+            fib::SUCCESS | fib::NO_NEIGHBOUR => Hop::HandOver,
+            fib::TOO_LONG => Hop::TooLong,
+            _ => Hop::Nowhere,
+        }
+    }
+
+    /// What TC can: all that the stack itself could.
+    #[inline(always)]
+    pub const fn at_tc(&self) -> Hop {
+        match self.code {
+            fib::SUCCESS | fib::NO_NEIGHBOUR => Hop::Neighbour { device: self.device },
+            fib::TOO_LONG => Hop::TooLong,
+            _ => Hop::Nowhere,
+        }
+    }
+}
+
+/// A packet that is to leave, in the few bytes that functions out of line need of it, and the door by which it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// Index of the device; 0 as long as it is not known.
+    pub device: u32,
+    /// The MACs of the next hop and of the device; all zero where the kernel writes them.
+    macs: [[u8; 6]; 2],
+    /// Its bytes, those of the Ethernet header included.
+    len: u32,
+    /// Offset of its transport header.
+    l4: u16,
+    /// IP protocol number.
+    proto: u8,
+}
+
+impl Exit {
+    /// For a packet whose door is not known yet.
+    #[inline(always)]
+    pub const fn of<A: Ip>(parsed: &Parsed<A>) -> Self {
+        let len = (parsed.l4 + parsed.l4_len) as u32;
+        Self { device: 0, macs: [[0; 6]; 2], len, l4: parsed.l4 as u16, proto: parsed.proto }
+    }
+}
+
+/// Finds the way out of the node for a packet, and says why where it has none: [`Reason::HandedOver`] for the next program
+/// to find it, or another to drop the packet for.
+///
+/// Out of line, as is [`send`]: few flows come here, and the kernel's look-up wants a good part of the stack.
+#[inline(never)]
+pub fn find<A: Ip, P: Packet, T: Tables<A>>(packet: &P, tables: &T, flow: &Flow<A>, exit: &mut Exit) -> Option<Reason> {
+    let len = (exit.len as usize).wrapping_sub(ETHERNET);
+    let way = Way { flow, proto: exit.proto, len, from: packet.device() };
+    match tables.hop(&way) {
+        Hop::Direct { device, dst, src } => (exit.device, exit.macs) = (device, [dst, src]),
+        Hop::Neighbour { device } => exit.device = device,
+        Hop::HandOver => return Some(Reason::HandedOver),
+        Hop::TooLong => return Some(Reason::TooLong),
+        Hop::Nowhere => return Some(Reason::NoRoute),
+    }
+    // Checked last: what XDP hands over is for the next program to judge.
+    match packet.load::<u8>(ETHERNET + A::HOPS) {
+        Some(0 | 1) => Some(Reason::HopLimit),
+        Some(_) => None,
+        None => Some(Reason::WriteFailed),
+    }
+}
+
+/// Translates a packet and makes it ready to leave; `None` where it refused a write.
+#[inline(never)]
+pub fn send<A: Ip, P: Packet>(packet: &mut P, flow: &Flow<A>, exit: &Exit) -> Option<()> {
+    let [dst, src] = exit.macs;
+    if dst != [0; 6] {
+        packet.store(0, &Ethernet { dst, src, ethertype: Be16::new(A::ETHERTYPE) })?;
+    }
+    count_down::<A, P>(packet)?;
+    let l4 = packet.opaque(exit.l4.into());
+    rewrite::apply(packet, exit.proto, l4, flow)
+}
+
+/// One hop less.
+#[inline(always)]
+fn count_down<A: Ip, P: Packet>(packet: &mut P) -> Option<()> {
+    let hops: u8 = packet.load(ETHERNET + A::HOPS)?;
+    packet.store(ETHERNET + A::HOPS, &hops.wrapping_sub(1))?;
+    if let Some(at) = A::CHECKSUM {
+        let field: u16 = packet.load(ETHERNET + at)?;
+        // The hops are the first byte of their word.
+        let [old, new] = [hops, hops.wrapping_sub(1)].map(|hops| u16::from_ne_bytes([hops, 0]));
+        packet.store(ETHERNET + at, &csum::update(field, csum::words([old, 0], [new, 0])))?;
+    }
+    Some(())
+}

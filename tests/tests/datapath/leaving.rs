@@ -1,0 +1,183 @@
+//! Clients outside whose backend is on another node: masqueraded, and sent on at once, there and back.
+
+use lb_common::route::Hop;
+use sluice_tests::packets::world::{Network, far};
+
+use super::*;
+
+both_families! {
+    a_client_outside_is_led_to_another_node_and_its_answers_come_back_the_same_way
+    a_backend_on_this_node_keeps_the_clients_address
+    a_pod_keeps_its_address_to_whatever_node
+    clients_with_one_port_do_not_collide
+    two_virtual_ips_with_one_backend_do_not_collide
+    what_xdp_cannot_send_stays_as_it_came_and_tc_sends_it
+    what_leads_nowhere_is_dropped_and_counted
+    a_packet_without_hops_left_goes_no_further
+    a_backend_that_calls_its_own_service_is_masqueraded
+    without_an_address_nothing_is_masqueraded
+}
+
+/// Where packets leave in these tests, and by which MACs.
+const OUT: Hop = Hop::Direct { device: 7, dst: [2, 0, 0, 0, 0, 9], src: [2, 0, 0, 0, 0, 7] };
+
+impl<A: Net> Path<A> {
+    /// A client's first packet, which leaves; source and destination that it leaves with.
+    fn forth(&mut self, from: SocketAddr, to: SocketAddr, l4: L4, reason: Reason) -> (SocketAddr, SocketAddr) {
+        let (verdict, src, dst) = self.send(Side::Ingress, from, to, l4);
+        assert_eq!(verdict, Verdict::Leave(reason, 7));
+        assert_eq!(src.ip(), node::<A>());
+        (src, dst)
+    }
+
+    /// An answer to the node, which leaves; source and destination that it leaves with.
+    fn back(&mut self, from: SocketAddr, to: SocketAddr, l4: L4) -> (SocketAddr, SocketAddr) {
+        let (verdict, src, dst) = self.send(Side::Ingress, from, to, l4);
+        assert_eq!(verdict, Verdict::Leave(Reason::Reply, 7));
+        (src, dst)
+    }
+
+    /// Services, called from outside, where every client and every pod of other nodes can be reached.
+    fn outside(services: &[(SocketAddr, u8, &[SocketAddr])]) -> Self {
+        let mut path = Self::new(services);
+        path.from(Origin::Outside);
+        let hosts = |network| (0..=20).map(move |n| A::host(network, n));
+        path.tables.hops = hosts(Network::Client).chain(hosts(Network::Far)).map(|ip| (ip, OUT)).collect();
+        path
+    }
+}
+
+mod rules {
+    use super::*;
+
+    pub(super) fn a_client_outside_is_led_to_another_node_and_its_answers_come_back_the_same_way<A: Net>() {
+        for (l4, reply) in [(SYN, SYN_ACK), (UDP, UDP)] {
+            let service = vip::<A>(1, 80);
+            let mut path = Path::<A>::outside(&[(service, l4.number(), &[far::<A>(1)])]);
+            let me = client::<A>(1, 40_000);
+            let mut frame = Frame(packets::packet(me, service, l4, b"payload"));
+            let verdict = datapath::run(&mut frame, &mut path.tables, Side::Ingress, || 100);
+            assert_eq!(verdict, Verdict::Leave(Reason::NewFlow, 7));
+            let (port, backend) = ends(&frame.0);
+            assert_eq!((port.ip(), backend), (node::<A>(), far::<A>(1)));
+            // But for the MACs and a hop less, it is what the node itself would have sent.
+            let mut expected = packets::packet(port, backend, l4, b"payload");
+            expected[..12].copy_from_slice(&[2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 7]);
+            expected[14 + A::HOPS] = 63;
+            verify_checksums(&frame.0).unwrap();
+            if let Some(at) = A::CHECKSUM {
+                expected[14 + at..][..2].copy_from_slice(&frame.0[14 + at..][..2]);
+            }
+            assert_eq!(frame.0, expected);
+
+            assert_eq!(path.back(backend, port, reply), (service, me));
+            let then = if l4 == UDP { UDP } else { ACK };
+            assert_eq!(path.forth(me, service, then, Reason::EstablishedFlow), (port, backend));
+            assert_eq!(path.entries(), (0, 2));
+            // Nobody answers past us: at egress there is nothing to undo.
+            let (verdict, ..) = path.send(Side::Egress, backend, me, reply);
+            assert_eq!(verdict, Verdict::Pass(Reason::NotService));
+        }
+    }
+
+    pub(super) fn a_backend_on_this_node_keeps_the_clients_address<A: Net>() {
+        let service = vip::<A>(1, 80);
+        let mut path = Path::<A>::outside(&[(service, proto::TCP, &[pod::<A>(1)])]);
+        assert_eq!(path.connect(client::<A>(1, 40_000), service), pod::<A>(1));
+    }
+
+    pub(super) fn a_pod_keeps_its_address_to_whatever_node<A: Net>() {
+        let service = vip::<A>(1, 80);
+        let mut path = Path::<A>::outside(&[(service, proto::TCP, &[far::<A>(1)])]);
+        path.from(Origin::Inside);
+        assert_eq!(path.connect(client::<A>(1, 40_000), service), far::<A>(1));
+    }
+
+    pub(super) fn clients_with_one_port_do_not_collide<A: Net>() {
+        let service = vip::<A>(1, 80);
+        let mut path = Path::<A>::outside(&[(service, proto::TCP, &[far::<A>(1)])]);
+        let mut ports = std::collections::BTreeMap::new();
+        // In the range of ports that the node may take: all of them ask for the same one.
+        for n in 1..=4 {
+            let me = client::<A>(n, 2_000);
+            let (verdict, src, _) = path.send(Side::Ingress, me, service, SYN);
+            if verdict == Verdict::Leave(Reason::NewFlow, 7) {
+                assert_eq!(ports.insert(src, me), None, "{src} is two clients'");
+            }
+        }
+        assert!(ports.len() >= 3, "{ports:?}");
+        assert!(ports.keys().any(|port| port.port() == 2_000), "nobody kept its own port");
+        for (port, me) in ports {
+            assert_eq!(path.back(far::<A>(1), port, SYN_ACK), (service, me));
+        }
+    }
+
+    pub(super) fn two_virtual_ips_with_one_backend_do_not_collide<A: Net>() {
+        let (first, second) = (vip::<A>(1, 80), vip::<A>(2, 80));
+        let mut path = Path::<A>::outside(&[(first, proto::TCP, &[far::<A>(1)]), (second, proto::TCP, &[far::<A>(1)])]);
+        let me = client::<A>(1, 40_000);
+        let (one, _) = path.forth(me, first, SYN, Reason::NewFlow);
+        let (other, _) = path.forth(me, second, SYN, Reason::NewFlow);
+        assert_ne!(one, other);
+        assert_eq!(path.back(far::<A>(1), other, SYN_ACK), (second, me));
+        assert_eq!(path.back(far::<A>(1), one, SYN_ACK), (first, me));
+    }
+
+    pub(super) fn what_xdp_cannot_send_stays_as_it_came_and_tc_sends_it<A: Net>() {
+        let service = vip::<A>(1, 80);
+        let mut path = Path::<A>::outside(&[(service, proto::TCP, &[far::<A>(1)])]);
+        let me = client::<A>(1, 40_000);
+        let to = A::host(Network::Far, 1);
+        let mut frame = Frame(packets::packet(me, service, SYN, b""));
+        let before = frame.clone();
+        path.tables.hops.insert(to, Hop::HandOver);
+        assert_eq!(frame.run(&mut path.tables, Side::Ingress, 100), Verdict::Pass(Reason::HandedOver));
+        assert_eq!(frame, before);
+        path.tables.hops.insert(to, Hop::Neighbour { device: 7 });
+        assert_eq!(frame.run(&mut path.tables, Side::Ingress, 100), Verdict::Leave(Reason::HalfOpenFlow, 7));
+        assert_eq!(frame.0[..12], before.0[..12], "the kernel writes the MACs");
+        assert_eq!(path.entries(), (2, 0));
+    }
+
+    pub(super) fn what_leads_nowhere_is_dropped_and_counted<A: Net>() {
+        let service = vip::<A>(1, 80);
+        for (hop, reason) in [(Hop::Nowhere, Reason::NoRoute), (Hop::TooLong, Reason::TooLong)] {
+            let mut path = Path::<A>::outside(&[(service, proto::TCP, &[far::<A>(1)])]);
+            path.tables.hops.insert(A::host(Network::Far, 1), hop);
+            let me = client::<A>(1, 40_000);
+            let dropped = (Verdict::Drop(reason), me, service);
+            assert_eq!(path.send(Side::Ingress, me, service, SYN), dropped);
+            assert_eq!(path.tables.counters[&reason], 1);
+        }
+    }
+
+    pub(super) fn a_packet_without_hops_left_goes_no_further<A: Net>() {
+        let service = vip::<A>(1, 80);
+        let mut path = Path::<A>::outside(&[(service, proto::TCP, &[far::<A>(1)])]);
+        for hops in [0, 1] {
+            let mut bytes = packets::packet(client::<A>(1, 40_000), service, SYN, b"");
+            bytes[14 + A::HOPS] = hops;
+            let verdict = Frame(bytes).run(&mut path.tables, Side::Ingress, 100);
+            assert_eq!(verdict, Verdict::Drop(Reason::HopLimit));
+        }
+    }
+
+    /// A process on another node that calls a Service here whose backend it is itself.
+    pub(super) fn a_backend_that_calls_its_own_service_is_masqueraded<A: Net>() {
+        let (own, service) = (far::<A>(1), vip::<A>(1, 80));
+        let mut path = Path::<A>::outside(&[(service, proto::TCP, &[own])]);
+        let me = SocketAddr::new(own.ip(), 40_000);
+        let (port, backend) = path.forth(me, service, SYN, Reason::NewFlow);
+        assert_eq!(backend, own);
+        assert_eq!(path.back(own, port, SYN_ACK), (service, me));
+    }
+
+    pub(super) fn without_an_address_nothing_is_masqueraded<A: Net>() {
+        let service = vip::<A>(1, 80);
+        let mut path = Path::<A>::outside(&[(service, proto::TCP, &[far::<A>(1)])]);
+        path.tables.image.config = lb_common::tables::Config::EMPTY;
+        let (verdict, ..) = path.send(Side::Ingress, client::<A>(1, 40_000), service, SYN);
+        assert_eq!(verdict, Verdict::Drop(Reason::NoNodeAddress));
+        assert_eq!(path.entries(), (0, 0));
+    }
+}
