@@ -2,6 +2,7 @@
 
 use crate::csum;
 use crate::flow::{self, state};
+use crate::fragment;
 use crate::hash;
 use crate::icmp;
 use crate::ip::{Be16, Ip, V4, V6};
@@ -40,12 +41,19 @@ fn family<A: icmp::Messages, P: Packet, T: Tables<A>>(
     now: impl Fn() -> u32,
 ) -> Verdict {
     let verdict = match parse::<A, P>(packet) {
+        Err(Reason::Fragment) => fragment::run(packet, tables, side),
         Err(Reason::Icmp) => icmp::run(packet, tables, side),
         Err(reason) => Verdict::Pass(reason),
-        Ok(parsed) => match side {
-            Side::Ingress => ingress(packet, tables, &parsed, now),
-            Side::Egress => egress(packet, tables, &parsed, now),
-        },
+        Ok(parsed) => {
+            let verdict = match side {
+                Side::Ingress => ingress(packet, tables, &parsed, now),
+                Side::Egress => egress(packet, tables, &parsed, now),
+            };
+            if parsed.first && verdict.goes_on() {
+                fragment::remember(packet, tables, &parsed);
+            }
+            verdict
+        }
     };
     if verdict.reason().is_counted() {
         tables.count(verdict.reason());

@@ -81,7 +81,8 @@ fn quoted<A: Messages, P: Packet>(packet: &P, outer: &Network<A>) -> Option<(Net
         return None;
     }
     let quote = A::network(packet, outer.l4 + size_of::<Icmp>(), there, Extent::Quoted).ok()?;
-    if !matches!(quote.proto, proto::TCP | proto::UDP) || quote.l4_len < LEAST {
+    let has_ports = matches!(quote.proto, proto::TCP | proto::UDP) && quote.fragment.is_none_or(|part| part.first);
+    if !has_ports || quote.l4_len < LEAST {
         return None;
     }
     Some((quote, packet.load(quote.l4)?))

@@ -14,6 +14,7 @@ pub mod bench;
 pub mod csum;
 pub mod datapath;
 pub mod flow;
+pub mod fragment;
 pub mod hash;
 pub mod icmp;
 pub mod ip;

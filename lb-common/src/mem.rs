@@ -16,8 +16,8 @@ pub use slots::Slots;
 use crate::ip::{Ip, V4, V6};
 use crate::route::{Hop, Way};
 use crate::tables::{
-    Affinity, AffinityKey, Backend, Config, Flow, FlowKey, FlowTable, Frontend, FrontendKey, InsertError, Name,
-    RangeKey, SocketKey, SocketPeer, Tables,
+    Affinity, AffinityKey, Backend, Config, Flow, FlowKey, FlowTable, FragmentKey, FragmentPorts, Frontend,
+    FrontendKey, InsertError, Name, RangeKey, SocketKey, SocketPeer, Tables,
 };
 use crate::verdict::{Reason, Verdict};
 
@@ -115,6 +115,8 @@ pub struct Flows<A: Ip> {
     pub sockets: BTreeMap<SocketKey<A>, SocketPeer<A>>,
     /// `AFFINITY`.
     pub affinity: BTreeMap<AffinityKey<A>, Affinity>,
+    /// `FRAGMENTS`.
+    pub fragments: BTreeMap<FragmentKey<A>, FragmentPorts>,
 }
 
 impl<A: Ip> Default for Flows<A> {
@@ -124,6 +126,7 @@ impl<A: Ip> Default for Flows<A> {
             established: BTreeMap::new(),
             sockets: BTreeMap::new(),
             affinity: BTreeMap::new(),
+            fragments: BTreeMap::new(),
         }
     }
 }
@@ -336,6 +339,14 @@ impl<A: Of> Tables<A> for Native {
 
     fn remembered(&self, key: &SocketKey<A>) -> Option<SocketPeer<A>> {
         A::flows(self).sockets.get(key).copied()
+    }
+
+    fn remember_fragment(&mut self, key: &FragmentKey<A>, ports: &FragmentPorts) {
+        A::flows_mut(self).fragments.insert(*key, *ports);
+    }
+
+    fn fragment(&self, key: &FragmentKey<A>) -> Option<FragmentPorts> {
+        A::flows(self).fragments.get(key).copied()
     }
 
     fn count(&mut self, reason: Reason) {

@@ -134,6 +134,20 @@ pub struct Ipv6 {
     pub dst: V6,
 }
 
+/// RFC 8200, 4.5.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Ipv6Fragment {
+    /// Protocol number of what follows in the first fragment.
+    pub next: u8,
+    /// 0.
+    pub reserved: u8,
+    /// Offset in bytes, a multiple of 8, and in the lowest bit whether more follow.
+    pub offset: Be16,
+    /// Joins fragments, as on the wire.
+    pub id: u32,
+}
+
 /// The head of an ICMP or ICMPv6 error (RFC 792, RFC 4443).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]

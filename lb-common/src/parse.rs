@@ -4,7 +4,7 @@
 //! has been written then.
 
 use crate::ip::{Be16, Ip, V4, V6};
-use crate::packet::{ETHERNET, Ipv4, Ipv6, Packet, Ports, Tcp, Udp, proto, tcp};
+use crate::packet::{ETHERNET, Ipv4, Ipv6, Ipv6Fragment, Packet, Ports, Tcp, Udp, proto, tcp};
 use crate::tables::{FlowKey, Side};
 use crate::verdict::Reason;
 
@@ -22,12 +22,14 @@ pub struct Parsed<A: Ip> {
     pub ports: Ports,
     /// IP protocol number: TCP or UDP.
     pub proto: u8,
-    /// Flags of TCP; 0 for UDP.
+    /// Flags of TCP; else 0.
     pub flags: u8,
     /// Offset of the TCP or UDP header.
     pub l4: usize,
     /// Bytes from there to the packet's end by its IP header.
     pub l4_len: usize,
+    /// Whether it is the first fragment of more.
+    pub first: bool,
 }
 
 impl<A: Ip> Parsed<A> {
@@ -71,6 +73,19 @@ pub struct Network<A: Ip> {
     pub l4: usize,
     /// Bytes from there to the end by the IP header, or of a quotation that is cut off, to its end.
     pub l4_len: usize,
+    /// Which fragment it is, where it is one.
+    pub fragment: Option<Fragment>,
+}
+
+/// A fragment of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    /// What all fragments of the packet have in common beside their addresses: the identification as on the wire,
+    pub id: u32,
+    /// and the protocol, or 0 for IPv6.
+    pub proto: u8,
+    /// Whether it is the first, which has the header of that protocol.
+    pub first: bool,
 }
 
 /// Whether a packet is there whole.
@@ -78,6 +93,8 @@ pub struct Network<A: Ip> {
 pub enum Extent {
     /// All that the IP header states.
     Whole,
+    /// The same, but it may be a fragment behind the first.
+    Part,
     /// Its beginning at least, as an ICMP error quotes it.
     Quoted,
 }
@@ -107,7 +124,7 @@ pub fn network<A: Header, P: Packet>(packet: &P) -> Result<Network<A>, Reason> {
 /// The reason why the packet cannot be balanced.
 #[inline(always)]
 pub fn parse<A: Header, P: Packet>(packet: &P) -> Result<Parsed<A>, Reason> {
-    let Network { src, dst, proto, l4, l4_len } = network(packet)?;
+    let Network { src, dst, proto, l4, l4_len, fragment } = network(packet)?;
     let (ports, flags) = match proto {
         proto::TCP => {
             let header: Tcp = packet.load(l4).ok_or(Reason::Malformed)?;
@@ -120,7 +137,9 @@ pub fn parse<A: Header, P: Packet>(packet: &P) -> Result<Parsed<A>, Reason> {
         proto::UDP => {
             let header: Udp = packet.load(l4).ok_or(Reason::Malformed)?;
             let len = usize::from(header.len.get());
-            if l4_len < size_of::<Udp>() || (len < size_of::<Udp>() && len != 0) || len > l4_len {
+            // Of what a first fragment states the others have the rest.
+            let too_long = len > l4_len && fragment.is_none();
+            if l4_len < size_of::<Udp>() || (len < size_of::<Udp>() && len != 0) || too_long {
                 return Err(Reason::Malformed);
             }
             (header.ports, 0)
@@ -128,7 +147,7 @@ pub fn parse<A: Header, P: Packet>(packet: &P) -> Result<Parsed<A>, Reason> {
         _ if proto == A::ICMP => return Err(Reason::Icmp),
         _ => return Err(Reason::NoPorts),
     };
-    Ok(Parsed { src, dst, ports, proto, flags, l4, l4_len })
+    Ok(Parsed { src, dst, ports, proto, flags, l4, l4_len, first: fragment.is_some() })
 }
 
 impl Extent {
@@ -137,7 +156,7 @@ impl Extent {
     #[inline(always)]
     const fn extensions(self) -> usize {
         match self {
-            Self::Whole => 4,
+            Self::Whole | Self::Part => 4,
             Self::Quoted => 1,
         }
     }
@@ -148,7 +167,7 @@ impl Extent {
         let stated = usize::from(stated.get());
         let len = if stated == 0 && there > LONGEST { there } else { stated };
         match self {
-            Self::Whole => (len <= there).then_some(len),
+            Self::Whole | Self::Part => (len <= there).then_some(len),
             // What is quoted of an aggregate states more, or 0.
             Self::Quoted => Some(if len == 0 || len > there { there } else { len }),
         }
@@ -157,6 +176,8 @@ impl Extent {
 
 /// More fragments, or an offset: part of a packet (RFC 791).
 const FRAGMENT: u16 = 0x3fff;
+/// The offset.
+const OFFSET: u16 = 0x1fff;
 
 impl Header for V4 {
     #[inline(always)]
@@ -167,15 +188,19 @@ impl Header for V4 {
         if header.version_ihl >> 4 != 4 || header_len < Self::HEADER || len < header_len {
             return Err(Reason::Malformed);
         }
-        if header.fragment.get() & FRAGMENT != 0 {
+        let first = header.fragment.get() & OFFSET == 0;
+        if !first && extent == Extent::Whole {
             return Err(Reason::Fragment);
         }
+        let is_fragment = header.fragment.get() & FRAGMENT != 0;
+        let fragment = Fragment { id: header.id.wire().into(), proto: header.proto, first };
         Ok(Network {
             src: header.src,
             dst: header.dst,
             proto: header.proto,
             l4: at + header_len,
             l4_len: len - header_len,
+            fragment: is_fragment.then_some(fragment),
         })
     }
 }
@@ -186,6 +211,12 @@ mod next {
     pub(super) const ROUTING: u8 = 43;
     pub(super) const FRAGMENT: u8 = 44;
     pub(super) const DESTINATION: u8 = 60;
+}
+
+/// Bits of [`Ipv6Fragment::offset`].
+mod part {
+    pub(super) const MORE: u16 = 1;
+    pub(super) const OFFSET: u16 = 0xfff8;
 }
 
 impl Header for V6 {
@@ -199,6 +230,7 @@ impl Header for V6 {
         let mut proto = header.next;
         let mut l4 = at + Self::HEADER;
         let mut l4_len = len;
+        let mut fragment = None;
         for _ in 0..extent.extensions() {
             match proto {
                 next::HOP_BY_HOP | next::ROUTING | next::DESTINATION => {
@@ -208,10 +240,23 @@ impl Header for V6 {
                     l4 = packet.opaque(l4 + size);
                     proto = following;
                 }
-                next::FRAGMENT => return Err(Reason::Fragment),
-                _ => {
-                    return Ok(Network { src: header.src, dst: header.dst, proto, l4, l4_len });
+                next::FRAGMENT => {
+                    let part: Ipv6Fragment = packet.load(l4).ok_or(Reason::Malformed)?;
+                    let first = part.offset.get() & part::OFFSET == 0;
+                    if !first && extent == Extent::Whole {
+                        return Err(Reason::Fragment);
+                    }
+                    // Neither an offset nor more: whole in spite of the header (RFC 6946).
+                    let is_fragment = part.offset.get() & (part::OFFSET | part::MORE) != 0;
+                    fragment = is_fragment.then_some(Fragment { id: part.id, proto: 0, first });
+                    l4_len = l4_len.checked_sub(size_of::<Ipv6Fragment>()).ok_or(Reason::Malformed)?;
+                    l4 = packet.opaque(l4 + size_of::<Ipv6Fragment>());
+                    proto = part.next;
+                    if !first {
+                        return Ok(Network { src: header.src, dst: header.dst, proto, l4, l4_len, fragment });
+                    }
                 }
+                _ => return Ok(Network { src: header.src, dst: header.dst, proto, l4, l4_len, fragment }),
             }
         }
         Err(Reason::ExtensionHeaders)

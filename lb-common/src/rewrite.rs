@@ -10,6 +10,18 @@ use crate::tables::Flow;
 /// `None` where the packet refused a write; it may be half written then and must be dropped.
 #[inline(always)]
 pub fn apply<A: Ip, P: Packet>(packet: &mut P, proto: u8, l4: usize, flow: &Flow<A>) -> Option<()> {
+    addresses(packet, flow)?;
+    packet.store(l4, &Ports { src: flow.sport, dst: flow.dport })?;
+    // Last, since in the kernel this call makes all that was known of the packet's bounds void.
+    match proto {
+        proto::TCP => packet.fix_l4(l4 + TCP_CHECKSUM, flow.addrs, flow.ports, false),
+        _ => packet.fix_l4(l4 + UDP_CHECKSUM, flow.addrs, flow.ports, true),
+    }
+}
+
+/// Rewrites the addresses alone.
+#[inline(always)]
+pub fn addresses<A: Ip, P: Packet>(packet: &mut P, flow: &Flow<A>) -> Option<()> {
     let addresses = ETHERNET + A::SOURCE;
     packet.store(addresses, &flow.src)?;
     packet.store(addresses + size_of::<A>(), &flow.dst)?;
@@ -17,10 +29,5 @@ pub fn apply<A: Ip, P: Packet>(packet: &mut P, proto: u8, l4: usize, flow: &Flow
         let field: u16 = packet.load(ETHERNET + at)?;
         packet.store(ETHERNET + at, &csum::update(field, flow.addrs))?;
     }
-    packet.store(l4, &Ports { src: flow.sport, dst: flow.dport })?;
-    // Last, since in the kernel this call makes all that was known of the packet's bounds void.
-    match proto {
-        proto::TCP => packet.fix_l4(l4 + TCP_CHECKSUM, flow.addrs, flow.ports, false),
-        _ => packet.fix_l4(l4 + UDP_CHECKSUM, flow.addrs, flow.ports, true),
-    }
+    Some(())
 }

@@ -49,8 +49,10 @@ macro_rules! entry {
     };
 }
 
+mod fragments;
 mod services;
 
+pub use fragments::{FragmentKey, FragmentPorts};
 pub use services::{
     Affinity, AffinityKey, Backend, Frontend, FrontendKey, LABEL, Name, Origin, RangeKey, Table, backend, frontend,
 };
@@ -226,6 +228,8 @@ pub mod map {
     pub const SOURCE_RANGES: [&str; 2] = ["SOURCE_RANGES_V4", "SOURCE_RANGES_V6"];
     /// [`super::AffinityKey`] to [`super::Affinity`], LRU hash, by family.
     pub const AFFINITY: [&str; 2] = ["AFFINITY_V4", "AFFINITY_V6"];
+    /// [`super::FragmentKey`] to [`super::FragmentPorts`], LRU hash, by family.
+    pub const FRAGMENTS: [&str; 2] = ["FRAGMENTS_V4", "FRAGMENTS_V6"];
     /// Index of a device to bits of [`super::device`], hash.
     pub const DEVICES: &str = "DEVICES";
     /// Service port id to [`super::Name`], hash.
@@ -257,6 +261,8 @@ pub mod map {
     pub const SOURCE_RANGES_CAPACITY: u32 = 1 << 16;
     /// Clients of a family that are led to the same backend again.
     pub const AFFINITY_CAPACITY: u32 = 1 << 16;
+    /// Packets of a family whose first fragment has come by, and clients that sent such.
+    pub const FRAGMENTS_CAPACITY: u32 = 1 << 13;
     /// Devices with programs.
     pub const DEVICES_CAPACITY: u32 = 1 << 12;
     /// Service ports.
@@ -365,6 +371,10 @@ pub trait Tables<A: Ip> {
     fn remember(&mut self, key: &SocketKey<A>, peer: &SocketPeer<A>);
     /// The frontend that a socket meant.
     fn remembered(&self, key: &SocketKey<A>) -> Option<SocketPeer<A>>;
+    /// Remembers the ports of a packet that comes in fragments.
+    fn remember_fragment(&mut self, key: &FragmentKey<A>, ports: &FragmentPorts);
+    /// The ports of a packet that comes in fragments.
+    fn fragment(&self, key: &FragmentKey<A>) -> Option<FragmentPorts>;
     /// Counts a packet.
     fn count(&mut self, reason: Reason);
 }
@@ -399,6 +409,9 @@ mod tests {
             (size::<SocketKey<V6>>(), 28),
             (size::<SocketPeer<V4>>(), 8),
             (size::<SocketPeer<V6>>(), 20),
+            (size::<FragmentKey<V4>>(), 16),
+            (size::<FragmentKey<V6>>(), 40),
+            (size::<FragmentPorts>(), 8),
             (size::<Config>(), 40),
         ];
         for (is, expected) in sizes {

@@ -18,6 +18,12 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// Whether the packet was translated and goes on.
+    #[inline(always)]
+    pub const fn goes_on(self) -> bool {
+        matches!(self, Self::Forward(_) | Self::Return(_))
+    }
+
     /// Why.
     #[inline(always)]
     pub const fn reason(self) -> Reason {
@@ -73,8 +79,10 @@ reasons! {
     Icmp => "icmp",
     /// An ICMP error about a packet of a flow, translated with the packet that it quotes.
     IcmpError => "icmp_error",
-    /// A fragment, passed as it came: its ports are not in every part.
+    /// A fragment to a virtual IP that overtook the one with the ports.
     Fragment => "fragment",
+    /// A fragment behind the first of its packet, translated like that.
+    LaterFragment => "later_fragment",
     /// Passed as it came: shorter than its headers say, or headers that contradict each other.
     Malformed => "malformed",
     /// Passed as it came: more IPv6 extension headers than are followed.

@@ -6,8 +6,8 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use lb_common::ip::{V4, V6};
 use lb_common::tables::{
-    Affinity, AffinityKey, Backend, Config, Filter, Flow, FlowKey, Frontend, FrontendKey, Name, RangeKey, SocketKey,
-    SocketPeer, map as shape,
+    Affinity, AffinityKey, Backend, Config, Filter, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey,
+    Name, RangeKey, SocketKey, SocketPeer, map as shape,
 };
 use lb_common::verdict::Reason;
 
@@ -79,6 +79,7 @@ pub(crate) trait Maps: Routed {
     fn source_ranges() -> &'static LpmTrie<RangeKey<Self>, u32>;
     fn affinity() -> &'static LruHashMap<AffinityKey<Self>, Affinity>;
     fn sockets() -> &'static LruHashMap<SocketKey<Self>, SocketPeer<Self>>;
+    fn fragments() -> &'static LruHashMap<FragmentKey<Self>, FragmentPorts>;
     fn half_open() -> &'static LruHashMap<FlowKey<Self>, Flow<Self>>;
     fn established() -> &'static HashMap<FlowKey<Self>, Flow<Self>>;
 }
@@ -86,7 +87,7 @@ pub(crate) trait Maps: Routed {
 macro_rules! maps {
     (
         $ip:ty, $node:ident, $frontends:ident, $backends:ident, $ranges:ident, $affinity:ident, $sockets:ident,
-        $half_open:ident, $established:ident
+        $fragments:ident, $half_open:ident, $established:ident
     ) => {
         #[map]
         static $frontends: HashMap<FrontendKey<$ip>, Frontend> =
@@ -99,6 +100,9 @@ macro_rules! maps {
         static $affinity: LruHashMap<AffinityKey<$ip>, Affinity> = LruHashMap::pinned(shape::AFFINITY_CAPACITY, 0);
         #[map]
         static $sockets: LruHashMap<SocketKey<$ip>, SocketPeer<$ip>> = LruHashMap::pinned(shape::SOCKETS_CAPACITY, 0);
+        #[map]
+        static $fragments: LruHashMap<FragmentKey<$ip>, FragmentPorts> =
+            LruHashMap::pinned(shape::FRAGMENTS_CAPACITY, 0);
         #[map]
         static $half_open: LruHashMap<FlowKey<$ip>, Flow<$ip>> = LruHashMap::pinned(shape::HALF_OPEN_CAPACITY, 0);
         #[map]
@@ -130,6 +134,10 @@ macro_rules! maps {
                 &$sockets
             }
             #[inline(always)]
+            fn fragments() -> &'static LruHashMap<FragmentKey<Self>, FragmentPorts> {
+                &$fragments
+            }
+            #[inline(always)]
             fn half_open() -> &'static LruHashMap<FlowKey<Self>, Flow<Self>> {
                 &$half_open
             }
@@ -141,5 +149,27 @@ macro_rules! maps {
     };
 }
 
-maps!(V4, node_v4, FRONTENDS_V4, BACKENDS_V4, SOURCE_RANGES_V4, AFFINITY_V4, SOCKETS_V4, HALF_OPEN_V4, ESTABLISHED_V4);
-maps!(V6, node_v6, FRONTENDS_V6, BACKENDS_V6, SOURCE_RANGES_V6, AFFINITY_V6, SOCKETS_V6, HALF_OPEN_V6, ESTABLISHED_V6);
+maps!(
+    V4,
+    node_v4,
+    FRONTENDS_V4,
+    BACKENDS_V4,
+    SOURCE_RANGES_V4,
+    AFFINITY_V4,
+    SOCKETS_V4,
+    FRAGMENTS_V4,
+    HALF_OPEN_V4,
+    ESTABLISHED_V4
+);
+maps!(
+    V6,
+    node_v6,
+    FRONTENDS_V6,
+    BACKENDS_V6,
+    SOURCE_RANGES_V6,
+    AFFINITY_V6,
+    SOCKETS_V6,
+    FRAGMENTS_V6,
+    HALF_OPEN_V6,
+    ESTABLISHED_V6
+);

@@ -6,8 +6,8 @@ use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::maps::lpm_trie;
 use lb_common::route::{Hop, Way};
 use lb_common::tables::{
-    Affinity, AffinityKey, Backend, Flow, FlowKey, FlowTable, Frontend, FrontendKey, InsertError, RangeKey, SocketKey,
-    SocketPeer, Tables,
+    Affinity, AffinityKey, Backend, Flow, FlowKey, FlowTable, FragmentKey, FragmentPorts, Frontend, FrontendKey,
+    InsertError, RangeKey, SocketKey, SocketPeer, Tables,
 };
 use lb_common::verdict::Reason;
 
@@ -175,6 +175,18 @@ impl<A: Maps, P: Place> Tables<A> for Kernel<P> {
     fn remembered(&self, key: &SocketKey<A>) -> Option<SocketPeer<A>> {
         // SAFETY: the value is copied at once.
         unsafe { A::sockets().get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn remember_fragment(&mut self, key: &FragmentKey<A>, ports: &FragmentPorts) {
+        // An LRU map makes room; should it fail, the fragments behind this one are not known.
+        let _ = A::fragments().insert(key, ports, BPF_ANY.into());
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey<A>) -> Option<FragmentPorts> {
+        // SAFETY: the value is copied at once.
+        unsafe { A::fragments().get(key) }.copied()
     }
 
     #[inline(always)]

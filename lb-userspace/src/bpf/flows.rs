@@ -12,13 +12,16 @@ use super::{Error, Maps, Raw};
 
 /// The map of a table of flows.
 pub fn flow_map<A: Of>(table: FlowTable) -> &'static str {
-    let family = match A::FAMILY {
+    match table {
+        FlowTable::HalfOpen => map::HALF_OPEN[family_index::<A>()],
+        FlowTable::Established => map::ESTABLISHED[family_index::<A>()],
+    }
+}
+
+const fn family_index<A: Of>() -> usize {
+    match A::FAMILY {
         Family::V4 => 0,
         Family::V6 => 1,
-    };
-    match table {
-        FlowTable::HalfOpen => map::HALF_OPEN[family],
-        FlowTable::Established => map::ESTABLISHED[family],
     }
 }
 
@@ -40,7 +43,7 @@ impl Maps {
         A::maps(self).affinity.each(each).map_err(|error| Error::map("read", affinity_map::<A>(), &error))
     }
 
-    /// Adds what the packet path has written to an image: flows, and which clients stay with which backend.
+    /// Adds what the packet path has written to an image: flows, fragments, and which clients stay with which backend.
     ///
     /// # Errors
     /// A map cannot be read.
@@ -56,7 +59,11 @@ impl Maps {
             })?;
             maps.flows::<A>(FlowTable::Established, |key, flow| {
                 established.insert(*key, *flow);
-            })
+            })?;
+            let read = A::maps(maps).fragments.each(|key, ports| {
+                flows.fragments.insert(*key, *ports);
+            });
+            read.map_err(|error| Error::map("read", map::FRAGMENTS[family_index::<A>()], &error))
         }
         family::<lb_common::ip::V4>(self, native)?;
         family::<lb_common::ip::V6>(self, native)

@@ -8,8 +8,8 @@ use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
 use lb_common::ip::{Family, Ip, V4, V6};
 use lb_common::mem;
 use lb_common::tables::{
-    Affinity, AffinityKey, Backend, Config, Entry, Flow, FlowKey, FlowTable, Frontend, FrontendKey, Name, RangeKey,
-    SocketKey, SocketPeer, map,
+    Affinity, AffinityKey, Backend, Config, Entry, Flow, FlowKey, FlowTable, FragmentKey, FragmentPorts, Frontend,
+    FrontendKey, Name, RangeKey, SocketKey, SocketPeer, map,
 };
 
 use super::chunks::Chunks;
@@ -73,6 +73,7 @@ pub struct FamilyMaps<A: Ip> {
     pub(super) established: Table<FlowKey<A>, Flow<A>>,
     pub(super) sockets: Table<SocketKey<A>, SocketPeer<A>>,
     pub(super) affinity: Table<AffinityKey<A>, Affinity>,
+    pub(super) fragments: Table<FragmentKey<A>, FragmentPorts>,
 }
 
 impl<A: Ip> FamilyMaps<A> {
@@ -243,6 +244,8 @@ impl<A: Ip> FamilyMaps<A> {
             self.established.each(|_, _| *n += 1)?;
         } else if name == map::SOCKETS[index] {
             self.sockets.each(|_, _| *n += 1)?;
+        } else if name == map::FRAGMENTS[index] {
+            self.fragments.each(|_, _| *n += 1)?;
         }
         Ok(())
     }
@@ -273,6 +276,7 @@ fn family<A: Ip>(folder: &Path, shapes: &[(Shape, u32)]) -> Result<FamilyMaps<A>
         established: table(folder, map::ESTABLISHED[index])?,
         sockets: table(folder, map::SOCKETS[index])?,
         affinity: table(folder, map::AFFINITY[index])?,
+        fragments: table(folder, map::FRAGMENTS[index])?,
     })
 }
 

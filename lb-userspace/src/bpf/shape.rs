@@ -5,8 +5,8 @@ use std::path::Path;
 use aya::maps::{MapInfo, MapType};
 use lb_common::ip::{V4, V6};
 use lb_common::tables::{
-    Affinity, AffinityKey, Config, Filter, Flow, FlowKey, Frontend, FrontendKey, Name, RangeKey, SocketKey, SocketPeer,
-    map,
+    Affinity, AffinityKey, Config, Filter, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Name,
+    RangeKey, SocketKey, SocketPeer, map,
 };
 use lb_common::verdict::Reason;
 
@@ -79,6 +79,8 @@ pub(super) fn shapes(capacities: &Capacities) -> Vec<Shape> {
         of::<(u32, RangeKey<V6>), u32>(map::SOURCE_RANGES[1], LpmTrie, source_ranges, ranges_by),
         of::<AffinityKey<V4>, Affinity>(map::AFFINITY[0], LruHash, map::AFFINITY_CAPACITY, None),
         of::<AffinityKey<V6>, Affinity>(map::AFFINITY[1], LruHash, map::AFFINITY_CAPACITY, None),
+        of::<FragmentKey<V4>, FragmentPorts>(map::FRAGMENTS[0], LruHash, map::FRAGMENTS_CAPACITY, None),
+        of::<FragmentKey<V6>, FragmentPorts>(map::FRAGMENTS[1], LruHash, map::FRAGMENTS_CAPACITY, None),
         of::<u32, u32>(map::DEVICES, Hash, map::DEVICES_CAPACITY, None),
         of::<u32, Name>(map::NAMES, Hash, services, services_by),
         of::<u32, u64>(map::FILTER, Array, Filter::WORDS, None),

@@ -1,6 +1,7 @@
 //! Packets and tables for tests of the packet path. Packets are built and checked by etherparse, which knows nothing of
 //! Sluice: it is the second opinion on headers and checksums.
 
+pub mod fragments;
 pub mod icmp;
 pub mod random;
 pub mod world;

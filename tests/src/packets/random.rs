@@ -10,6 +10,7 @@ use lb_common::mem::Image;
 use lb_common::packet::proto;
 use lb_common::tables::{Flow, FlowKey, Frontend, Side, Table, frontend as flags};
 
+use super::fragments::apart;
 use super::icmp::{TROUBLES, error};
 use super::world::{Net, add_service, client, empty, far, frontend, node, pod, vip};
 use super::{ACK, FIN_ACK, RST, SYN, SYN_ACK, UDP, echo, ip, packet_with};
@@ -122,6 +123,10 @@ pub fn packet<A: Net>(seed: &mut Seed) -> (Side, Vec<u8>) {
             frame[at..at + 2].fill(0);
         }
     }
+    if seed.below(8) == 0 && frame.len() > 14 + A::HEADER && whole::<A>(&frame) {
+        let pieces = apart(&frame, seed.of(&[1, 1, 2]), seed.of(&[24, 64, 512]));
+        frame = pieces[seed.below(pieces.len().min(3) as u64) as usize].clone();
+    }
     if seed.below(30) == 0 {
         let at = seed.below(frame.len() as u64) as usize;
         frame[at] ^= 1 << seed.below(8);
@@ -133,6 +138,11 @@ pub fn packet<A: Net>(seed: &mut Seed) -> (Side, Vec<u8>) {
         frame.truncate(len as usize);
     }
     (side, frame)
+}
+
+/// Whether a frame has neither options nor extension headers.
+fn whole<A: Net>(frame: &[u8]) -> bool {
+    if A::ICMP == 1 { frame[14] == 0x45 } else { matches!(frame[14 + 6], proto::TCP | proto::UDP) }
 }
 
 fn maybe_with_options(seed: &mut Seed, headers: IpHeaders) -> IpHeaders {

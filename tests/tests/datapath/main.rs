@@ -24,6 +24,7 @@ macro_rules! both_families {
 }
 
 mod flows;
+mod fragments;
 mod handover;
 mod icmp;
 mod leaving;

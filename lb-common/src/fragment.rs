@@ -1,0 +1,73 @@
+//! Fragments (RFC 791, RFC 8200): only the first has the ports, so these are remembered for those behind it.
+//!
+//! No hook can keep a packet back until another comes. A fragment to a virtual IP that overtook its first one goes where
+//! the newest packet of that client went which came in fragments: right for one socket that sends such, and where it is
+//! wrong, the packet is lost, as it would have been. To other addresses strangers' fragments go as well, which are not to be
+//! guessed about.
+
+use crate::datapath;
+use crate::packet::{ETHERNET, Packet};
+use crate::parse::{Extent, Fragment, Header, Network, Parsed};
+use crate::rewrite;
+use crate::tables::{FlowKey, FlowTable, FragmentKey, FragmentPorts, FrontendKey, Side, Tables};
+use crate::verdict::{Reason, Verdict};
+
+/// Remembers the ports of a packet whose first fragment has just been translated; `parsed` is what it was before.
+///
+/// Out of line, and reading the packet anew: few packets are fragments.
+#[inline(never)]
+pub fn remember<A: Header, P: Packet, T: Tables<A>>(packet: &P, tables: &mut T, parsed: &Parsed<A>) {
+    let Some((_, fragment)) = read::<A, P>(packet) else { return };
+    let key = key(parsed.src, parsed.dst, &fragment);
+    let ports = FragmentPorts { sport: parsed.ports.src, dport: parsed.ports.dst, proto: parsed.proto.into() };
+    tables.remember_fragment(&key, &ports);
+    if tables.frontend(&FrontendKey::whole(parsed.dst)).is_some() {
+        tables.remember_fragment(&key.newest(), &ports);
+    }
+}
+
+/// Decides on a fragment behind the first, and translates it. Its flow is there: the first one has opened it.
+///
+/// Out of line as [`remember`].
+#[inline(never)]
+pub fn run<A: Header, P: Packet, T: Tables<A>>(packet: &mut P, tables: &mut T, side: Side) -> Verdict {
+    let Some((network, fragment)) = read::<A, P>(packet) else {
+        return Verdict::Pass(Reason::Malformed);
+    };
+    let key = key(network.src, network.dst, &fragment);
+    let mut ports = tables.fragment(&key);
+    let to_service = side == Side::Ingress && tables.frontend(&FrontendKey::whole(network.dst)).is_some();
+    if ports.is_none() && to_service {
+        ports = tables.fragment(&key.newest());
+    }
+    let found = ports.and_then(|ports| {
+        let key = FlowKey {
+            src: network.src,
+            dst: network.dst,
+            sport: ports.sport,
+            dport: ports.dport,
+            proto: ports.proto as u8,
+            side: side as u8,
+            zero: 0,
+        };
+        tables.flow(FlowTable::Established, &key).or_else(|| tables.flow(FlowTable::HalfOpen, &key))
+    });
+    match found {
+        Some(flow) if rewrite::addresses(packet, &flow).is_some() => datapath::way(&flow, Reason::LaterFragment),
+        Some(_) => Verdict::Drop(Reason::WriteFailed),
+        None if to_service => Verdict::Drop(Reason::Fragment),
+        None => Verdict::Pass(Reason::NotService),
+    }
+}
+
+#[inline(always)]
+fn read<A: Header, P: Packet>(packet: &P) -> Option<(Network<A>, Fragment)> {
+    let there = packet.length().wrapping_sub(ETHERNET);
+    let network = A::network(packet, ETHERNET, there, Extent::Part).ok()?;
+    Some((network, network.fragment?))
+}
+
+#[inline(always)]
+const fn key<A: Header>(src: A, dst: A, fragment: &Fragment) -> FragmentKey<A> {
+    FragmentKey { src, dst, id: fragment.id, proto: fragment.proto, newest: 0, zero: 0 }
+}
