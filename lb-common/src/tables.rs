@@ -294,7 +294,7 @@ impl Filter {
         match self {
             Self::Frontend => bit,
             Self::Flow(Side::Ingress) => bit + Self::BITS,
-            Self::Flow(Side::Egress) => (bit ^ Self::BITS / 2) + Self::BITS,
+            Self::Flow(Side::Egress) => (bit ^ (Self::BITS / 2)) + Self::BITS,
         }
     }
 }

@@ -164,6 +164,8 @@ fn what_others_detached_is_attached_again() {
             assert_eq!(world.sync(&mut attacher), [""; 0]);
             for attachment in world.lab.pins.attachments().unwrap() {
                 match attachment.how {
+                    // The first of the two filters took the other with it.
+                    How::Clsact if filters(attachment.hook) == 0 => {}
                     How::Clsact => drop(run("tc", &format!("qdisc del dev {NAME} clsact"))),
                     _ => sys::detach(world.link(&attachment).as_fd()).unwrap(),
                 }
