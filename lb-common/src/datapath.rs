@@ -93,11 +93,10 @@ pub fn ingress<A: Ip, P: Packet, T: Tables<A>>(
         }
         None => return Verdict::Pass(Reason::NotService),
     };
-    match flow.state & (state::MASQUERADE | state::HAIRPIN) {
-        0 => translate(packet, parsed, flow, Verdict::Forward(reason)),
-        state::MASQUERADE => leave(packet, tables, parsed, flow, reason),
-        _ => translate(packet, parsed, flow, Verdict::Return(reason)),
+    if flow.state & (state::MASQUERADE | state::HAIRPIN) == state::MASQUERADE {
+        return leave(packet, tables, parsed, flow, reason);
     }
+    translate(packet, parsed, flow, reason)
 }
 
 /// A packet that goes out through a device: perhaps an answer to the client behind it.
@@ -112,7 +111,7 @@ pub fn egress<A: Ip, P: Packet, T: Tables<A>>(
         return Verdict::Pass(Reason::NotService);
     }
     match follow(tables, parsed, &parsed.key(Side::Egress), now()) {
-        Some((entry, reason)) => translate(packet, parsed, &entry, Verdict::Forward(reason)),
+        Some((entry, reason)) => translate(packet, parsed, &entry, reason),
         None => Verdict::Pass(Reason::NotService),
     }
 }
@@ -292,9 +291,9 @@ fn first<A: Ip, T: Tables<A>>(
 
 /// Translates a packet.
 #[inline(always)]
-fn translate<A: Ip, P: Packet>(packet: &mut P, parsed: &Parsed<A>, flow: &Flow<A>, verdict: Verdict) -> Verdict {
+fn translate<A: Ip, P: Packet>(packet: &mut P, parsed: &Parsed<A>, flow: &Flow<A>, reason: Reason) -> Verdict {
     match rewrite::apply(packet, parsed.proto, parsed.l4, flow) {
-        Some(()) => verdict,
+        Some(()) => way(flow, reason),
         None => Verdict::Drop(Reason::WriteFailed),
     }
 }
