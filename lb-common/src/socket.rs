@@ -2,6 +2,7 @@
 
 use crate::hash;
 use crate::ip::{Be16, Ip};
+use crate::packet::proto;
 use crate::service::{Choice, Client, choose, find};
 use crate::tables::{Backend, Filter, Frontend, Origin, SocketKey, SocketPeer, Tables, frontend};
 use crate::verdict::Reason;
@@ -28,6 +29,9 @@ pub struct Call<A: Ip> {
     pub port: Be16,
     /// IP protocol number.
     pub proto: u8,
+    /// Whether it is for more than a datagram: the socket connects, or has its peer already. (A socket of IPv6 whose peer
+    /// is of IPv4 calls for each datagram.)
+    pub lasting: bool,
 }
 
 /// Decides where a socket that calls an address really goes. The same socket goes to the same backend as long as the set
@@ -36,6 +40,10 @@ pub struct Call<A: Ip> {
 /// What a packet would be dropped for is left to the packets where they meet a program, as those of pods do, and so is all
 /// that depends on the client's address, which a pod's socket does not have yet. `host` tells whether the socket is of the
 /// node itself: then an error at once is better than a packet that nobody takes, and the client is the node's address.
+///
+/// A socket of datagrams that connects is led only if it is the node's. Led once, it would stay with a backend that
+/// leaves: the agent closes such sockets of the node, and cannot reach those in the namespaces of pods. Their packets
+/// meet a program, and each finds its backend.
 #[inline(always)]
 pub fn forward<A: Ip, T: Tables<A>>(
     tables: &mut T,
@@ -43,9 +51,12 @@ pub fn forward<A: Ip, T: Tables<A>>(
     host: impl Fn() -> bool,
     now: impl Fn() -> u32,
 ) -> Decision<A> {
-    let &Call { cookie, addr, port, proto } = call;
+    let &Call { cookie, addr, port, proto, lasting } = call;
     let to_service = |port| tables.filtered(Filter::Frontend.bit(&addr, port));
     if !to_service(Be16::new(0)) && !to_service(port) || tables.draining() {
+        return Decision::Pass;
+    }
+    if lasting && proto == proto::UDP && !host() {
         return Decision::Pass;
     }
     let choice = match find(tables, addr, port, proto) {

@@ -52,10 +52,10 @@ macro_rules! cgroup {
 }
 
 cgroup! {
-    connect4 => socket::forward, V4, "A socket connects.";
-    connect6 => socket::forward, V6, "A socket connects.";
-    sendmsg4 => socket::forward, V4, "A socket that is not connected sends a datagram.";
-    sendmsg6 => socket::forward, V6, "A socket that is not connected sends a datagram.";
+    connect4 => socket::connect, V4, "A socket connects.";
+    connect6 => socket::connect, V6, "A socket connects.";
+    sendmsg4 => socket::send, V4, "A socket that is not connected sends a datagram.";
+    sendmsg6 => socket::send, V6, "A socket that is not connected sends a datagram.";
     recvmsg4 => socket::backward, V4, "A datagram came from a backend.";
     recvmsg6 => socket::backward, V6, "A datagram came from a backend.";
     getpeername4 => socket::backward, V4, "A process asks whom a socket is connected to.";

@@ -2,7 +2,7 @@
 
 use core::marker::PhantomData;
 
-use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::bindings::{BPF_TCP_ESTABLISHED, bpf_sock_addr};
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
 use aya_ebpf::programs::SockAddrContext;
 use lb_common::ip::{Be16, Ip, V4, V6};
@@ -54,6 +54,13 @@ impl<A> Socket<A> {
     fn protocol(&self) -> u8 {
         // SAFETY: as above.
         unsafe { (*self.0).protocol as u8 }
+    }
+
+    /// Whether the socket has one peer.
+    #[inline(always)]
+    fn is_connected(&self) -> bool {
+        // SAFETY: as above; the kernel lets these hooks read the socket's state, and there is always a socket.
+        unsafe { (*(*self.0).__bindgen_anon_1.sk).state == BPF_TCP_ESTABLISHED }
     }
 
     /// Whether the sockets of this process are to be translated at all.
@@ -142,25 +149,36 @@ impl Call for V6 {
     }
 }
 
-/// `connect` and `sendmsg`: leads the socket to a backend.
+/// `connect`: leads the socket to a backend.
 #[inline(always)]
-pub(crate) fn forward<A: Call>(call: &Socket<A>) -> i32 {
+pub(crate) fn connect<A: Call>(call: &Socket<A>) -> i32 {
+    forward(call, true)
+}
+
+/// `sendmsg`: leads the datagram to a backend.
+#[inline(always)]
+pub(crate) fn send<A: Call>(call: &Socket<A>) -> i32 {
+    forward(call, call.is_connected())
+}
+
+#[inline(always)]
+fn forward<A: Call>(call: &Socket<A>, lasting: bool) -> i32 {
     if !matches!(call.protocol(), proto::TCP | proto::UDP) || !call.ours() {
         return ALLOW;
     }
     let addr = A::get(call.0);
     match addr.mapped() {
-        None => lead(call, addr, |addr| addr),
-        Some(v4) => lead(call, v4, A::map),
+        None => lead(call, lasting, addr, |addr| addr),
+        Some(v4) => lead(call, lasting, v4, A::map),
     }
 }
 
 #[inline(always)]
-fn lead<A: Call, B: Ip>(call: &Socket<A>, addr: B, into: impl Fn(B) -> A) -> i32
+fn lead<A: Call, B: Ip>(call: &Socket<A>, lasting: bool, addr: B, into: impl Fn(B) -> A) -> i32
 where
     Kernel<()>: Tables<B>,
 {
-    let called = socket::Call { cookie: call.cookie(), addr, port: call.port(), proto: call.protocol() };
+    let called = socket::Call { cookie: call.cookie(), addr, port: call.port(), proto: call.protocol(), lasting };
     match socket::forward(&mut Kernel(()), &called, || call.is_host(), crate::now) {
         Decision::Pass => ALLOW,
         Decision::To(backend) => {

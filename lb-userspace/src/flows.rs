@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use lb_common::flow::{mirror, state};
+use lb_common::ip::Be16;
 use lb_common::mem::{Image, Of};
 use lb_common::tables::{Flow, FlowKey, FlowTable, FrontendKey, TICK, Table};
 
@@ -50,6 +51,14 @@ impl<'a, A: Of> Current<'a, A> {
         let leads = frontend.tables().any(|table| self.members(table).contains(&flow.backend));
         let backend = side.backends.get(&flow.backend);
         leads && backend.is_some_and(|backend| (backend.addr, backend.port) == (flow.dst, flow.dport))
+    }
+
+    /// The same of a socket that was led to a backend at this address and port.
+    pub fn leads_to(&mut self, key: &FrontendKey<A>, to: (A, Be16)) -> bool {
+        let side = A::side(self.image);
+        let Some(frontend) = side.frontends.get(key) else { return false };
+        let is_there = |id: &u32| side.backends.get(id).is_some_and(|backend| (backend.addr, backend.port) == to);
+        frontend.tables().any(|table| self.members(table).iter().any(is_there))
     }
 
     fn members(&mut self, table: Table) -> &HashSet<u32> {

@@ -12,6 +12,7 @@ pub mod bpf;
 pub mod cli;
 pub mod compile;
 pub mod devices;
+pub mod diag;
 pub mod endpoints;
 pub mod flows;
 pub mod health;

@@ -6,6 +6,7 @@ mod health_checks;
 mod observed;
 mod report;
 mod run;
+mod sockets;
 mod source;
 mod sweep;
 

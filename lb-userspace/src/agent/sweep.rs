@@ -1,5 +1,6 @@
 //! Removes flows that are over: all of them now and then, and those of datagrams whose backend no longer serves at once.
 //! Clients that stay with a backend are let go in the same way: they are few enough to be looked at each time.
+//! Connected sockets of datagrams are closed.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{debug, warn};
 
+use super::sockets;
 use crate::affinity;
 use crate::bpf::{self, BpfStore, Error, Of, Pins};
 use crate::flows::{Current, goes_now, over};
@@ -49,6 +51,7 @@ pub(super) async fn forever(pins: Pins, turned: Arc<Notify>, levels: watch::Send
     let mut next = Instant::now();
     let mut rested = next;
     let mut again = 0;
+    let mut fault = None;
     loop {
         // Also where changes never cease.
         let which = match Instant::now() < next && timeout_at(next, turned.notified()).await.is_ok() {
@@ -59,7 +62,14 @@ pub(super) async fn forever(pins: Pins, turned: Arc<Notify>, levels: watch::Send
             }
         };
         let began = Instant::now();
-        let Swept { found, levels: counted, .. } = run(pins.clone(), which).await;
+        let Swept { found, levels: counted, sockets, .. } = run(pins.clone(), which).await;
+        // A kernel that cannot do it will not learn it.
+        if sockets != fault
+            && let Some(reason) = &sockets
+        {
+            warn!("sockets that are connected to a backend that left stay with it: {reason}");
+        }
+        fault = sockets;
         let took = began.elapsed();
         debug!("a sweep of {which:?} took {took:?}");
         match which {
@@ -87,7 +97,10 @@ async fn run(pins: Pins, which: Which) -> Swept {
     match tokio::task::spawn_blocking(move || sweep(&pins, which)).await {
         Ok(Ok(swept)) => {
             if swept.found > 0 {
-                debug!("{} entries of flows and clients are over, {} of them removed", swept.found, swept.removed);
+                debug!(
+                    "{} entries of flows and clients, and sockets, are over, {} of them removed",
+                    swept.found, swept.removed
+                );
             }
             return swept;
         }
@@ -103,6 +116,8 @@ struct Swept {
     removed: usize,
     /// Only after a sweep of all.
     levels: Levels,
+    /// Why sockets cannot be closed.
+    sockets: Option<String>,
 }
 
 fn sweep(pins: &Pins, which: Which) -> anyhow::Result<Swept> {
@@ -121,6 +136,10 @@ fn sweep(pins: &Pins, which: Which) -> anyhow::Result<Swept> {
     let clients = [let_go::<V4>(&mut store, &mut swept)?, let_go::<V6>(&mut store, &mut swept)?];
     if which == Which::All {
         swept.levels.extend(clients);
+    }
+    match sockets::close_lost(&mut store) {
+        Ok(closed) => swept.found += closed,
+        Err(error) => swept.sockets = Some(format!("{error:#}")),
     }
     Ok(swept)
 }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use aya::maps::MapError;
 use lb_common::ip::Family;
 use lb_common::mem::Native;
-use lb_common::tables::{Affinity, AffinityKey, Flow, FlowKey, FlowTable, TICK, map};
+use lb_common::tables::{Affinity, AffinityKey, Flow, FlowKey, FlowTable, SocketKey, SocketPeer, TICK, map};
 use lb_common::verdict::Reason;
 
 use super::maps::Of;
@@ -41,6 +42,18 @@ impl Maps {
     /// The map cannot be read.
     pub fn affinity<A: Of>(&self, each: impl FnMut(&AffinityKey<A>, &Affinity)) -> Result<(), Error> {
         A::maps(self).affinity.each(each).map_err(|error| Error::map("read", affinity_map::<A>(), &error))
+    }
+
+    /// The frontend that a socket meant, where it was led to this peer.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn meant<A: Of>(&self, key: &SocketKey<A>) -> Result<Option<SocketPeer<A>>, Error> {
+        match A::maps(self).sockets.map.get(&Raw(*key), 0) {
+            Ok(Raw(peer)) => Ok(Some(peer)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(Error::map("read", map::SOCKETS[0], &error)),
+        }
     }
 
     /// Adds what the packet path has written to an image: flows, fragments, and which clients stay with which backend.

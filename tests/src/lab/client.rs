@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpS
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -77,6 +78,9 @@ const LINES: Duration = Duration::from_millis(20);
 /// After so many failures in a row a load ends: what is broken would else take minutes to say so.
 const GIVE_UP: usize = 10;
 
+/// What a process hears of a socket of datagrams that was closed for it: while it waits, and when it sends.
+const CLOSED: [Errno; 2] = [Errno::ECONNABORTED, Errno::EDESTADDRREQ];
+
 impl Load {
     /// So many exchanges, as fast as it goes.
     pub fn new(exchange: Exchange, to: SocketAddr, count: usize) -> Self {
@@ -102,6 +106,12 @@ impl Load {
             let port = self.from_port.map_or(0, |first| first.wrapping_add(n as u16));
             let result = self
                 .one(port, &mut kept)
+                .inspect_err(|error| {
+                    // Who is told that his socket was closed for him opens another.
+                    if CLOSED.iter().any(|closed| error.raw_os_error() == Some(*closed as i32)) {
+                        kept = None;
+                    }
+                })
                 .map_err(|error| (reason(&error), error.kind() == ErrorKind::ConnectionRefused));
             let (result, refused) = match result {
                 Ok(seen) => (Ok(seen), false),

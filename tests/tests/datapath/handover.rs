@@ -1,16 +1,11 @@
 //! From another proxy to this one and on to the next: whose is a packet that belongs to no flow?
 
-use lb_common::ip::Be16;
-use lb_common::socket::{self, Call, Decision};
-use lb_common::tables::Filter;
-
 use super::*;
 
 both_families! {
     connections_that_another_proxy_began_pass_for_a_time
     a_flow_of_ours_that_lost_a_half_is_not_taken_for_a_strangers
     who_drains_takes_on_no_new_flow_and_goes_on_with_those_it_has
-    who_drains_leads_no_socket
 }
 
 mod rules {
@@ -87,18 +82,5 @@ mod rules {
         // The same port once more is another connection.
         let (verdict, ..) = path.send(Side::Ingress, me, service, SYN);
         assert_eq!(verdict, Verdict::Pass(Reason::Draining));
-    }
-
-    pub(super) fn who_drains_leads_no_socket<A: Net>() {
-        let mut path = Path::<A>::three();
-        let at = A::from_ip(vip::<A>(1, 80).ip()).expect("of this family");
-        assert!(path.tables.filter.contains(&Filter::Frontend.bit(&at, Be16::new(0))));
-        let mut call = |draining| {
-            path.tables.image.config.draining = draining;
-            let call = Call { cookie: [1, 0], addr: at, port: Be16::new(80), proto: proto::TCP };
-            socket::forward(&mut path.tables, &call, || true, || 0)
-        };
-        assert_eq!(call(1), Decision::Pass);
-        assert!(matches!(call(0), Decision::To(_)));
     }
 }

@@ -1,7 +1,7 @@
 //! The socket path: the same choice as for packets, where the client is known.
 
 use lb_common::ip::Be16;
-use lb_common::socket::{Call, Decision, forward};
+use lb_common::socket::{Call, Decision, backward, forward};
 use lb_common::tables::{AffinityKey, Filter, RangeKey, frontend};
 use sluice_tests::packets::world;
 
@@ -11,18 +11,28 @@ both_families! {
     a_process_of_the_node_stays_with_its_backend_and_a_pod_is_left_to_its_packets
     a_process_of_the_node_is_judged_by_the_nodes_address_and_a_pod_by_its_packets
     a_node_port_is_found_by_its_port
+    sockets_are_led_where_nobody_need_turn_them_later
+    who_drains_leads_no_socket
 }
 
 impl<A: Net> Path<A> {
     /// Where socket number `cookie` is led that calls `to`.
     fn socket(&mut self, cookie: u32, to: SocketAddr, host: bool) -> Option<SocketAddr> {
         let addr = A::from_ip(to.ip()).unwrap();
-        let call = Call { cookie: [cookie, 0], addr, port: Be16::new(to.port()), proto: proto::TCP };
+        self.call_of(
+            Call { cookie: [cookie, 0], addr, port: Be16::new(to.port()), proto: proto::TCP, lasting: true },
+            host,
+        )
+        .map(|led| led.unwrap_or(to))
+    }
+
+    /// The same of any call; none inside where it is refused.
+    fn call_of(&mut self, call: Call<A>, host: bool) -> Option<Option<SocketAddr>> {
         let now = self.now;
         match forward(&mut self.tables, &call, || host, || now) {
             Decision::Pass => None,
-            Decision::To(backend) => Some(SocketAddr::new(backend.addr.into(), backend.port.get())),
-            Decision::Refuse => Some(to),
+            Decision::To(backend) => Some(Some(SocketAddr::new(backend.addr.into(), backend.port.get()))),
+            Decision::Refuse => Some(None),
         }
     }
 }
@@ -71,5 +81,38 @@ mod rules {
         path.tables.filter = [Filter::Frontend.bit(&A::from_ip(node::<A>()).unwrap(), Be16::new(30_080))].into();
         assert_eq!(path.socket(1, port, true), Some(pod::<A>(1)));
         assert_eq!(path.socket(1, SocketAddr::new(node::<A>(), 22), true), None);
+    }
+
+    /// Whether a call to a Service of pods 1 to 3 is led to one of them.
+    fn is_led<A: Net>(path: &mut Path<A>, proto: u8, lasting: bool, host: bool) -> bool {
+        let to = if proto == proto::UDP { vip::<A>(1, 53) } else { vip::<A>(1, 80) };
+        let (addr, port) = (A::from_ip(to.ip()).expect("of this family"), Be16::new(to.port()));
+        let Some(led) = path.call_of(Call { cookie: [1, 0], addr, port, proto, lasting }, host) else { return false };
+        let led = led.expect("there are backends");
+        let seen = backward(&path.tables, [1, 0], A::from_ip(led.ip()).expect("the same"), Be16::new(led.port()));
+        assert_eq!(seen.map(|peer| (peer.addr, peer.port)), Some((addr, port)));
+        true
+    }
+
+    pub(super) fn sockets_are_led_where_nobody_need_turn_them_later<A: Net>() {
+        let mut path = Path::<A>::three();
+        for (proto, lasting, host, expected) in [
+            (proto::TCP, true, true, true),
+            (proto::TCP, true, false, true),
+            (proto::UDP, true, true, true),
+            (proto::UDP, true, false, false),
+            (proto::UDP, false, true, true),
+            (proto::UDP, false, false, true),
+        ] {
+            assert_eq!(is_led(&mut path, proto, lasting, host), expected, "{proto} {lasting} {host}");
+        }
+    }
+
+    pub(super) fn who_drains_leads_no_socket<A: Net>() {
+        let mut path = Path::<A>::three();
+        path.tables.image.config.draining = 1;
+        for (proto, lasting) in [(proto::TCP, true), (proto::UDP, true), (proto::UDP, false)] {
+            assert!(!is_led(&mut path, proto, lasting, true), "{proto} {lasting}");
+        }
     }
 }
