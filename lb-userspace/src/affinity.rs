@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::mem::{Image, Of};
+use lb_common::mem::{Image, Of, Slots};
 use lb_common::tables::{Affinity, AffinityKey};
 
 /// Clients, and the backends that they stay with.
@@ -30,7 +30,7 @@ pub fn over<A: Of>(entries: &Entries<A>, image: &Image, now: u32) -> Vec<(Affini
     for frontend in A::side(image).frontends.values() {
         let of = sticky.entry(frontend.service).or_default();
         of.affinity = of.affinity.max(frontend.affinity);
-        of.backends.extend(frontend.tables().filter_map(|table| image.runs.get(&table.at)).flat_map(|run| run.iter()));
+        of.backends.extend(frontend.tables().filter_map(|table| image.runs.get(&table.at)).flat_map(Slots::iter));
     }
     let lasts = |(key, affinity): &(&AffinityKey<A>, &Affinity)| {
         let sticky = sticky.get(&key.service).filter(|sticky| sticky.backends.contains(&affinity.backend));

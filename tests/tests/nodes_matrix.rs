@@ -186,7 +186,7 @@ impl Row {
 
     /// Neither a pod nor of the node that translates.
     fn is_foreign(&self) -> bool {
-        !self.is_pod() && !(self.is_host() && self.client.node() == self.at())
+        !self.is_pod() && (!self.is_host() || self.client.node() != self.at())
     }
 
     fn number(&self) -> u8 {

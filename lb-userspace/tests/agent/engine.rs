@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use lb_common::ip::{Family, V4};
-use lb_common::mem::Image;
+use lb_common::mem::{Image, Slots};
 use lb_common::tables::RangeKey;
 use lb_userspace::compile::NodeFacts;
 use lb_userspace::metrics::{Metrics, Probes, Snapshot, StoreErrors};
@@ -141,7 +141,7 @@ fn news_wait_from_when_they_are_known_in_full_until_they_are_written() {
     let Status { behind_since, changed, programmed, levels, .. } = engine.status().clone();
     assert_eq!((behind_since, changed), (None, programmed));
     let Image { v4, names, runs, .. } = image(&mut engine);
-    let slots = runs.values().map(|run| run.len()).sum();
+    let slots = runs.values().map(Slots::len).sum();
     for (map, entries) in [("FRONTENDS_V4", v4.frontends.len()), ("NAMES", names.len()), ("SLOTS", slots)] {
         assert!(levels.contains(&(map, entries as u64)), "{map} {entries}: {levels:?}");
     }

@@ -91,9 +91,9 @@ impl<'a> Api<'a> {
         self.client.request_text(request).await.with_context(refused).map(drop)
     }
 
-    fn all<F: Future<Output = Result<()>>>(&self, work: impl stream::Stream<Item = F> + Send) -> Result<()>
+    fn all<F>(&self, work: impl stream::Stream<Item = F> + Send) -> Result<()>
     where
-        F: Send,
+        F: Future<Output = Result<()>> + Send,
     {
         let all = work.buffer_unordered(IN_FLIGHT).try_for_each(async |()| Ok(()));
         self.ns.run(|| self.runtime.block_on(all))
