@@ -42,6 +42,9 @@ fn connections_end_in_peace_and_nobody_takes_new_ones() -> Result<()> {
         let mut agent = Agent::start(&lab, WORLDS[0].0)?;
         let running = exchanges(&lab, &client, for_ms)?;
         sleep(Duration::from_millis(500));
+        let status = agent.json(&["status"])?;
+        assert_eq!(status["draining"], false);
+        assert!(status["takeover"].as_u64().is_some_and(|left| (3500..=3600).contains(&left)), "{status}");
         agent.kill()?;
 
         let began = Instant::now();
@@ -58,6 +61,7 @@ fn connections_end_in_peace_and_nobody_takes_new_ones() -> Result<()> {
                     );
                 }
             }
+            assert_eq!(agent.json(&["status"])?["draining"], true);
             uninstall.join().expect("no panic")
         })?;
         let (took, told) = (began.elapsed(), String::from_utf8_lossy(&said.stderr));

@@ -1,6 +1,7 @@
 //! `sluice status`.
 
 use anyhow::anyhow;
+use lb_common::mem::Slots;
 use lb_common::tables::LAYOUT;
 
 use super::Outcome;
@@ -27,6 +28,8 @@ fn report(place: &PlaceArgs) -> anyhow::Result<StatusReport> {
         agent,
         attached: false,
         layout: LAYOUT,
+        draining: false,
+        takeover: 0,
         devices: 0,
         socket_hooks: pins.sockets()?,
         maps: Vec::new(),
@@ -40,7 +43,10 @@ fn report(place: &PlaceArgs) -> anyhow::Result<StatusReport> {
         return Ok(report);
     }
     let mut store = BpfStore::open(&pins)?;
-    let slots: usize = store.read()?.runs.values().map(|run| run.len()).sum();
+    let image = store.read()?;
+    report.draining = image.config.draining != 0;
+    report.takeover = bpf::ticks(image.config.strangers_until.saturating_sub(bpf::now())).as_secs();
+    let slots: usize = image.runs.values().map(Slots::len).sum();
     report.maps = maps(&store, slots as u64)?;
     let meaning = |reason: lb_common::verdict::Reason| reason.meaning().trim().to_owned();
     report.counters = bpf::counters(store.maps())?

@@ -16,6 +16,10 @@ pub struct StatusReport {
     pub attached: bool,
     /// The layout of the maps.
     pub layout: u32,
+    /// Whether new flows are left to the next proxy (`sluice uninstall --drain`).
+    pub draining: bool,
+    /// For how many more seconds connections that another proxy began are left to that (`--takeover`).
+    pub takeover: u64,
     /// Devices with programs.
     pub devices: usize,
     /// Socket hooks with programs.
@@ -117,6 +121,15 @@ impl StatusReport {
         line("Agent", &self.agent_line());
         line("Datapath", &self.datapath_line());
         line("Layout", &format!("v{}", self.layout));
+        if self.draining {
+            line("Draining", "new flows are left to the next proxy");
+        }
+        if self.takeover > 0 {
+            line(
+                "Takeover",
+                &format!("for {} more, connections of the proxy before are left to it", age(self.takeover)),
+            );
+        }
         if let Some(agent) = &self.agent {
             if let Some(reasons) = &agent.unhealthy {
                 match reasons.is_empty() {
@@ -201,6 +214,8 @@ mod tests {
             agent: None,
             attached: true,
             layout: 1,
+            draining: false,
+            takeover: 0,
             devices: 3,
             socket_hooks: vec!["connect4".into()],
             maps: vec![map],
@@ -224,6 +239,17 @@ REASON   PACKETS   MEANING
 reply    7         A packet.
 "
         );
+    }
+
+    #[test]
+    fn what_is_left_to_other_proxies_is_said() {
+        let text = StatusReport { draining: true, takeover: 125, ..report() }.render(Output::Table).unwrap();
+        let lines = "\
+Layout:       v1
+Draining:     new flows are left to the next proxy
+Takeover:     for 2m5s more, connections of the proxy before are left to it
+";
+        assert!(text.contains(lines), "{text}");
     }
 
     #[test]
