@@ -54,7 +54,8 @@ mod services;
 
 pub use fragments::{FragmentKey, FragmentPorts};
 pub use services::{
-    Affinity, AffinityKey, Backend, Frontend, FrontendKey, LABEL, Name, Origin, RangeKey, Table, backend, frontend,
+    Affinity, AffinityKey, Backend, Frontend, FrontendKey, Kind, LABEL, Name, Origin, RangeKey, Table, backend,
+    frontend,
 };
 
 /// Bits of the values of the `DEVICES` map, whose key is a device's index.

@@ -103,6 +103,16 @@ impl Frontend {
         [Some(self.inside), second].into_iter().flatten().filter(|table| table.len > 0)
     }
 
+    /// What its address is to its Service.
+    pub const fn kind(&self) -> Kind {
+        match (self.flags & frontend::KIND) >> frontend::KIND_SHIFT {
+            0 => Kind::ClusterIp,
+            1 => Kind::NodePort,
+            2 => Kind::LoadBalancer,
+            _ => Kind::ExternalIp,
+        }
+    }
+
     /// The bit of [`Filter::Frontend`] that makes packets to it be looked at: that of its address, or, where the address
     /// is the node's own, that of address and port, since most of what comes to such an address is none of our business.
     pub fn bit<A: Ip>(&self, key: &FrontendKey<A>) -> u32 {
@@ -114,6 +124,38 @@ impl Frontend {
     #[inline(always)]
     pub const fn is_elsewhere(&self, origin: Origin) -> bool {
         self.flags & frontend::elsewhere(origin) != 0
+    }
+}
+
+/// What its address is to a Service. Where several Services want one address and port, the first of these has it: what the
+/// cluster gave out comes before what anybody may write into a Service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// A virtual IP of the cluster's.
+    #[default]
+    ClusterIp = 0,
+    /// An address of the node, at a port that the cluster gave out.
+    NodePort = 1,
+    /// A virtual IP of a load balancer's.
+    LoadBalancer = 2,
+    /// One that the Service's author names.
+    ExternalIp = 3,
+}
+
+impl Kind {
+    /// Its bits in [`Frontend::flags`].
+    pub const fn flags(self) -> u32 {
+        (self as u32) << frontend::KIND_SHIFT
+    }
+
+    /// Its name, as Kubernetes has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ClusterIp => "ClusterIP",
+            Self::NodePort => "NodePort",
+            Self::LoadBalancer => "LoadBalancer",
+            Self::ExternalIp => "ExternalIP",
+        }
     }
 }
 
@@ -129,6 +171,11 @@ pub mod frontend {
     pub const SOURCE_RANGES: u32 = 4;
     /// Its address is the node's own (a NodePort, or a virtual IP that is bound to a device): other ports are the node's.
     pub const OWN_ADDRESS: u32 = 8;
+    /// Its traffic policy is `Local`. For people: the tables say what it comes to.
+    pub const LOCAL: u32 = 16;
+    /// Where a [`super::Kind`] stands. For people, too.
+    pub const KIND: u32 = 3 << KIND_SHIFT;
+    pub(super) const KIND_SHIFT: u32 = 5;
 
     /// The bit that says so for clients of an origin.
     #[inline(always)]

@@ -5,23 +5,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use lb_common::ip::{Be16, Ip};
-use lb_common::tables::FrontendKey;
+use lb_common::tables::{FrontendKey, Kind};
 
 use crate::model::{Protocol, Service, ServicePort};
-
-/// What an address is to a Service. Where several want one address and port, the first of these has it: what the cluster
-/// gave out comes before what anybody may write into a Service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
-    /// A virtual IP of the cluster's.
-    ClusterIp,
-    /// An address of the node, at a port that the cluster gave out.
-    NodePort,
-    /// A virtual IP of a load balancer's.
-    LoadBalancer,
-    /// One that the Service's author names.
-    ExternalIp,
-}
 
 /// A frontend that a Service would like to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

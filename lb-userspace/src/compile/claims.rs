@@ -5,8 +5,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 
 use lb_common::ip::{V4, V6};
+use lb_common::tables::Kind;
 
-use super::address::{self, Kind};
+use super::address;
 use super::{Compiled, Compiler};
 use crate::model::{ObjectName, Service};
 use crate::state::State;

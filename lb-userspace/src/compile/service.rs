@@ -1,9 +1,9 @@
 //! One Service, from its declaration to its entries.
 
 use lb_common::ip::{V4, V6};
-use lb_common::tables::{Frontend, FrontendKey, frontend};
+use lb_common::tables::{Frontend, FrontendKey, Kind, frontend};
 
-use super::address::{Kind, Place, Wish};
+use super::address::{Place, Wish};
 use super::sets::{Sets, needed};
 use super::{Compiled, Compiler, Elsewhere, Port, Record, address, name};
 use crate::endpoints::{self, Here, Serving};

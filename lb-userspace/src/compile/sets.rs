@@ -1,9 +1,9 @@
 //! The backends that a port of a Service leads to, for each traffic policy, and what its frontends say of them.
 
 use lb_common::ip::Ip;
-use lb_common::tables::{Frontend, Origin, TICK, Table, frontend};
+use lb_common::tables::{Frontend, Kind, Origin, TICK, Table, frontend};
 
-use super::address::{Kind, Wish};
+use super::address::Wish;
 use super::bind::Bound;
 use super::{Compiled, Compiler};
 use crate::endpoints::Serving;
@@ -49,8 +49,12 @@ impl Sets {
             inside: self.table(inside),
             outside: self.table(outside),
             affinity: service.affinity.map_or(0, ticks),
+            flags: kind.flags(),
             ..Frontend::refusing(id)
         };
+        if outside == TrafficPolicy::Local {
+            made.flags |= frontend::LOCAL;
+        }
         for (origin, policy) in Origin::ALL.into_iter().zip([inside, outside]) {
             if policy == TrafficPolicy::Local && served && made.table(origin).len == 0 {
                 made.flags |= frontend::elsewhere(origin);

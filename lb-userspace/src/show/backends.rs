@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use lb_common::ip::{V4, V6};
 use lb_common::mem::{Image, Of};
-use lb_common::tables::Table;
+use lb_common::tables::{Table, backend};
 use serde::Serialize;
 
 use super::names::{Names, endpoint};
@@ -17,6 +17,8 @@ pub struct BackendRow {
     pub address: String,
     /// Its id.
     pub id: u32,
+    /// Whether it is on this node.
+    pub local: bool,
     /// The Service ports that lead to it.
     pub services: Vec<Share>,
 }
@@ -31,12 +33,13 @@ pub struct Share {
 }
 
 impl Row for BackendRow {
-    const COLUMNS: &'static [&'static str] = &["ADDRESS", "ID", "SERVICES"];
+    const COLUMNS: &'static [&'static str] = &["ADDRESS", "ID", "LOCAL", "SERVICES"];
     const WIDE: &'static [&'static str] = &["SHARE"];
 
     fn cells(&self) -> Vec<String> {
         let services: Vec<_> = self.services.iter().map(|share| share.service.as_str()).collect();
-        vec![self.address.clone(), self.id.to_string(), services.join(",")]
+        let local = if self.local { "yes" } else { "" };
+        vec![self.address.clone(), self.id.to_string(), local.to_owned(), services.join(",")]
     }
 
     fn wide(&self) -> Vec<String> {
@@ -76,7 +79,8 @@ fn family<A: Of>(image: &Image, asked: Option<&str>, rows: &mut Vec<BackendRow>)
         let mut services: Vec<_> =
             of.into_iter().map(|(service, percent)| Share { service: names.full(service), percent }).collect();
         services.sort_by(|a, b| a.service.cmp(&b.service));
-        rows.push(BackendRow { address: endpoint(backend.addr, backend.port), id: *id, services });
+        let local = backend.flags & backend::LOCAL != 0;
+        rows.push(BackendRow { address: endpoint(backend.addr, backend.port), id: *id, local, services });
     }
 }
 
@@ -97,6 +101,7 @@ mod tests {
     #[test]
     fn backends_show_what_share_of_each_service_they_get() {
         let mut image = image();
+        image.v4.backends.values_mut().take(1).for_each(|first| first.flags = backend::LOCAL);
         image
             .v4
             .frontends
@@ -104,11 +109,11 @@ mod tests {
         assert_eq!(
             render(&backends(&image, None), Output::Wide).unwrap(),
             "\
-ADDRESS          ID   SERVICES        SHARE
-10.0.0.1:8080    1    shop/web:http   50.0%
-10.0.0.2:8080    2    shop/web:http   25.0%
-10.0.0.3:8080    3    shop/web:http   25.0%
-[fd00::1]:8080   1    shop/web:http   100.0%
+ADDRESS          ID   LOCAL   SERVICES        SHARE
+10.0.0.1:8080    1    yes     shop/web:http   50.0%
+10.0.0.2:8080    2    -       shop/web:http   25.0%
+10.0.0.3:8080    3    -       shop/web:http   25.0%
+[fd00::1]:8080   1    -       shop/web:http   100.0%
 "
         );
         assert_eq!(backends(&image, Some("web")).len(), 4);
@@ -122,7 +127,7 @@ ADDRESS          ID   SERVICES        SHARE
         image.v6.frontends.clear();
         assert_eq!(
             render(&backends(&image, None)[..1], Output::Table).unwrap(),
-            "ADDRESS         ID   SERVICES\n10.0.0.1:8080   1    -\n"
+            "ADDRESS         ID   LOCAL   SERVICES\n10.0.0.1:8080   1    -       -\n"
         );
     }
 }

@@ -22,6 +22,8 @@ pub(crate) struct Found<A: Ip> {
     pub(crate) fates: [Fate<A>; 2],
     /// Whether other ports of the address are left alone.
     own: bool,
+    /// What people are told of it: what its address is, and its traffic policy.
+    shown: (&'static str, TrafficPolicy),
     /// For how long a client stays with its backend, in ticks.
     affinity: u32,
     /// Who may call, where not everybody may.
@@ -65,8 +67,11 @@ pub(crate) fn resolve<A: Of>(image: &Image, key: &FrontendKey<A>, frontend: &Fro
     let ranges = A::side(image).ranges.iter().filter(|(range, _)| range.service == frontend.service);
     let ranges = ranges.map(|(range, len)| format!("{:?}/{}", range.addr, len - 32)).collect();
     let admits = (frontend.flags & frontend::SOURCE_RANGES != 0).then_some(ranges);
+    let local = frontend.flags & frontend::LOCAL != 0;
+    let policy = if local { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
+    let kind = ["ClusterIP", "NodePort", "LoadBalancer", "ExternalIP"][frontend.kind() as usize];
     let (fates, affinity) = ([fate(Origin::Inside)?, fate(Origin::Outside)?], frontend.affinity);
-    Ok(Found { title: shown(name), fates, own, affinity, admits })
+    Ok(Found { title: shown(name), fates, own, shown: (kind, policy), affinity, admits })
 }
 
 fn members<A: Of>(image: &Image, key: &FrontendKey<A>, table: Table) -> Result<BTreeSet<Backend<A>>, String> {
@@ -111,7 +116,8 @@ pub(crate) fn expected<A: Ip>(state: &State) -> All<A> {
         let first = title(service, &service.ports[0]);
         wanted.extend(cluster_ips.iter().map(|addr| {
             let title = first.clone();
-            let refuses = Found { title, fates: Default::default(), own: false, affinity: 0, admits: None };
+            let shown = ("ClusterIP", TrafficPolicy::Cluster);
+            let refuses = Found { title, fates: Default::default(), own: false, shown, affinity: 0, admits: None };
             (FrontendKey::whole(*addr), Right::ClusterIp, refuses)
         }));
         for port in &service.ports {
@@ -127,6 +133,12 @@ pub(crate) fn expected<A: Ip>(state: &State) -> All<A> {
                         title: title(service, port),
                         fates,
                         own: own.contains(&ip),
+                        shown: match right {
+                            Right::ClusterIp => ("ClusterIP", service.internal_policy),
+                            Right::NodePort => ("NodePort", service.external_policy),
+                            Right::LoadBalancerIp => ("LoadBalancer", service.external_policy),
+                            Right::ExternalIp => ("ExternalIP", service.external_policy),
+                        },
                         affinity: service.affinity.map_or(0, ticks),
                         admits: (right == Right::LoadBalancerIp).then(|| admits::<A>(service)).flatten(),
                     };

@@ -19,7 +19,7 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use lb_common::mem::{Image, Of};
-use lb_common::tables::{Table, backend, frontend};
+use lb_common::tables::{Kind, Table, backend, frontend};
 use lb_userspace::reconcile::Engine;
 use lb_userspace::store::{MemoryStore, Store};
 use lb_userspace::watch::files::{Folder, Kept};
@@ -111,11 +111,15 @@ fn family<A: Of>(image: &Image, text: &mut String) {
         if frontend.outside != frontend.inside {
             write!(line, " outside {}", table(frontend.outside)).expect("text");
         }
+        if frontend.kind() != Kind::ClusterIp {
+            write!(line, " {}", frontend.kind().name()).expect("text");
+        }
         let flags = [
             (frontend::ELSEWHERE_INSIDE, " drops-inside"),
             (frontend::ELSEWHERE_OUTSIDE, " drops-outside"),
             (frontend::SOURCE_RANGES, " ranges"),
             (frontend::OWN_ADDRESS, " own"),
+            (frontend::LOCAL, " Local"),
         ];
         line.extend(flags.iter().filter(|(bit, _)| frontend.flags & bit != 0).map(|(_, word)| *word));
         if frontend.affinity > 0 {
