@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use sluice_tests::lab::{
-    Agent, AgentOptions, Exchange, FAMILIES, Family, HTTP_PORT, Lab, Load, Pod, cluster_ips, endpoint_slice,
+    Agent, AgentOptions, Exchange, FAMILIES, Family, HTTP_PORT, Lab, Load, Page, Pod, cluster_ips, endpoint_slice,
 };
 use sluice_tests::plane::{Frontends, Plane, PlaneOptions, programmed, service, together};
 use sluice_tests::plane_or_skip;
@@ -131,6 +131,68 @@ fn endpoints_come_from_several_slices_once_and_in_both_families() -> Result<()> 
     plane.agree(&agent)?;
     let to: Vec<_> = of(&programmed(&agent)?, &[Family::V4.cluster_ip(10)]).into_values().flatten().collect();
     assert_eq!(to, [a.at(Family::V4, 8080), b.at(Family::V4, 7777), c.at(Family::V4, 7777)]);
+    Ok(())
+}
+
+/// What a Service shows to clients outside, in the fields that the API server fills in and checks.
+#[test]
+fn addresses_for_clients_outside_follow_the_api() -> Result<()> {
+    plane_or_skip!();
+    let lab = Lab::new()?;
+    let mut plane = Plane::start(&lab, BARE)?;
+    let (pod, client) = (lab.pod("web", 11)?, lab.bare_pod("client", 20)?);
+    let agent = Agent::start_on(&lab, plane.source([])?, AgentOptions::default())?;
+    let outside = "  type: LoadBalancer\n  externalTrafficPolicy: Local\n  externalIPs: [198.51.100.6]\n  \
+        loadBalancerSourceRanges: [203.0.113.0/24, \"fd00:9::/32\"]\n  \
+        sessionAffinity: ClientIP\n  sessionAffinityConfig: {clientIP: {timeoutSeconds: 77}}\n";
+    let slice = endpoint_slice("web", "web", &[pod.ip(Family::V4)]);
+    plane.apply(&together([service("web", &cluster_ips(10)) + outside, slice.clone()]))?;
+    let ingress = r#"{"status": {"loadBalancer": {"ingress": [{"ip": "198.51.100.7"}, {"ip": "198.51.100.8", "ipMode": "Proxy"},
+        {"ip": "2001:db8:7::7", "ipMode": "VIP"}]}}}"#;
+    plane.kubectl(&["patch", "service", "web", "--subresource=status", "--type=merge", "--patch", ingress])?;
+    plane.agree(&agent)?;
+    let row = |address: &str| -> Result<_> {
+        let rows = agent.json(&["services", "web"])?;
+        let row = rows.as_array().and_then(|rows| rows.iter().find(|row| row["frontend"] == address)).cloned();
+        row.with_context(|| format!("nothing at {address} in {rows}"))
+    };
+    let balanced = row("198.51.100.7:80")?;
+    assert_eq!((&balanced["kind"], &balanced["policy"]), (&"LoadBalancer".into(), &"Local".into()));
+    assert_eq!(balanced["source_ranges"], serde_json::json!(["203.0.113.0/24"]));
+    assert_eq!(row("[2001:db8:7::7]:80")?["source_ranges"], serde_json::json!(["fd00:9::/32"]));
+    let named = row("198.51.100.6:80")?;
+    assert_eq!((&named["kind"], &named["source_ranges"]), (&"ExternalIP".into(), &serde_json::Value::Null));
+    assert_eq!(balanced["affinity_seconds"], 77);
+    // Nobody says that the pod is on this node. Clients inside do not care.
+    assert_eq!((&balanced["backends"], &balanced["backends_outside"]), (&1.into(), &0.into()));
+    calls_reach(&client, 10, &[Family::V4], &[&pod])?;
+    let service = plane.get(&["service", "web"])?;
+    let number = |value: &serde_json::Value| Some(u16::try_from(value.as_u64()?).ok()?);
+    let health = number(&service["spec"]["healthCheckNodePort"]).context("the API gave no healthCheckNodePort")?;
+    let node_port = number(&service["spec"]["ports"][0]["nodePort"]).context("the API gave no nodePort")?;
+    let at = |port| SocketAddr::new(Family::V4.node_ip(), port);
+    assert_eq!(row(&at(node_port).to_string())?["kind"], "NodePort");
+    let asked = Page::get(&lab.outside, at(health), "/")?;
+    assert_eq!((asked.code, asked.header("x-load-balancing-endpoint-weight")), (503, Some("0")));
+    // Now somebody says so.
+    let here = slice.replace("- addresses", &format!("- nodeName: {}\n  addresses", agent.node().name()));
+    plane.apply(&here)?;
+    agent.wait_until("the load balancer hears of it", |agent| {
+        let asked = Page::get(&lab.outside, at(health), "/healthz")?;
+        let expected = serde_json::json!({"service": {"namespace": "default", "name": "web"},
+            "localEndpoints": 1, "serviceProxyHealthy": true});
+        Ok(asked.code == 200
+            && asked.json()? == expected
+            && row("198.51.100.7:80")?["backends_outside"].is_null()
+            && agent.json(&["backends"])?[0]["local"] == true)
+    })?;
+    // A Service of another type has no such port, and the same cluster-wide address.
+    let patch = r#"{"spec": {"type": "ClusterIP", "externalIPs": null, "externalTrafficPolicy": null,
+        "loadBalancerSourceRanges": null, "sessionAffinity": "None"}}"#;
+    plane.kubectl(&["patch", "service", "web", "--type=merge", "--patch", patch])?;
+    plane.agree(&agent)?;
+    assert_eq!(programmed(&agent)?.len(), 2, "the ClusterIP of each family");
+    agent.wait_until("nobody listens for load balancers", |_| Ok(Page::get(&lab.outside, at(health), "/").is_err()))?;
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use crate::model::{Cidr, NoCidr};
+use crate::model::Cidr;
 
 /// At which of this node's addresses NodePorts are, as kube-proxy's option of the same name says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,9 +36,15 @@ impl FromStr for Addresses {
             "primary" => Self::Primary,
             "localhost" => Self::Localhost,
             "all" => Self::All,
-            range => Self::Range(range.parse().map_err(|NoCidr| NoAddresses)?),
+            range => Self::Range(around(range).ok_or(NoAddresses)?),
         })
     }
+}
+
+/// As kube-proxy takes it: bits beyond the prefix mean nothing.
+fn around(range: &str) -> Option<Cidr> {
+    let (ip, len) = range.split_once('/')?;
+    Cidr::around(ip.parse().ok()?, len.parse().ok()?)
 }
 
 impl Default for NodePortAddresses {
@@ -57,16 +63,6 @@ impl NodePortAddresses {
     /// Those of the node's addresses at which NodePorts are.
     pub fn select(&self, own: &BTreeSet<IpAddr>, primary: &[IpAddr]) -> BTreeSet<IpAddr> {
         own.iter().copied().filter(|ip| self.has(*ip, primary)).collect()
-    }
-
-    /// Whether every address of a family is among them.
-    pub fn is_all(&self, is_v6: bool) -> bool {
-        let all = |part: &Addresses| match part {
-            Addresses::All => true,
-            Addresses::Range(range) => range.len == 0 && range.first.is_ipv6() == is_v6,
-            Addresses::Primary | Addresses::Localhost => false,
-        };
-        self.0.iter().any(all) || self.forgets(is_v6)
     }
 
     /// Whether no part is of this family: then all its addresses count, as kube-proxy has it.
@@ -115,26 +111,25 @@ mod tests {
         let own: BTreeSet<_> =
             ips(&["127.0.0.1", "::1", "10.0.0.1", "192.0.2.1", "2001:db8::1", "fd00::1"]).into_iter().collect();
         let primary = ips(&["10.0.0.1", "fd00::1"]);
-        let rows: &[(&[&str], &str, [bool; 2])] = &[
-            (&[], "10.0.0.1 fd00::1", [false; 2]),
-            (&["primary"], "10.0.0.1 fd00::1", [false; 2]),
-            (&["localhost"], "127.0.0.1 ::1", [false; 2]),
-            (&["primary", "localhost"], "10.0.0.1 127.0.0.1 ::1 fd00::1", [false; 2]),
-            (&["all"], "10.0.0.1 127.0.0.1 192.0.2.1 ::1 2001:db8::1 fd00::1", [true; 2]),
-            (&["192.0.2.0/24", "2001:db8::/32"], "192.0.2.1 2001:db8::1", [false; 2]),
-            (&["127.0.0.0/8", "primary"], "10.0.0.1 127.0.0.1 fd00::1", [false; 2]),
+        let rows: &[(&[&str], &str)] = &[
+            (&[], "10.0.0.1 fd00::1"),
+            (&["primary"], "10.0.0.1 fd00::1"),
+            (&["localhost"], "127.0.0.1 ::1"),
+            (&["primary", "localhost"], "10.0.0.1 127.0.0.1 ::1 fd00::1"),
+            (&["all"], "10.0.0.1 127.0.0.1 192.0.2.1 ::1 2001:db8::1 fd00::1"),
+            (&["192.0.2.9/24", "2001:db8::/32"], "192.0.2.1 2001:db8::1"),
+            (&["127.0.0.0/8", "primary"], "10.0.0.1 127.0.0.1 fd00::1"),
             // kube-proxy: a family of which nothing is said has them at all addresses.
-            (&["192.0.2.0/24"], "192.0.2.1 ::1 2001:db8::1 fd00::1", [false, true]),
-            (&["0.0.0.0/0", "fd00::/64"], "10.0.0.1 127.0.0.1 192.0.2.1 fd00::1", [true, false]),
-            (&["198.51.100.0/24", "primary"], "10.0.0.1 fd00::1", [false; 2]),
+            (&["192.0.2.0/24"], "192.0.2.1 ::1 2001:db8::1 fd00::1"),
+            (&["0.0.0.0/0", "fd00::/64"], "10.0.0.1 127.0.0.1 192.0.2.1 fd00::1"),
+            (&["198.51.100.0/24", "primary"], "10.0.0.1 fd00::1"),
         ];
-        for (parts, expected, all) in rows {
+        for (parts, expected) in rows {
             let list = NodePortAddresses::new(parts.iter().map(|part| part.parse().unwrap()).collect());
             let selected: Vec<_> = list.select(&own, &primary).iter().map(ToString::to_string).collect();
             assert_eq!(selected.join(" "), *expected, "{parts:?}");
-            assert_eq!([false, true].map(|is_v6| list.is_all(is_v6)), *all, "{parts:?}");
         }
-        for wrong in ["", "everything", "10.0.0.1", "10.0.0.1/8", "Primary"] {
+        for wrong in ["", "everything", "10.0.0.1", "10.0.0.0/33", "Primary"] {
             assert_eq!(wrong.parse::<Addresses>(), Err(NoAddresses), "{wrong}");
         }
     }

@@ -86,6 +86,8 @@ pub struct AgentOptions {
     pub log_level: &'static str,
     /// `--packet-log debug`.
     pub packet_log: bool,
+    /// `--nodeport-addresses`, where it is not the default.
+    pub nodeport_addresses: Option<&'static str>,
     /// `--max-flows`, where it is not the default.
     pub max_flows: Option<u32>,
     /// `--max-half-open`, where it is not the default.
@@ -100,6 +102,7 @@ impl AgentOptions {
         tc: Tc::Tcx,
         log_level: "info",
         packet_log: false,
+        nodeport_addresses: None,
         max_flows: None,
         max_half_open: None,
     };
@@ -156,6 +159,11 @@ impl<'a> Agent<'a> {
     pub fn launch(&mut self) -> Result<()> {
         (self.child, self.log) = launch(self.node, &self.program, &self.source, self.options)?;
         Ok(())
+    }
+
+    /// The node that it is for.
+    pub fn node(&self) -> &'a Node {
+        self.node
     }
 
     /// The binary.
@@ -346,6 +354,7 @@ fn arguments(options: AgentOptions) -> Vec<String> {
         ("--tc", Some(tc.to_owned())),
         ("--log-level", Some(options.log_level.to_owned())),
         ("--packet-log", Some(packet_log.to_owned())),
+        ("--nodeport-addresses", options.nodeport_addresses.map(ToOwned::to_owned)),
         ("--max-flows", options.max_flows.map(|n| n.to_string())),
         ("--max-half-open", options.max_half_open.map(|n| n.to_string())),
     ] {

@@ -1,5 +1,5 @@
 //! What the maps must hold, read from the API by kubectl and from the maps by the command line: two ways that share no
-//! code with the agent's own. Knows ClusterIPs, which are what this agent serves.
+//! code with the agent's own. Knows where clients inside the cluster are led, under the traffic policy `Cluster`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::Plane;
-use crate::lab::Agent;
+use crate::lab::{Agent, FAMILIES, Node};
 
 /// For each address and port that clients call, with its protocol, where that leads.
 pub type Frontends = BTreeMap<(SocketAddr, String), BTreeSet<SocketAddr>>;
@@ -19,8 +19,8 @@ const OTHERS: [&str; 2] = ["service.kubernetes.io/service-proxy-name", "service.
 const SHOWN: usize = 5;
 
 impl Plane<'_> {
-    /// What the API says that clients can call.
-    pub fn declared(&self) -> Result<Frontends> {
+    /// What the API says that clients can call at a node whose NodePorts are at its primary addresses.
+    pub fn declared(&self, node: &Node) -> Result<Frontends> {
         let services = self.get(&["services", "--all-namespaces"])?;
         let slices = self.get(&["endpointslices", "--all-namespaces"])?;
         let mut by_service = BTreeMap::<_, Vec<_>>::new();
@@ -37,12 +37,27 @@ impl Plane<'_> {
             }
             let slices = by_service.get(&(text(&meta["namespace"]), text(&meta["name"])));
             let slices: &[&Value] = slices.map_or(&[], Vec::as_slice);
-            for ip in list(&spec["clusterIPs"]).iter().filter(|ip| **ip != "None") {
-                let ip: IpAddr = text(ip).parse().with_context(|| format!("{} has a clusterIP {ip}", meta["name"]))?;
-                for port in list(&spec["ports"]) {
-                    let number = u16::try_from(port["port"].as_u64().context("a port without a number")?)?;
-                    let backends = backends(slices, ip.is_ipv4(), text(&port["name"]))?;
-                    frontends.insert((SocketAddr::new(ip, number), text(&port["protocol"]).to_owned()), backends);
+            let parsed = |ip: &Value| {
+                let ip = text(ip);
+                ip.parse::<IpAddr>().with_context(|| format!("{} has the address {ip}", meta["name"]))
+            };
+            let cluster_ips: Vec<_> = list(&spec["clusterIPs"]).iter().filter(|ip| **ip != "None").collect();
+            let cluster_ips = cluster_ips.into_iter().map(parsed).collect::<Result<Vec<_>>>()?;
+            let ingress = list(&service["status"]["loadBalancer"]["ingress"]).iter();
+            let balanced = ingress.filter(|ingress| ingress["ipMode"] != "Proxy").map(|ingress| parsed(&ingress["ip"]));
+            let external = list(&spec["externalIPs"]).iter().map(parsed).chain(balanced).collect::<Result<Vec<_>>>()?;
+            // A family of which it has no ClusterIP is none of its.
+            let has = |ip: &&IpAddr| cluster_ips.iter().any(|own| own.is_ipv4() == ip.is_ipv4());
+            let own = FAMILIES.map(|family| node.address(family));
+            for port in list(&spec["ports"]) {
+                let number = |field: &str| port[field].as_u64().map(u16::try_from).transpose();
+                let at = number("port")?.context("a port without a number")?;
+                let virtual_ips = cluster_ips.iter().chain(&external).filter(has).map(|ip| SocketAddr::new(*ip, at));
+                let node_port = number("nodePort")?;
+                let at_node = own.iter().filter(has).filter_map(|ip| Some(SocketAddr::new(*ip, node_port?)));
+                for frontend in virtual_ips.chain(at_node) {
+                    let backends = backends(slices, frontend.is_ipv4(), text(&port["name"]))?;
+                    frontends.insert((frontend, text(&port["protocol"]).to_owned()), backends);
                 }
             }
         }
@@ -51,7 +66,7 @@ impl Plane<'_> {
 
     /// Waits until the agent's maps hold what the API says, which must not change meanwhile.
     pub fn agree(&mut self, agent: &Agent<'_>) -> Result<()> {
-        let declared = self.declared()?;
+        let declared = self.declared(agent.node())?;
         let mut difference = String::new();
         let agreed = self.wait_until("the maps hold what the API says", |_| {
             difference = differences(&declared, &programmed(agent)?);
