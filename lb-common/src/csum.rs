@@ -27,6 +27,18 @@ pub const fn add(a: u16, b: u16) -> u16 {
     fold(a as u64 + b as u64)
 }
 
+/// Whether a change adds up to nothing: 0 has two forms in one's complement.
+#[inline(always)]
+pub const fn is_nothing(change: u16) -> bool {
+    change == 0 || change == 0xffff
+}
+
+/// A checksum field where 0 means that there is none (`optional`, UDP): a sum of 0 is written in its other form (RFC 768).
+#[inline(always)]
+pub const fn mark(field: u16, optional: bool) -> u16 {
+    if optional && field == 0 { 0xffff } else { field }
+}
+
 /// What replacing the addresses `old` by `new` adds to a sum.
 #[inline(always)]
 pub fn addresses<A: Ip>(old: [&A; 2], new: [&A; 2]) -> u16 {
@@ -54,6 +66,21 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// What the kernel makes of a checksum that a device is still to complete: the sum of the pseudo header, which grows by
+    /// the change, where a complete one becomes less by it.
+    #[test]
+    fn what_a_change_makes_of_a_checksum_tells_its_kind() {
+        for change in 0..=u16::MAX {
+            for field in [0, 1, 0x1234, 0x7fff, 0x8000, 0xfffe, 0xffff, change, !change] {
+                for optional in [false, true] {
+                    let complete = mark(update(field, change), optional);
+                    let partial = mark(add(field, change), optional);
+                    assert!(complete != partial || is_nothing(change), "{field:#x} and {change:#x}");
+                }
+            }
+        }
+    }
 
     proptest! {
         #[test]

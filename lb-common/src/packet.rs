@@ -48,9 +48,7 @@ pub trait Packet {
         if optional && field == 0 {
             return Some(());
         }
-        let fixed = csum::update(field, csum::add(addresses, ports));
-        let fixed = if optional && fixed == 0 { 0xffff } else { fixed };
-        self.store(offset, &fixed)
+        self.store(offset, &csum::mark(csum::update(field, csum::add(addresses, ports)), optional))
     }
 }
 
