@@ -19,7 +19,7 @@ const NOT_OURS: [&str; 2] = ["service.kubernetes.io/service-proxy-name", "servic
 #[serde(rename_all = "camelCase")]
 pub struct EndpointSlice {
     #[serde(default)]
-    metadata: Metadata,
+    pub(super) metadata: Metadata,
     address_type: AddressType,
     #[serde(default, deserialize_with = "nullable")]
     ports: Vec<SlicePort>,

@@ -31,6 +31,8 @@ impl Invalid {
 pub struct Metadata {
     name: Option<Name>,
     namespace: Option<Name>,
+    /// What a watch goes on from.
+    pub(super) resource_version: Option<String>,
     #[serde(default, deserialize_with = "nullable")]
     pub(super) labels: BTreeMap<String, String>,
     pub(super) deletion_timestamp: Option<String>,
@@ -51,6 +53,11 @@ impl Metadata {
     pub(super) fn namespaced(&self) -> Result<ObjectName, Invalid> {
         let namespace = self.namespace.as_ref().map_or("default", |name| &name.0);
         Ok(ObjectName::new(namespace, self.name()?))
+    }
+
+    /// Name and namespace, as they are written.
+    pub(super) fn names(&self) -> (Option<&str>, Option<&str>) {
+        (self.name.as_ref().map(|name| &*name.0), self.namespace.as_ref().map(|name| &*name.0))
     }
 
     /// The name of an object without a namespace.

@@ -16,7 +16,7 @@ const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 #[derive(Clone, Debug, Deserialize)]
 pub struct Node {
     #[serde(default)]
-    metadata: Metadata,
+    pub(super) metadata: Metadata,
     #[serde(default, deserialize_with = "nullable")]
     spec: Spec,
     #[serde(default, deserialize_with = "nullable")]

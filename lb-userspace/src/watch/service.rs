@@ -19,7 +19,7 @@ const LABEL: usize = 63;
 #[derive(Clone, Debug, Deserialize)]
 pub struct Service {
     #[serde(default)]
-    metadata: Metadata,
+    pub(super) metadata: Metadata,
     #[serde(default, deserialize_with = "nullable")]
     spec: Spec,
     #[serde(default, deserialize_with = "nullable")]

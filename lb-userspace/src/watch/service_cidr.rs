@@ -9,7 +9,7 @@ use crate::model;
 #[derive(Clone, Debug, Deserialize)]
 pub struct ServiceCidr {
     #[serde(default)]
-    metadata: Metadata,
+    pub(super) metadata: Metadata,
     #[serde(default, deserialize_with = "nullable")]
     spec: Spec,
 }

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use crate::model::{self, ObjectName};
 use crate::watch::ServiceCidrManifest;
-use crate::watch::fields::Invalid;
+use crate::watch::fields::{Invalid, Metadata};
 use crate::watch::{Change, EndpointSliceManifest, Event, NodeManifest, ServiceManifest};
 
 /// A kind of object that is watched.
@@ -28,6 +28,8 @@ pub(super) trait Watched: DeserializeOwned + Clone + std::fmt::Debug + Send + Sy
     /// Whether a server may be without this kind.
     const OPTIONAL: bool;
 
+    /// What it has as every object.
+    fn metadata(&self) -> &Metadata;
     /// The plain value, and its name; none for one that is nothing for us.
     fn model(self) -> Result<Option<(ObjectName, Self::Model)>, Invalid>;
     /// News of the kind.
@@ -44,6 +46,10 @@ impl Watched for ServiceManifest {
     const PLURAL: &'static str = "services";
     const LABELS: Option<&'static str> = Some(OURS);
     const OPTIONAL: bool = false;
+
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
 
     fn model(self) -> Result<Option<(ObjectName, Self::Model)>, Invalid> {
         self.into_model().map(|service| Some((service.name.clone(), service)))
@@ -62,6 +68,10 @@ impl Watched for EndpointSliceManifest {
     const LABELS: Option<&'static str> = Some(OURS);
     const OPTIONAL: bool = false;
 
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
     fn model(self) -> Result<Option<(ObjectName, Self::Model)>, Invalid> {
         Ok(self.into_model()?.map(|slice| (slice.name.clone(), slice)))
     }
@@ -78,6 +88,10 @@ impl Watched for NodeManifest {
     const PLURAL: &'static str = "nodes";
     const LABELS: Option<&'static str> = None;
     const OPTIONAL: bool = false;
+
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
 
     fn model(self) -> Result<Option<(ObjectName, Self::Model)>, Invalid> {
         self.into_model().map(|node| Some((node.name.clone(), node)))
@@ -96,6 +110,10 @@ impl Watched for ServiceCidrManifest {
     const LABELS: Option<&'static str> = None;
     // Kubernetes 1.33 has it.
     const OPTIONAL: bool = true;
+
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
 
     fn model(self) -> Result<Option<(ObjectName, Self::Model)>, Invalid> {
         self.into_model().map(|cidr| Some((cidr.name.clone(), cidr)))
@@ -152,7 +170,7 @@ impl<W: Watched> Resource for Object<W> {
     }
 }
 
-/// What every object has, and what a watch needs of it.
+/// What every object has, and what a watch needs of it: read alone where the rest makes no sense.
 #[derive(Debug, Default, serde::Deserialize)]
 struct Head {
     #[serde(default)]
@@ -171,21 +189,32 @@ impl<'de, W: Watched> Deserialize<'de> for Object<W> {
     /// Fails only where the text is no JSON: whatever else is wrong is this object's own concern.
     fn deserialize<D: Deserializer<'de>>(object: D) -> Result<Self, D::Error> {
         let text = <&RawValue>::deserialize(object)?.get();
-        let HeadMetadata { name, namespace, resource_version } =
-            serde_json::from_str::<Head>(text).unwrap_or_default().metadata;
-        let meta = ObjectMeta { name, namespace, resource_version, ..ObjectMeta::default() };
-        Ok(Self { meta, body: decode::<W>(text) })
+        let Ok(manifest) = serde_json::from_str::<W>(text) else { return Ok(Self::refused(text)) };
+        let metadata = manifest.metadata();
+        let (name, namespace) = metadata.names();
+        let meta = ObjectMeta {
+            name: name.map(ToOwned::to_owned),
+            namespace: namespace.map(ToOwned::to_owned),
+            resource_version: metadata.resource_version.clone(),
+            ..ObjectMeta::default()
+        };
+        Ok(Self { meta, body: manifest.model() })
     }
 }
 
-fn decode<W: Watched>(text: &str) -> Result<Option<(ObjectName, W::Model)>, Invalid> {
-    if let Ok(manifest) = serde_json::from_str::<W>(text) {
-        return manifest.model();
+impl<W: Watched> Object<W> {
+    /// One that makes no sense: read once more, since it takes time to know which field it is.
+    fn refused(text: &str) -> Self {
+        let HeadMetadata { name, namespace, resource_version } =
+            serde_json::from_str::<Head>(text).unwrap_or_default().metadata;
+        let meta = ObjectMeta { name, namespace, resource_version, ..ObjectMeta::default() };
+        let manifest: Result<W, _> =
+            serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(text));
+        let body = manifest
+            .map_err(|error| Invalid::new(error.path().to_string(), without_place(&error.inner().to_string())))
+            .and_then(W::model);
+        Self { meta, body }
     }
-    // Once more, to learn which field it is: knowing that takes time.
-    let manifest: W = serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(text))
-        .map_err(|error| Invalid::new(error.path().to_string(), without_place(&error.inner().to_string())))?;
-    manifest.model()
 }
 
 /// The column in a text that nobody sees helps nobody.
