@@ -11,11 +11,20 @@ use crate::ip::{Be16, Ip};
 const SLOTS_PER_BACKEND: u32 = 100;
 
 /// How many slots a table for `backends` has: a prime of at least 100 a backend; 1 for one, 0 for none.
+///
+/// Sets of nearly the same size have tables of the same length: only then do few slots move when a backend comes or goes,
+/// and nodes that have heard of it agree with those that have not. A table is a quarter larger for that at the most.
 pub fn table_len(backends: u32) -> u32 {
     match backends {
         0 | 1 => backends,
-        n => next_prime(n.saturating_mul(SLOTS_PER_BACKEND)),
+        n => next_prime(size_class(n).saturating_mul(SLOTS_PER_BACKEND)),
     }
+}
+
+/// Rounded up to three significant bits: …, 6, 7, 8, 10, 12, 14, 16, 20, …
+const fn size_class(n: u32) -> u32 {
+    let shift = (u32::BITS - n.leading_zeros()).saturating_sub(3);
+    ((n.saturating_sub(1) >> shift) + 1) << shift
 }
 
 fn next_prime(from: u32) -> u32 {
@@ -110,7 +119,17 @@ mod tests {
 
     #[test]
     fn sizes() {
-        assert_eq!([0, 1, 2, 10, 1000].map(table_len), [0, 1, 211, 1009, 100_003]);
+        assert_eq!([0, 1, 2, 10, 1000].map(table_len), [0, 1, 211, 1009, 102_407]);
+    }
+
+    #[test]
+    fn sizes_of_sets_are_rounded_up_by_a_quarter_at_most() {
+        let classes: Vec<_> = (1..22).map(size_class).collect();
+        assert_eq!(classes, [1, 2, 3, 4, 5, 6, 7, 8, 10, 10, 12, 12, 14, 14, 16, 16, 20, 20, 20, 20, 24]);
+        for n in 1..100_000 {
+            let class = size_class(n);
+            assert!((n..=n + n / 4).contains(&class) && size_class(class) == class, "{n}: {class}");
+        }
     }
 
     #[test]
@@ -125,16 +144,13 @@ mod tests {
 
     #[test]
     fn one_backend_less_moves_few_of_the_others_slots() {
-        // The table of nine is of another length, so compare the same length: nine of ten in ten's size.
-        let ten: Vec<u8> = (1..=10).collect();
-        let full = table(&ten);
-        let mut nine: Vec<_> = (1..=9)
-            .map(|h: u8| Candidate::new(u32::from(h), &V4::from(Ipv4Addr::new(10, 0, 0, h)), Be16::new(80), 1009))
-            .collect();
-        let mut without = vec![0; 1009];
-        fill(&mut nine, &mut without);
-        let moved = full.iter().zip(&without).filter(|(a, b)| **a != 10 && a != b).count();
-        assert!(moved < 1009 / 10, "{moved} slots of backends that stayed have moved");
+        for n in [10, 12, 100] {
+            let hosts: Vec<u8> = (1..=n).collect();
+            let (full, without) = (table(&hosts), table(&hosts[..hosts.len() - 1]));
+            assert_eq!(full.len(), without.len());
+            let moved = full.iter().zip(&without).filter(|(a, b)| **a != u32::from(n) && a != b).count();
+            assert!(moved < full.len() / 10, "{moved} of {} slots of backends that stayed have moved", full.len());
+        }
     }
 
     #[test]
