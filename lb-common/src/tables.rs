@@ -242,8 +242,9 @@ pub mod map {
     /// [`super::Config`], array of one.
     pub const CONFIG: &str = "CONFIG";
 
-    /// Frontends of a family.
-    pub const FRONTENDS_CAPACITY: u32 = 1 << 17;
+    /// Frontends of a family: of 130,000 Services with one port. Entries take memory when they are there; 16 bytes for each
+    /// that there could be are taken at once.
+    pub const FRONTENDS_CAPACITY: u32 = 1 << 18;
     /// Backend ids of a family; id 0 is never used. Memory is taken a chunk at a time.
     pub const BACKENDS_CAPACITY: u32 = 1 << 21;
     /// Backend ids of a chunk. A power of two.
@@ -267,7 +268,7 @@ pub mod map {
     /// Devices with programs.
     pub const DEVICES_CAPACITY: u32 = 1 << 12;
     /// Service ports.
-    pub const NAMES_CAPACITY: u32 = 1 << 17;
+    pub const NAMES_CAPACITY: u32 = 1 << 18;
 }
 
 /// One of the two bitmaps that let packets go which are none of our business, after one array read. Each is a Bloom
