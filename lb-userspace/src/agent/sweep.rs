@@ -50,6 +50,7 @@ pub(super) async fn forever(pins: Pins, turned: Arc<Notify>, levels: watch::Send
     // An agent before this one may have ended between a change and its sweep.
     let mut next = Instant::now();
     let mut rested = next;
+    let mut store = None;
     let mut again = 0;
     let mut fault = None;
     loop {
@@ -62,7 +63,9 @@ pub(super) async fn forever(pins: Pins, turned: Arc<Notify>, levels: watch::Send
             }
         };
         let began = Instant::now();
-        let Swept { found, levels: counted, sockets, .. } = run(pins.clone(), which).await;
+        let swept = run(store.take(), pins.clone(), which).await;
+        let Swept { found, levels: counted, sockets, .. } = swept.1;
+        store = swept.0;
         // A kernel that cannot do it will not learn it.
         if sockets != fault
             && let Some(reason) = &sockets
@@ -91,23 +94,28 @@ pub(super) async fn forever(pins: Pins, turned: Arc<Notify>, levels: watch::Send
     }
 }
 
-/// Sweeps once.
-async fn run(pins: Pins, which: Which) -> Swept {
+/// Sweeps once. The maps stay open for the next time where all went well.
+async fn run(store: Option<BpfStore>, pins: Pins, which: Which) -> (Option<BpfStore>, Swept) {
     // Reading large maps takes long; devices and Services must not wait for it.
-    match tokio::task::spawn_blocking(move || sweep(&pins, which)).await {
-        Ok(Ok(swept)) => {
+    let sweep = move || {
+        let mut store = store.map_or_else(|| BpfStore::open(&pins), Ok)?;
+        let swept = sweep(&mut store, which)?;
+        anyhow::Ok((store, swept))
+    };
+    match tokio::task::spawn_blocking(sweep).await {
+        Ok(Ok((store, swept))) => {
             if swept.found > 0 {
                 debug!(
                     "{} entries of flows and clients, and sockets, are over, {} of them removed",
                     swept.found, swept.removed
                 );
             }
-            return swept;
+            return (Some(store), swept);
         }
         Ok(Err(error)) => warn!("cannot remove flows that are over: {error:#}"),
         Err(error) => warn!("cannot remove flows that are over: {error}"),
     }
-    Swept::default()
+    (None, Swept::default())
 }
 
 #[derive(Default)]
@@ -120,10 +128,10 @@ struct Swept {
     sockets: Option<String>,
 }
 
-fn sweep(pins: &Pins, which: Which) -> anyhow::Result<Swept> {
-    let mut store = BpfStore::open(pins)?;
+fn sweep(store: &mut BpfStore, which: Which) -> anyhow::Result<Swept> {
+    store.look()?;
     // Flows first: one that opens later may go to a backend that an image read before it does not know.
-    let (v4, v6) = (Flows::<V4>::read(&store, which)?, Flows::<V6>::read(&store, which)?);
+    let (v4, v6) = (Flows::<V4>::read(store, which)?, Flows::<V6>::read(store, which)?);
     let mut swept = Swept::default();
     if which == Which::All {
         swept.levels = [v4.levels(), v6.levels()].concat();
@@ -131,13 +139,13 @@ fn sweep(pins: &Pins, which: Which) -> anyhow::Result<Swept> {
             swept.levels.push((counted, store.maps().entries(counted)?));
         }
     }
-    v4.remove(&mut store, which, &mut swept)?;
-    v6.remove(&mut store, which, &mut swept)?;
-    let clients = [let_go::<V4>(&mut store, &mut swept)?, let_go::<V6>(&mut store, &mut swept)?];
+    v4.remove(store, which, &mut swept)?;
+    v6.remove(store, which, &mut swept)?;
+    let clients = [let_go::<V4>(store, &mut swept)?, let_go::<V6>(store, &mut swept)?];
     if which == Which::All {
         swept.levels.extend(clients);
     }
-    match sockets::close_lost(&mut store) {
+    match sockets::close_lost(store) {
         Ok(closed) => swept.found += closed,
         Err(error) => swept.sockets = Some(format!("{error:#}")),
     }

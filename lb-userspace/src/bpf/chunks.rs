@@ -34,24 +34,34 @@ impl<V: Entry> Chunks<V> {
     /// # Errors
     /// A pin cannot be opened, or is no such chunk.
     pub(super) fn open(folder: &Path, name: &'static str, room: (u32, u32), flags: u32) -> Result<Self, Error> {
+        let array = sys::open(&folder.join(name)).map_err(|error| Error::map("open", name, &error))?;
+        let (folder, there, linked) = (folder.to_owned(), BTreeMap::new(), BTreeSet::new());
+        let mut this = Self { name, folder, array, room, flags, there, linked, element: PhantomData };
+        this.look()?;
+        Ok(this)
+    }
+
+    /// Finds what another has made since.
+    ///
+    /// # Errors
+    /// As of [`Chunks::open`].
+    pub(super) fn look(&mut self) -> Result<(), Error> {
+        let name = self.name;
         let failed = |error: &dyn std::error::Error| Error::map("open", name, error);
-        let array = sys::open(&folder.join(name)).map_err(|error| failed(&error))?;
-        let mut there = BTreeMap::new();
-        for pin in pins::names(folder)? {
+        for pin in pins::names(&self.folder)? {
             let number = pin.strip_prefix(name).and_then(|rest| rest.strip_prefix('-')?.parse().ok());
-            let Some(number) = number else { continue };
-            let path = folder.join(&pin);
+            let Some(number) = number.filter(|number| !self.there.contains_key(number)) else { continue };
+            let path = self.folder.join(&pin);
             let info = MapInfo::from_pin(&path).map_err(|error| failed(&error))?;
             let found = (info.value_size(), info.max_entries());
-            let needed = (sys::value_size::<V>(), room.1);
+            let needed = (sys::value_size::<V>(), self.chunk_len());
             if found != needed {
                 let describe = |(value, len)| format!("values of {value} bytes, room for {len}");
                 return Err(Error::Shape { map: name, found: describe(found), needed: describe(needed) });
             }
-            there.insert(number, sys::open(&path).map_err(|error| failed(&error))?);
+            self.there.insert(number, sys::open(&path).map_err(|error| failed(&error))?);
         }
-        let (folder, linked) = (folder.to_owned(), BTreeSet::new());
-        Ok(Self { name, folder, array, room, flags, there, linked, element: PhantomData })
+        Ok(())
     }
 
     /// How many elements there may be.

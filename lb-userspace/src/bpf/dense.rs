@@ -1,7 +1,8 @@
 //! Arrays of numbers that the kernel lets us map into our memory, so that reading and writing cost no system call.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
@@ -48,6 +49,33 @@ impl Words {
         const { assert!(cfg!(target_endian = "little")) };
         // SAFETY: as in `word`; nobody uses words and halves of one array both.
         Some(unsafe { AtomicU32::from_ptr(self.memory.as_mut_ptr().cast::<u32>().add(index)) })
+    }
+}
+
+/// Such an array, mapped when it is first used: most who open all maps never look into it.
+#[derive(Debug)]
+pub(super) struct Unmapped {
+    array: OwnedFd,
+    words: u32,
+    mapped: OnceLock<Words>,
+}
+
+impl Unmapped {
+    /// The array, which has `words` elements.
+    pub(super) fn new(array: OwnedFd, words: u32) -> Self {
+        Self { array, words, mapped: OnceLock::new() }
+    }
+
+    /// It, mapped.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub(super) fn words(&self) -> io::Result<&Words> {
+        if let Some(words) = self.mapped.get() {
+            return Ok(words);
+        }
+        let words = Words::map(self.array.as_fd(), self.words)?;
+        Ok(self.mapped.get_or_init(|| words))
     }
 }
 

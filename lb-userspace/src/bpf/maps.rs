@@ -13,7 +13,7 @@ use lb_common::tables::{
 };
 
 use super::chunks::Chunks;
-use super::dense::Words;
+use super::dense::Unmapped;
 use super::shape::{self, Shape};
 use super::slots::SlotArray;
 use super::{Capacities, Error, Pins, Raw, sys};
@@ -100,7 +100,7 @@ pub struct Maps {
     pub(super) devices: Table<u32, u32>,
     pub(super) config: Array<MapData, Raw<Config>>,
     pub(super) slots: SlotArray,
-    pub(super) filter: Words,
+    pub(super) filter: Unmapped,
     pub(super) counters: PerCpuArray<MapData, u64>,
     shapes: Vec<(Shape, u32)>,
 }
@@ -168,7 +168,7 @@ impl Maps {
             devices: table(&folder, map::DEVICES)?,
             config: typed(data(&folder, map::CONFIG)?, map::CONFIG)?,
             slots: SlotArray::open(&folder, room_of(&shapes, map::SLOTS))?,
-            filter: words(&folder, map::FILTER)?,
+            filter: unmapped(&folder, map::FILTER)?,
             counters: typed(data(&folder, map::COUNTERS)?, map::COUNTERS)?,
             shapes,
         })
@@ -304,8 +304,7 @@ fn ranges<A: Ip>(folder: &Path, name: &'static str) -> Result<Ranges<A>, Error> 
     Ok(Ranges { all: whole(&data, name)?, map: typed(data, name)? })
 }
 
-fn words(folder: &Path, name: &'static str) -> Result<Words, Error> {
-    let data = data(folder, name)?;
-    let info = data.info().map_err(|error| Error::map("open", name, &error))?;
-    Words::map(data.fd().as_fd(), info.max_entries()).map_err(|error| Error::map("map into memory", name, &error))
+fn unmapped(folder: &Path, name: &'static str) -> Result<Unmapped, Error> {
+    let Whole { fd, shape: (_, _, words) } = whole(&data(folder, name)?, name)?;
+    Ok(Unmapped::new(fd, words))
 }

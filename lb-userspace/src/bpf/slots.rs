@@ -40,6 +40,14 @@ impl SlotArray {
         Ok(Self { chunks, len: len as usize, mapped: None })
     }
 
+    /// Finds chunks that another has made since.
+    ///
+    /// # Errors
+    /// A pin cannot be opened.
+    pub(super) fn look(&mut self) -> Result<(), Error> {
+        self.chunks.look()
+    }
+
     /// Makes room for tables that are about to be written, in one go.
     ///
     /// # Errors

@@ -77,6 +77,17 @@ impl BpfStore {
         read.map(|()| keys).map_err(|source| StoreError::Read { map, source })
     }
 
+    /// Finds parts of maps that another process, or part of this one, has made since this was opened.
+    ///
+    /// # Errors
+    /// A pin cannot be opened.
+    pub fn look(&mut self) -> Result<(), Error> {
+        let Maps { v4, v6, slots, .. } = &mut self.maps;
+        v4.backends.look()?;
+        v6.backends.look()?;
+        slots.look()
+    }
+
     /// Of these frontends alone: they, their slots, and the backends in these.
     ///
     /// # Errors
@@ -125,7 +136,7 @@ impl BpfStore {
     fn filter(&self, bit: u32, set: bool) -> Result<(), MapError> {
         let index = bit as usize / 64;
         // The other half belongs to the packet path.
-        let word = self.maps.filter.word(index).filter(|_| bit < Filter::BITS);
+        let word = self.maps.filter.words()?.word(index).filter(|_| bit < Filter::BITS);
         let word = word.ok_or_else(|| io::Error::other("the bit is not the agent's"))?;
         let mask = 1u64 << (bit % 64);
         if set {
@@ -212,7 +223,8 @@ impl Store for BpfStore {
             })
             .map_err(read(map::NAMES))?;
         image.config = self.config()?;
-        let words = maps.filter.words().take(Filter::BITS as usize / 64);
+        let words = maps.filter.words().map_err(read(map::FILTER))?;
+        let words = words.words().take(Filter::BITS as usize / 64);
         image.filter = (0..).zip(words).flat_map(|(index, word)| bits(index * 64, word)).collect();
         image.runs = self.runs(&image.v4)?;
         image.runs.extend(self.runs(&image.v6)?);

@@ -197,6 +197,7 @@ fn tables_lie_across_chunks_and_only_these_take_memory() {
         numbers
     };
     assert!(chunks().is_empty());
+    let mut early = BpfStore::open(&lab.pins).unwrap();
     let mut image = Image::default();
     for (n, at) in [(1, 2 * map::SLOTS_CHUNK - 3), (2, 4 * map::SLOTS_CHUNK - 7)] {
         let table = Table { at, len: 7 };
@@ -207,6 +208,10 @@ fn tables_lie_across_chunks_and_only_these_take_memory() {
     store.apply(&diff(&Image::default(), &image)).unwrap();
     assert_eq!(chunks(), ["1", "2", "3"]);
     assert_eq!(store.read().unwrap(), image);
+    // Whoever was there before sees them when he looks again.
+    assert_ne!(early.read().unwrap(), image);
+    early.look().unwrap();
+    assert_eq!(early.read().unwrap(), image);
     // Another agent finds them, and makes no chunk twice.
     let mut next = BpfStore::open(&lab.pins).unwrap();
     assert_eq!(next.read().unwrap(), image);

@@ -208,8 +208,7 @@ impl<W: Watched> Object<W> {
         let HeadMetadata { name, namespace, resource_version } =
             serde_json::from_str::<Head>(text).unwrap_or_default().metadata;
         let meta = ObjectMeta { name, namespace, resource_version, ..ObjectMeta::default() };
-        let manifest: Result<W, _> =
-            serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(text));
+        let manifest: Result<W, _> = serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(text));
         let body = manifest
             .map_err(|error| Invalid::new(error.path().to_string(), without_place(&error.inner().to_string())))
             .and_then(W::model);
