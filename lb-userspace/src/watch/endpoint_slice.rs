@@ -1,12 +1,15 @@
 //! `discovery.k8s.io/v1 EndpointSlice`, as Kubernetes writes it.
 
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use jiff::Timestamp;
 use lb_common::ip::Family;
-use serde::Deserialize;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 
-use super::fields::{Invalid, Metadata, Port, ProtocolField, nullable};
+use super::fields::{Invalid, Metadata, Port, ProtocolField, nullable, text_field};
 use crate::model;
 
 /// Names the Service that a slice belongs to.
@@ -15,7 +18,7 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const NOT_OURS: [&str; 2] = ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"];
 
 /// An EndpointSlice.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EndpointSlice {
     #[serde(default)]
@@ -27,7 +30,7 @@ pub struct EndpointSlice {
     endpoints: Vec<Endpoint>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
 enum AddressType {
     IPv4,
     IPv6,
@@ -35,7 +38,7 @@ enum AddressType {
     Fqdn,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, serde::Deserialize)]
 struct SlicePort {
     #[serde(default, deserialize_with = "nullable")]
     name: String,
@@ -45,25 +48,59 @@ struct SlicePort {
     port: Option<Port>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Endpoint {
     #[serde(default, deserialize_with = "nullable")]
-    addresses: Vec<String>,
+    addresses: First,
     #[serde(default, deserialize_with = "nullable")]
     conditions: Conditions,
-    node_name: Option<String>,
+    node_name: Option<NodeName>,
     hints: Option<Hints>,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+/// The first of an endpoint's addresses, the only one that consumers use; as text, where it is none. A cluster has a
+/// hundred thousand of them, so no list is made.
+#[derive(Clone, Debug, Default)]
+struct First(Option<Result<IpAddr, String>>);
+
+impl<'de> Deserialize<'de> for First {
+    fn deserialize<D: Deserializer<'de>>(field: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = First;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("addresses")
+            }
+            fn visit_seq<S: SeqAccess<'de>>(self, mut addresses: S) -> Result<First, S::Error> {
+                let first = addresses.next_element::<Address>()?;
+                while addresses.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(First(first.map(|address| address.0)))
+            }
+        }
+        field.deserialize_seq(Read)
+    }
+}
+
+/// An address, or a text that is none.
+struct Address(Result<IpAddr, String>);
+
+text_field!(Address(Result<IpAddr, String>), "an address", |text| Some(text.parse().map_err(|_| text.to_owned())));
+
+/// The name of a node.
+#[derive(Clone, Debug)]
+struct NodeName(Arc<str>);
+
+text_field!(NodeName(Arc<str>), "the name of a node", |text| Some(text.into()));
+
+#[derive(Clone, Copy, Debug, Default, serde::Deserialize)]
 struct Conditions {
     ready: Option<bool>,
     serving: Option<bool>,
     terminating: Option<bool>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Hints {
     #[serde(default, deserialize_with = "nullable")]
@@ -72,7 +109,7 @@ struct Hints {
     for_nodes: Vec<Hint>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, serde::Deserialize)]
 struct Hint {
     name: String,
 }
@@ -120,8 +157,11 @@ fn trigger(metadata: &Metadata) -> model::Trigger {
 
 impl Endpoint {
     fn model(&self, family: Family) -> Result<model::Endpoint, String> {
-        let text = self.addresses.first().ok_or("is missing")?;
-        let address: std::net::IpAddr = text.parse().map_err(|_| format!("`{text}` is not an IP address"))?;
+        let address = match &self.addresses.0 {
+            None => return Err("is missing".to_owned()),
+            Some(Err(text)) => return Err(format!("`{text}` is not an IP address")),
+            Some(Ok(address)) => *address,
+        };
         if address.is_ipv4() != (family == Family::V4) {
             return Err(format!("{address} is not of the slice's addressType"));
         }
@@ -133,7 +173,7 @@ impl Endpoint {
             ready: ready.unwrap_or(true),
             serving: serving.unwrap_or(true),
             terminating: terminating.unwrap_or(false),
-            node: self.node_name.as_deref().map(Into::into),
+            node: self.node_name.as_ref().map(|name| name.0.clone()),
             hints: self
                 .hints
                 .as_ref()

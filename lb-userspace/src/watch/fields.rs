@@ -94,17 +94,17 @@ pub(super) fn sloppy_cidr(text: &str) -> Option<Cidr> {
 
 macro_rules! text_field {
     ($name:ident($inner:ty), $expecting:literal, $parse:expr) => {
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(field: D) -> Result<Self, D::Error> {
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(field: D) -> Result<Self, D::Error> {
                 struct Read;
-                impl Visitor<'_> for Read {
+                impl serde::de::Visitor<'_> for Read {
                     type Value = $name;
-                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                         f.write_str($expecting)
                     }
-                    fn visit_str<E: de::Error>(self, text: &str) -> Result<$name, E> {
+                    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$name, E> {
                         let parse: fn(&str) -> Option<$inner> = $parse;
-                        parse(text).map($name).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+                        parse(text).map($name).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &self))
                     }
                 }
                 field.deserialize_str(Read)
@@ -112,6 +112,8 @@ macro_rules! text_field {
         }
     };
 }
+
+pub(super) use text_field;
 
 /// A name of an object (RFC 1123 subdomain).
 #[derive(Clone, Debug, PartialEq, Eq)]
