@@ -3,6 +3,7 @@
 mod datapath;
 mod drain;
 mod health_checks;
+mod memory;
 mod observed;
 mod report;
 mod run;

@@ -16,7 +16,7 @@ use super::datapath::{Datapath, Seen, config};
 use super::health_checks::HealthCheckServers;
 use super::observed::{Observed, Said};
 use super::source::Opened;
-use super::{Report, Settings, SourceReport, clock, sweep};
+use super::{Report, Settings, SourceReport, clock, memory, sweep};
 use crate::bpf::{BpfStore, Maps};
 use crate::compile::{Limits, NodeFacts};
 use crate::devices::{self, Nodes, Survey};
@@ -289,6 +289,8 @@ impl Agent {
             self.settings.node,
             addresses(*node),
         );
+        // It takes some milliseconds, in which devices and Services need not wait.
+        drop(tokio::task::spawn_blocking(memory::give_back));
     }
 
     fn report_soon(&mut self) {
