@@ -30,7 +30,12 @@ pub fn over<A: Of>(entries: &Entries<A>, image: &Image, now: u32) -> Vec<(Affini
     for frontend in A::side(image).frontends.values() {
         let of = sticky.entry(frontend.service).or_default();
         of.affinity = of.affinity.max(frontend.affinity);
-        of.backends.extend(frontend.tables().filter_map(|table| image.runs.get(&table.at)).flat_map(Slots::iter));
+        of.backends.extend(
+            frontend
+                .tables()
+                .filter_map(|table| image.runs.get(&table.at))
+                .flat_map(|slots| slots.ids().iter().copied()),
+        );
     }
     let lasts = |(key, affinity): &(&AffinityKey<A>, &Affinity)| {
         let sticky = sticky.get(&key.service).filter(|sticky| sticky.backends.contains(&affinity.backend));
