@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::mem::{Image, Of, Slots};
+use lb_common::mem::{Image, Of};
 use lb_common::tables::{Affinity, AffinityKey};
 
 /// Clients, and the backends that they stay with.
