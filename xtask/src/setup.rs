@@ -18,6 +18,7 @@ const LAB_COMMANDS: &[(&str, &str, &str)] = &[
     ("tc", "iproute2", "a look at what hangs at a device"),
     ("ethtool", "ethtool", "checksum and segmentation offloads of the lab's devices"),
     ("nft", "nftables", "rules of other software beside Sluice"),
+    ("iptables", "iptables", "kube-proxy's mode iptables, which Sluice is measured beside"),
     ("nsenter", "util-linux", "a shell inside the lab"),
 ];
 
