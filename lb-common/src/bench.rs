@@ -1,5 +1,4 @@
-//! What the benchmark tells the programs in front of the one under test (`lb-ebpf/src/bench.rs`). No program of a node
-//! knows it.
+//! What the benchmark tells its own programs (`lb-ebpf/src/bench.rs`). No program of a node knows it.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -26,4 +25,14 @@ pub struct Template {
     pub len: u32,
     /// Always 0.
     pub zero: u32,
+}
+
+/// What becomes of packets where they arrive.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct Receiver {
+    /// Those to this TCP or UDP port count, and end here.
+    pub port: u32,
+    /// 1: they are sent back to whom they came from.
+    pub answers: u32,
 }

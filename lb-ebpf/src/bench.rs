@@ -1,4 +1,5 @@
-//! Programs for `cargo xtask bench datapath`: in front of a program under test they make the packet anew in each round.
+//! Programs for `cargo xtask bench`: some stand in front of a program under test and make the packet anew in each round,
+//! one stands where packets arrive that a node has sent on.
 //!
 //! `BPF_PROG_TEST_RUN` repeats a program on one packet and does not restore it: from round 2 on a program that
 //! translates would see its own output. So the front copies the packet from a template, varies client and virtual IP
@@ -7,12 +8,13 @@
 #![no_std]
 #![no_main]
 
-use aya_ebpf::bindings::{TC_ACT_SHOT, xdp_action::XDP_DROP};
+use aya_ebpf::bindings::TC_ACT_SHOT;
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::helpers::generated::{bpf_skb_change_tail, bpf_xdp_adjust_tail};
 use aya_ebpf::macros::{classifier, map, xdp};
-use aya_ebpf::maps::{Array, ProgramArray};
+use aya_ebpf::maps::{Array, PerCpuArray, ProgramArray};
 use aya_ebpf::programs::{TcContext, XdpContext};
-use lb_common::bench::{FRAME, SHORT, Template};
+use lb_common::bench::{FRAME, Receiver, SHORT, Template};
 use lb_common::hash;
 use lb_common::ip::{Be16, Ip, V4, V6};
 use lb_common::packet::{ETHERNET, Ethernet, Ipv4, Ipv6, Ports};
@@ -28,6 +30,13 @@ static XDP_TARGET: ProgramArray = ProgramArray::with_max_entries(1, 0);
 /// The same for TC.
 #[map]
 static TC_TARGET: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// What becomes of packets that arrive.
+#[map]
+static RECEIVER: Array<Receiver> = Array::with_max_entries(1, 0);
+/// Packets that arrived at the receiver's port.
+#[map]
+static RECEIVED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// Makes the packet, then calls the XDP program under test.
 #[expect(clippy::needless_pass_by_value, reason = "the macro of aya calls it so")]
@@ -71,6 +80,56 @@ fn empty_xdp(_ctx: XdpContext) -> u32 {
 #[classifier]
 fn empty_tc(_ctx: TcContext) -> i32 {
     TC_ACT_SHOT
+}
+
+/// Behind the front where frames are live: sends the packet out of the device that the run names.
+#[xdp(frags)]
+fn send_xdp(_ctx: XdpContext) -> u32 {
+    XDP_TX
+}
+
+/// Where a node's packets arrive: counts and ends those to the receiver's port, or answers them. All others pass.
+#[expect(clippy::needless_pass_by_value, reason = "the macro of aya calls it so")]
+#[xdp(frags)]
+fn receive_xdp(ctx: XdpContext) -> u32 {
+    let (data, end) = (ctx.data(), ctx.data_end());
+    if data + ETHERNET > end {
+        return XDP_PASS;
+    }
+    // SAFETY: the bounds were checked.
+    match unsafe { (*(data as *const Ethernet)).ethertype.get() } {
+        V4::ETHERTYPE => arrive::<Ipv4>(data, end, |ip| core::mem::swap(&mut ip.src, &mut ip.dst)),
+        V6::ETHERTYPE => arrive::<Ipv6>(data, end, |ip| core::mem::swap(&mut ip.src, &mut ip.dst)),
+        _ => XDP_PASS,
+    }
+}
+
+/// Behind a header `H`, which has neither options nor extensions: the packets are the benchmark's own.
+#[inline(always)]
+fn arrive<H>(data: usize, end: usize, turn: impl Fn(&mut H)) -> u32 {
+    let ports = data + ETHERNET + size_of::<H>();
+    let Some(receiver) = RECEIVER.get(0) else { return XDP_PASS };
+    if ports + size_of::<Ports>() > end {
+        return XDP_PASS;
+    }
+    // SAFETY: the bounds were checked, and nothing else refers to the packet.
+    let (ethernet, ip, ports) =
+        unsafe { (&mut *(data as *mut Ethernet), &mut *((data + ETHERNET) as *mut H), &mut *(ports as *mut Ports)) };
+    if u32::from(ports.dst.get()) != receiver.port {
+        return XDP_PASS;
+    }
+    if let Some(count) = RECEIVED.get_ptr_mut(0) {
+        // SAFETY: the counter is this CPU's own.
+        unsafe { *count += 1 };
+    }
+    if receiver.answers == 0 {
+        return XDP_DROP;
+    }
+    // The sum of what is swapped stays the same, and with it every checksum.
+    *ethernet = ethernet.swapped();
+    turn(ip);
+    core::mem::swap(&mut ports.src, &mut ports.dst);
+    XDP_TX
 }
 
 /// Bytes of the packet of this measurement.

@@ -35,6 +35,8 @@ pub struct Kernel {
     pub store: BpfStore,
     /// The programs.
     pub programs: Programs,
+    /// Where they are pinned.
+    pub pins: Pins,
     devices: HashMap<MapData, u32, u32>,
     _owner: Owner,
 }
@@ -53,7 +55,7 @@ impl Kernel {
         let have = store.read()?;
         store.apply(&plan::diff(&have, image))?;
         let devices = MapData::from_pin(pins.maps().join(map::DEVICES)).and_then(Map::from_map_data)?;
-        Ok(Self { store, programs, devices: devices.try_into()?, _owner: owner })
+        Ok(Self { store, programs, pins, devices: devices.try_into()?, _owner: owner })
     }
 
     /// Says what a device is: bits of [`lb_common::tables::device`]. Packets come in through [`lb_common::mem::Frame::DEVICE`].

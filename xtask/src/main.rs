@@ -43,11 +43,8 @@ enum Task {
     },
     /// Make the container image, without Docker
     Image(image::Arguments),
-    /// Measure
-    Bench {
-        #[command(subcommand)]
-        part: bench::Part,
-    },
+    /// Measure, everything or what is named
+    Bench(bench::Arguments),
     /// Run every check: format, rules, lints, tests without and with a kernel, the demo
     Test {
         /// Run this step only (may be given more than once)
@@ -64,7 +61,7 @@ fn main() -> ExitCode {
         Task::Build { release } => build::run(release).map(drop),
         Task::Demo { keep, kubernetes } => demo::run(keep, kubernetes),
         Task::Image(arguments) => image::run(&arguments),
-        Task::Bench { part } => bench::run(&part),
+        Task::Bench(arguments) => bench::run(&arguments),
         Task::Test { only } => test::run(&only),
         Task::Tidy => tidy::run(),
     };

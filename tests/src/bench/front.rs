@@ -1,12 +1,16 @@
-//! The programs in front of the one under test, see `lb-ebpf/src/bench.rs`.
+//! The benchmark's own programs, see `lb-ebpf/src/bench.rs`.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use aya::Ebpf;
-use aya::maps::{Array, MapData, ProgramArray};
-use aya::programs::{ProgramFd, SchedClassifier, TestRun as _, TestRunOptions, Xdp};
-use lb_common::bench::{FRAME, SHORT, Template};
+use aya::maps::{Array, MapData, PerCpuArray, ProgramArray};
+use aya::programs::xdp::XdpMode;
+use aya::programs::{ProgramFd, SchedClassifier, TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
+use lb_common::bench::{FRAME, Receiver, SHORT, Template};
+
+/// Live frames that are sent at once; a veth has room for 256.
+const BATCH: u32 = 64;
 
 /// How the packets of a measurement differ.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,11 +27,11 @@ pub(super) struct Variation {
 
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-struct Raw(Template);
+struct Raw<T>(T);
 
-// SAFETY: bytemuck has proved that Template is plain bytes without padding.
+// SAFETY: bytemuck has proved that it is plain bytes without padding.
 #[expect(unsafe_code, reason = "aya has its own word for plain bytes")]
-unsafe impl aya::Pod for Raw {}
+unsafe impl<T: bytemuck::Pod> aya::Pod for Raw<T> {}
 
 /// Where the program under test runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +42,9 @@ pub(super) enum Layer {
 
 pub(super) struct Front {
     ebpf: Ebpf,
-    template: Array<MapData, Raw>,
+    template: Array<MapData, Raw<Template>>,
+    receiver: Array<MapData, Raw<Receiver>>,
+    received: PerCpuArray<MapData, u64>,
     targets: [ProgramArray<MapData>; 2],
 }
 
@@ -48,7 +54,7 @@ impl Front {
         let mut ebpf = Ebpf::load_file(object).with_context(|| {
             format!("cannot load the benchmark's programs from {}; `cargo xtask bench` builds them", object.display())
         })?;
-        for name in ["front_xdp", "empty_xdp"] {
+        for name in ["front_xdp", "empty_xdp", "send_xdp", "receive_xdp"] {
             let program: &mut Xdp = ebpf.program_mut(name).context("no such program")?.try_into()?;
             program.load()?;
         }
@@ -56,10 +62,12 @@ impl Front {
             let program: &mut SchedClassifier = ebpf.program_mut(name).context("no such program")?.try_into()?;
             program.load()?;
         }
-        let template = ebpf.take_map("TEMPLATE").context("no map TEMPLATE")?;
+        let mut map = |name| ebpf.take_map(name).with_context(|| format!("no map {name}"));
+        let (template, receiver, received) = (map("TEMPLATE")?, map("RECEIVER")?, map("RECEIVED")?);
         let mut target = |name| anyhow::Ok(ProgramArray::try_from(ebpf.take_map(name).context("no map of targets")?)?);
         let targets = [target("XDP_TARGET")?, target("TC_TARGET")?];
-        Ok(Self { template: Array::try_from(template)?, targets, ebpf })
+        let (template, receiver, received) = (template.try_into()?, receiver.try_into()?, received.try_into()?);
+        Ok(Self { ebpf, template, receiver, received, targets })
     }
 
     /// Says what packets the next runs see.
@@ -108,5 +116,40 @@ impl Front {
         };
         // Whole nanoseconds, but the kernel stops its clock while another task runs, which no clock here could.
         Ok(run.duration.as_secs_f64() * 1e9)
+    }
+
+    /// Sends so many live frames out of a device of the calling thread's namespace, as its driver would have sent them.
+    pub(super) fn send(&mut self, device: u32, len: usize, frames: u32) -> Result<()> {
+        let program = self.ebpf.program("send_xdp").context("no program that sends")?.fd()?;
+        self.targets[Layer::Xdp as usize].set(0, program, 0)?;
+        let frame = vec![0; len];
+        // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+        let context = [0, u32::try_from(len)?, 0, device, 0, 0];
+        let front = <&Xdp>::try_from(self.ebpf.program("front_xdp").context("no front program")?)?;
+        front.test_run(TestRunOptions {
+            data_in: Some(&frame),
+            ctx_in: Some(bytemuck::cast_slice(&context)),
+            repeat: frames,
+            attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
+            ..TestRunOptions::new()
+        })?;
+        Ok(())
+    }
+
+    /// Attaches one of the programs to XDP of a device of the calling thread's namespace, in the driver.
+    pub(super) fn attach(&mut self, program: &str, device: u32) -> Result<()> {
+        let program: &mut Xdp = self.ebpf.program_mut(program).context("no such program")?.try_into()?;
+        program.attach_to_if_index(device, XdpMode::Driver)?;
+        Ok(())
+    }
+
+    /// Says what becomes of packets that arrive.
+    pub(super) fn receive(&mut self, receiver: Receiver) -> Result<()> {
+        Ok(self.receiver.set(0, Raw(receiver), 0)?)
+    }
+
+    /// Packets that arrived until now.
+    pub(super) fn received(&self) -> Result<u64> {
+        Ok(self.received.get(&0, 0)?.iter().sum())
     }
 }

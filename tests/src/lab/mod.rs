@@ -59,6 +59,7 @@ pub use wire::{BULK_PORT, ECHO_PORT, Greeting, HTTP_PORT, UDP_PORT, is_pattern, 
 pub use world::{Network, World, WorldOptions};
 
 pub(crate) use owner::{Owner, remove_cgroup};
+pub(crate) use place::beside;
 
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

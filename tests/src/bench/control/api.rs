@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use indicatif::{ProgressBar, ProgressStyle};
 use kube::api::PostParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::Request;
@@ -13,6 +12,7 @@ use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 
 use super::{Written, objects};
+use crate::bench::progress;
 use crate::lab::Netns;
 use crate::plane::Plane;
 
@@ -22,7 +22,7 @@ const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslice
 const IN_FLIGHT: usize = 48;
 
 /// A client of the API, beside the server: its packets do not pass the node that is measured.
-pub(super) struct Api<'a> {
+pub(in crate::bench) struct Api<'a> {
     ns: &'a Netns,
     runtime: Runtime,
     client: Client,
@@ -31,7 +31,7 @@ pub(super) struct Api<'a> {
 }
 
 impl<'a> Api<'a> {
-    pub(super) fn new(plane: &'a Plane<'_>) -> Result<Self> {
+    pub(in crate::bench) fn new(plane: &'a Plane<'_>) -> Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
         let kubeconfig = Kubeconfig::read_from(plane.kubeconfig()).context("cannot read the kubeconfig")?;
         let client = runtime.block_on(async {
@@ -42,11 +42,9 @@ impl<'a> Api<'a> {
     }
 
     /// Makes Services until there are so many.
-    pub(super) fn populate(&mut self, services: u32) -> Result<()> {
+    pub(in crate::bench) fn populate(&mut self, services: u32) -> Result<()> {
         let missing = self.services..services;
-        let bar = ProgressBar::new(missing.len() as u64);
-        bar.set_style(ProgressStyle::with_template("{prefix:>36} {wide_bar} {pos}/{len} Services, {eta} left")?);
-        bar.set_prefix("writing to the API");
+        let bar = progress::bar("writing to the API".to_owned(), missing.len() as u64, "Services")?;
         let client = &self.client;
         let make = async |n: u32| {
             create(client, SERVICES, &objects::service(n)).await?;

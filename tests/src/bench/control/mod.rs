@@ -1,12 +1,10 @@
 //! How fast what is written in the API reaches the packets, and what it costs: Sluice beside kube-proxy, one after the
 //! other on the same node, with the same real API server and the same objects.
 
-mod api;
-mod objects;
-mod probe;
+pub(super) mod api;
+pub(super) mod objects;
+pub(super) mod probe;
 mod report;
-mod subject;
-mod usage;
 
 use std::path::PathBuf;
 use std::sync::mpsc::RecvTimeoutError;
@@ -14,15 +12,17 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 
 use self::api::Api;
 use self::objects::Objects;
 use self::probe::World;
-use self::report::{Changes, Report, Row, Start};
-use self::subject::Running;
-pub use self::subject::Subject;
-use self::usage::Usage;
+pub(super) use self::report::Report;
+use self::report::{Changes, Row, Start};
+use super::progress;
+use super::report::{Findings as _, Machine};
+pub use super::subject::Subject;
+use super::subject::{self, Running, START};
 use crate::lab::Lab;
 use crate::plane::{Plane, PlaneOptions};
 
@@ -35,12 +35,10 @@ pub struct Options {
     pub changes: u32,
     /// The programs, in their order.
     pub subjects: Vec<Subject>,
-    /// Where the JSON goes.
-    pub json: PathBuf,
+    /// The folder where the JSON goes.
+    pub out: PathBuf,
 }
 
-/// A start that takes longer is cut off.
-const START: Duration = Duration::from_secs(240);
 /// A change that takes longer is cut off, with all that would follow.
 const CHANGE: Duration = Duration::from_secs(30);
 /// Longer than kube-proxy rests between two writes of its rules (`minSyncPeriod`, 1 s): such changes wait for none.
@@ -48,7 +46,7 @@ const PAUSE: Duration = Duration::from_millis(1100);
 /// After the start, what was put off is done, and memory has come to rest.
 const SETTLE: Duration = Duration::from_secs(3);
 
-/// Measures, prints the table, and saves the JSON.
+/// Measures, prints the table, and keeps the JSON.
 ///
 /// # Errors
 /// The lab or the control plane cannot run here, or a program under measurement fails.
@@ -57,7 +55,8 @@ pub fn run(options: &Options) -> Result<()> {
     let plane = Plane::start(&lab, PlaneOptions { api_servers: 1, controllers: false })?;
     let world = World::new(&lab)?;
     let mut api = Api::new(&plane)?;
-    let mut report = Report::new(options.changes, &subject::version()?);
+    let machine = Machine::this().beside(subject::version()?);
+    let mut report = Report { machine, changes: options.changes, rows: Vec::new() };
     for &services in &options.services {
         api.populate(services)?;
         for &subject in &options.subjects {
@@ -67,10 +66,7 @@ pub fn run(options: &Options) -> Result<()> {
             report.rows.push(row);
         }
     }
-    println!("\n{}", report.table());
-    report.save(&options.json)?;
-    println!("\nsaved as {}", options.json.display());
-    Ok(())
+    report.save(&options.out)
 }
 
 /// One program on a clean node, from its start to its removal.
@@ -84,13 +80,11 @@ fn measure(
     subject: Subject,
 ) -> Result<Row> {
     let objects = Objects { services };
-    let bar = ProgressBar::new(u64::from(2 * options.changes));
-    bar.set_style(ProgressStyle::with_template("{prefix:>36} {wide_bar} {pos}/{len} changes, {eta} left  {msg}")?);
-    bar.set_prefix(format!("{}, {services} Services", subject.name()));
+    let name = format!("{}, {services} Services", subject.name());
+    let bar = progress::bar(name, u64::from(2 * options.changes), "changes")?;
     bar.set_message("start");
-    bar.tick();
 
-    let mut running = subject.start(lab, plane, services)?;
+    let mut running = subject.start(lab, plane, &[])?;
     let sample = objects.sample();
     let reached = world.wait_for_all(&sample, running.began, START)?;
     running.expect_alive()?;
@@ -109,11 +103,11 @@ fn measure(
     let paused = changes(world, api, objects, options.changes, PAUSE, &running, &bar)?;
     bar.set_message("back to back");
     let back_to_back = changes(world, api, objects, options.changes, Duration::ZERO, &running, &bar)?;
-    let peak = running.usage()?.peak;
+    let peak = Some(running.usage()?.peak);
     let maps = running.maps()?;
     running.remove()?;
     bar.finish_and_clear();
-    let subject = subject.name();
+    let subject = subject.name().to_owned();
     Ok(Row { subject, services, start: Some(start), paused, back_to_back, peak, maps, cut_off: None })
 }
 

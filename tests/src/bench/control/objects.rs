@@ -20,9 +20,9 @@ const SAMPLE: u32 = 64;
 const UDP_EVERY: u32 = 16;
 
 /// Addresses of the pods' clients, endpoints and of everything else that is in the cluster, as kube-proxy is told.
-pub(super) const CLUSTER: &str = "10.128.0.0/9";
+pub(in crate::bench) const CLUSTER: &str = "10.128.0.0/9";
 /// All endpoints, first and new.
-pub(super) const BACKENDS: &str = "10.128.0.0/11";
+pub(in crate::bench) const BACKENDS: &str = "10.128.0.0/11";
 /// The addresses that datagrams come from.
 pub(super) const CLIENTS: (&str, Ipv4Addr) = ("10.160.0.0/16", Ipv4Addr::new(10, 160, 0, 0));
 /// The Services' addresses.
@@ -36,13 +36,13 @@ const STRIDE: u32 = 16;
 
 /// Services 0 to `services`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Objects {
-    pub(super) services: u32,
+pub(in crate::bench) struct Objects {
+    pub(in crate::bench) services: u32,
 }
 
 impl Objects {
     /// Frontends of TCP Services: the first, the last, and others spread without a pattern that a map could know.
-    pub(super) fn sample(self) -> Vec<SocketAddrV4> {
+    pub(in crate::bench) fn sample(self) -> Vec<SocketAddrV4> {
         let last = (0..self.services).rev().find(|n| !is_udp(*n)).unwrap_or_default();
         let spread = (0..SAMPLE).map(|n| scatter(n, self.services)).filter(|n| !is_udp(*n));
         let mut chosen: Vec<_> = spread.chain([0, last]).collect();

@@ -25,9 +25,9 @@ const EVERY: Duration = Duration::from_micros(250);
 const PORTS: std::ops::Range<u16> = 10_000..60_000;
 
 /// The pods, and what arrives.
-pub(super) struct World {
-    client: Pod,
-    _backend: Pod,
+pub(in crate::bench) struct World {
+    pub(in crate::bench) client: Pod,
+    pub(in crate::bench) backend: Pod,
     sent: Arc<AtomicU32>,
     /// The first datagram at an endpoint of each change.
     pub(super) arrivals: Receiver<Arrival>,
@@ -43,7 +43,7 @@ pub(super) struct Arrival {
 }
 
 impl World {
-    pub(super) fn new(lab: &Lab) -> Result<Self> {
+    pub(in crate::bench) fn new(lab: &Lab) -> Result<Self> {
         let client = lab.bare_pod("client", 40)?;
         // Its servers listen at all addresses: a TCP connection to any endpoint succeeds.
         let backend = lab.pod("backend", 50)?;
@@ -57,11 +57,11 @@ impl World {
         let stopped = stop.clone();
         let socket = backend.ns.run(|| listen().context("cannot listen for datagrams"))?;
         let receiver = backend.ns.start(move || receive(&socket, &found, &stopped))?;
-        Ok(Self { client, _backend: backend, sent: Arc::default(), arrivals, stop, receiver: Some(receiver) })
+        Ok(Self { client, backend, sent: Arc::default(), arrivals, stop, receiver: Some(receiver) })
     }
 
     /// The time from `began` until a new connection to each of the frontends has succeeded; none after `patience`.
-    pub(super) fn wait_for_all(
+    pub(in crate::bench) fn wait_for_all(
         &self,
         frontends: &[SocketAddrV4],
         began: Instant,

@@ -1,33 +1,30 @@
-//! The figures: one table for people, JSON for machines.
+//! The figures, by program and number of Services.
 
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
-use comfy_table::{CellAlignment, Table, presets};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::objects::ENDPOINTS;
-use super::usage::MapMemory;
-use crate::bench::report::{Machine, save};
+use crate::bench::report::{Bar, Chart, Findings, Machine, Table, quantile, show};
+use crate::bench::usage::MapMemory;
 
 /// One subject at one number of Services.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Row {
-    pub(super) subject: &'static str,
+    pub(super) subject: String,
     pub(super) services: u32,
     pub(super) start: Option<Start>,
     pub(super) paused: Option<Changes>,
     pub(super) back_to_back: Option<Changes>,
     /// MiB resident at most, from start to end.
-    pub(super) peak: f64,
+    pub(super) peak: Option<f64>,
     pub(super) maps: Option<MapMemory>,
     /// Seconds after which the start was given up.
     pub(super) cut_off: Option<f64>,
 }
 
 /// From exec to complete.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Start {
     /// Seconds until every Service of the sample answered a new connection.
     pub(super) seconds: f64,
@@ -40,7 +37,7 @@ pub(super) struct Start {
 }
 
 /// A series of changes.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Changes {
     /// Milliseconds from the request to the API server to the first packet at a new endpoint, in the order of changes.
     pub(super) latencies: Vec<f64>,
@@ -51,24 +48,22 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    /// The latency that `share` of all do not exceed (nearest rank).
+    /// The latency that `share` of all do not exceed.
     fn quantile(&self, share: f64) -> f64 {
         quantile(&self.latencies, share)
     }
-}
 
-fn quantile(values: &[f64], share: f64) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let rank = (share * sorted.len() as f64).ceil() as usize;
-    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+    fn spread(&self) -> Spread {
+        (self.quantile(0.0), self.quantile(0.5), self.quantile(1.0))
+    }
 }
 
 impl Row {
     /// One whose start took too long.
     pub(super) fn cut_off(subject: &'static str, services: u32, after: Duration) -> Self {
         let cut_off = Some(after.as_secs_f64());
-        Self { subject, services, start: None, paused: None, back_to_back: None, peak: f64::NAN, maps: None, cut_off }
+        let subject = subject.to_owned();
+        Self { subject, services, start: None, paused: None, back_to_back: None, peak: None, maps: None, cut_off }
     }
 
     /// Every figure of the table, in the order of its columns; none where there is none.
@@ -81,7 +76,7 @@ impl Row {
             start(|start| start.seconds),
             start(|start| start.cpu),
             start(|start| start.rss),
-            Some(self.peak).filter(|peak| peak.is_finite()),
+            self.peak,
             of(paused, 0.5),
             of(paused, 0.99),
             of(paused, 1.0),
@@ -115,99 +110,96 @@ const FIGURES: [&str; 12] = [
     "CPU s",
 ];
 
+/// The least, the middle and the most of a figure.
+type Spread = (f64, f64, f64);
+
 /// What was measured, and on what.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Report {
-    #[serde(flatten)]
-    machine: Machine,
-    kube_proxy: String,
-    changes: u32,
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(in crate::bench) struct Report {
+    pub(super) machine: Machine,
+    pub(super) changes: u32,
     pub(super) rows: Vec<Row>,
 }
 
 impl Report {
-    pub(super) fn new(changes: u32, kube_proxy: &str) -> Self {
-        Self { machine: Machine::this(), kube_proxy: kube_proxy.to_owned(), changes, rows: Vec::new() }
+    /// What the other figures of a row are compared with: the first of its size.
+    fn base<'a>(&'a self, row: &'a Row) -> &'a Row {
+        self.rows.iter().find(|first| first.services == row.services).unwrap_or(row)
     }
 
-    /// The table; behind each figure of another, how many times Sluice's it is.
-    pub(super) fn table(&self) -> String {
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING);
-        table.set_header(["SERVICES", "SUBJECT"].into_iter().chain(FIGURES));
-        table.column_iter_mut().for_each(|column| column.set_cell_alignment(CellAlignment::Right));
-        for row in &self.rows {
-            // The first of its size.
-            let base = self.rows.iter().find(|first| first.services == row.services).unwrap_or(row);
-            let mut cells = vec![row.services.to_string(), row.subject.to_owned()];
-            let ratio = |(figure, base): (Option<f64>, Option<f64>)| match (figure, base) {
-                (Some(figure), Some(base)) if base > 0.0 && base != figure => {
-                    format!("{} ({}x)", show(Some(figure)), show(Some(figure / base)))
-                }
-                _ => show(figure),
-            };
-            if std::ptr::eq(base, row) {
-                cells.extend(row.figures().map(show));
-            } else {
-                cells.extend(row.figures().into_iter().zip(base.figures()).map(ratio));
-            }
-            table.add_row(cells);
-        }
+    fn notes(&self) -> Vec<String> {
         let maps = self.rows.iter().filter_map(|row| {
             let (maps, ready) = (row.maps?, row.start?.says_ready?);
             Some(format!(
-                "\n{} Services: Sluice says ready after {} s; its maps take {:.1} MiB, {:.1} of them for Services, \
+                "{} Services: Sluice says ready after {} s; its maps take {:.1} MiB, {:.1} of them for Services, \
                  backends and slots of IPv4",
                 row.services,
-                show(Some(ready)),
+                show(ready),
                 maps.all,
                 maps.services
             ))
         });
         let cut_off = self.rows.iter().filter_map(|row| {
             let after = row.cut_off?;
-            Some(format!("\n{} with {} Services was cut off after {after:.0} s", row.subject, row.services))
+            Some(format!("{} with {} Services was cut off after {after:.0} s", row.subject, row.services))
         });
-        let writes: Vec<_> = self.rows.iter().flat_map(|row| [&row.paused, &row.back_to_back]).flatten().collect();
-        let writes: Vec<f64> = writes.iter().flat_map(|changes| &changes.writes).copied().collect();
-        format!(
-            "{ENDPOINTS} endpoints a Service; {} changes with pauses, and as many back to back (DENSE); the API server \
-             answers a write after {} ms (p50); kube-proxy {}; {}\n\n{table}\n{}{}",
-            self.changes,
-            show(Some(quantile(&writes, 0.5))),
-            self.kube_proxy,
-            self.machine,
-            maps.collect::<String>(),
-            cut_off.collect::<String>(),
-        )
-    }
-
-    /// Writes the JSON.
-    pub(super) fn save(&self, path: &Path) -> Result<()> {
-        save(self, path)
+        maps.chain(cut_off).collect()
     }
 }
 
-/// Three digits that count.
-fn show(figure: Option<f64>) -> String {
-    match figure {
-        None => "-".into(),
-        Some(figure) if figure >= 100.0 => format!("{figure:.0}"),
-        Some(figure) if figure >= 10.0 => format!("{figure:.1}"),
-        Some(figure) => format!("{figure:.2}"),
+impl Findings for Report {
+    const PART: &'static str = "control";
+    const TITLE: &'static str = "From the API to the packets";
+
+    fn machine(&self) -> &Machine {
+        &self.machine
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    /// One; behind each figure of another, how many times Sluice's it is.
+    fn tables(&self) -> Vec<Table> {
+        let ratio = |(figure, base): (Option<f64>, Option<f64>)| match (figure, base) {
+            (Some(figure), Some(base)) if base > 0.0 && base != figure => {
+                format!("{} ({}x)", show(figure), show(figure / base))
+            }
+            _ => show(figure),
+        };
+        let row = |row: &Row| {
+            let base = self.base(row);
+            let figures = row.figures().into_iter().zip(base.figures()).map(ratio);
+            [row.services.to_string(), row.subject.clone()].into_iter().chain(figures).collect()
+        };
+        let series: Vec<_> = self.rows.iter().flat_map(|row| [&row.paused, &row.back_to_back]).flatten().collect();
+        let writes: Vec<f64> = series.iter().flat_map(|changes| &changes.writes).copied().collect();
+        vec![Table {
+            title: format!(
+                "{ENDPOINTS} endpoints a Service; {} changes with pauses, and as many back to back (DENSE); the API \
+                 server answers a write after {} ms (p50)",
+                self.changes,
+                show(quantile(&writes, 0.5)),
+            ),
+            header: ["SERVICES", "SUBJECT"].into_iter().chain(FIGURES).collect(),
+            rows: self.rows.iter().map(row).collect(),
+            words: 2,
+            notes: self.notes(),
+        }]
+    }
 
-    #[test]
-    fn quantiles_are_values_that_were_measured() {
-        let values = [4.0, 1.0, 3.0, 2.0];
-        for (share, expected) in [(0.5, 2.0), (0.75, 3.0), (0.99, 4.0), (1.0, 4.0)] {
-            assert_eq!(quantile(&values, share), expected);
-        }
-        assert!(quantile(&[], 0.5).is_nan());
+    fn charts(&self) -> Vec<Chart> {
+        let Some(services) = self.rows.last().map(|row| row.services) else { return Vec::new() };
+        let rows = || self.rows.iter().filter(|row| row.services == services);
+        let chart = |title: &str, goal: f64, figure: fn(&Row) -> Option<Spread>| {
+            let bars = rows().filter_map(|row| {
+                let (least, value, most) = figure(row)?;
+                let goal = Some(goal).filter(|_| row.subject == "Sluice");
+                Some(Bar { label: row.subject.clone(), value, spread: (least, most), goal })
+            });
+            Chart { title: format!("{title}, {services} Services"), bars: bars.collect() }
+        };
+        vec![
+            chart("EndpointSlice to packet, p50 in ms", 8.0, |row| row.paused.as_ref().map(Changes::spread)),
+            chart("The same back to back, p50 in ms", 8.0, |row| row.back_to_back.as_ref().map(Changes::spread)),
+            chart("Start to complete rules in s", 1.5, |row| row.start.map(|start| [start.seconds; 3].into())),
+            chart("Resident memory after the start in MiB", 100.0, |row| row.start.map(|start| [start.rss; 3].into())),
+        ]
     }
 }

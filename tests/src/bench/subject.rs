@@ -13,13 +13,16 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use super::usage::MapMemory;
-use super::{Usage, objects};
+use super::control::objects;
+use super::usage::{MapMemory, Usage};
 use crate::lab::{Lab, NIC, cli, program as sluice};
 use crate::plane::{Plane, program};
 
+/// A start that takes longer is cut off.
+pub(super) const START: Duration = Duration::from_secs(240);
 /// How long a process may take to end.
 const END: Duration = Duration::from_secs(20);
+
 /// A program that makes Services work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Subject {
@@ -49,14 +52,14 @@ impl Subject {
         }
     }
 
-    /// Starts it on a clean node.
-    pub(super) fn start<'a>(self, lab: &'a Lab, plane: &Plane<'_>, services: u32) -> Result<Running<'a>> {
+    /// Starts it on a clean node. `options` are the agent's, beside those that it always has.
+    pub(super) fn start<'a>(self, lab: &'a Lab, plane: &Plane<'_>, options: &[&str]) -> Result<Running<'a>> {
         let mut command = match self {
-            Self::Sluice => agent(lab, plane)?,
+            Self::Sluice => agent(lab, plane, options)?,
             Self::Nftables => proxy(lab, plane, "nftables")?,
             Self::Iptables => proxy(lab, plane, "iptables")?,
         };
-        let log = lab.dir().join(format!("{}-{services}.log", self.name().replace(' ', "-")));
+        let log = lab.dir().join(format!("{}.log", self.name().replace(' ', "-")));
         let file = File::create(&log).with_context(|| format!("cannot make {}", log.display()))?;
         command.stdin(Stdio::null());
         command.stdout(file.try_clone().context("cannot share a log")?).stderr(file);
@@ -76,14 +79,14 @@ impl Subject {
 pub(super) fn version() -> Result<String> {
     let output = Command::new(program("kube-proxy")?).arg("--version").output().context("cannot start kube-proxy")?;
     let text = String::from_utf8_lossy(&output.stdout);
-    Ok(text.trim().trim_start_matches("Kubernetes ").to_owned())
+    Ok(format!("kube-proxy {}", text.trim().trim_start_matches("Kubernetes ")))
 }
 
-fn agent(lab: &Lab, plane: &Plane<'_>) -> Result<Command> {
+fn agent(lab: &Lab, plane: &Plane<'_>, options: &[&str]) -> Result<Command> {
     let mut command = Command::new(sluice()?);
     command.args(["agent", "--kubeconfig"]).arg(plane.kubeconfig());
     command.arg("--run-dir").arg(lab.run_dir()).arg("--pin-root").arg(lab.bpffs()).arg("--cgroup").arg(lab.cgroup());
-    command.args(["--node-name", "node", "--nic", NIC, "--pod-device", "pod-*"]);
+    command.args(["--node-name", "node", "--nic", NIC, "--pod-device", "pod-*"]).args(options);
     Ok(command)
 }
 
@@ -190,7 +193,7 @@ impl Drop for Running<'_> {
 
 /// The moment at which the agent's log says that the agent is ready.
 fn wait_for_ready(log: &Path) -> Option<Instant> {
-    let end = Instant::now() + super::START;
+    let end = Instant::now() + START;
     while Instant::now() < end {
         if fs::read_to_string(log).is_ok_and(|text| text.contains(" ready: ")) {
             return Some(Instant::now());

@@ -8,7 +8,7 @@ use std::process::Child;
 use anyhow::{Context, Result};
 use aya::maps::MapInfo;
 use procfs::process::Process;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -39,7 +39,7 @@ impl Usage {
 }
 
 /// Kernel memory of Sluice's maps, in MiB.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct MapMemory {
     /// All maps, those of flows too.
     pub(super) all: f64,
@@ -56,8 +56,7 @@ impl MapMemory {
         let (mut all, mut services) = (0.0, 0.0);
         for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
             let path = entry?.path();
-            let info = MapInfo::from_pin(&path).with_context(|| format!("cannot open {}", path.display()))?;
-            let bytes = memlock(info.fd()?.as_fd().as_raw_fd())?;
+            let bytes = charged(&path)?.0;
             all += bytes;
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             if OF_SERVICES.iter().any(|of| name.starts_with(of)) {
@@ -66,6 +65,12 @@ impl MapMemory {
         }
         Ok(Self { all: all / MIB, services: services / MIB })
     }
+}
+
+/// Bytes that the kernel charges for a pinned map, and entries that it has room for.
+pub(super) fn charged(pin: &Path) -> Result<(f64, u32)> {
+    let info = MapInfo::from_pin(pin).with_context(|| format!("cannot open {}", pin.display()))?;
+    Ok((memlock(info.fd()?.as_fd().as_raw_fd())?, info.max_entries()))
 }
 
 /// What the kernel charges for a map (`bpf_map_show_fdinfo`).

@@ -1,0 +1,161 @@
+//! Nanoseconds per packet of the loaded programs, by prog run: every kind of packet, both families, one Service and many.
+
+mod cases;
+mod connect;
+mod report;
+mod world;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use indicatif::ProgressBar;
+use lb_common::ip::{V4, V6};
+use lb_common::mem::Frame;
+use lb_common::tables::{Side, map};
+use lb_common::verdict::Reason;
+use lb_userspace::bpf::{Capacities, Hook};
+
+use self::cases::{Case, Flow, cases, frame};
+pub(super) use self::report::Report;
+use self::report::Row;
+use self::world::{SOLO, client, services, vip};
+use super::front::{Front, Layer, Variation};
+use super::progress;
+use super::report::{Findings as _, Machine, Runs};
+use super::usage::charged;
+use crate::kernel::{Kernel, code};
+use crate::packets::world::Net;
+use crate::packets::{ACK, SYN, SYN_ACK};
+
+/// How long to measure, and where to leave the figures.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The object with the benchmark's own programs.
+    pub programs: PathBuf,
+    /// Runs of each case; their minimum and median count.
+    pub runs: usize,
+    /// Packets a run.
+    pub rounds: u32,
+    /// Numbers of Services, ascending.
+    pub services: Vec<u32>,
+    /// Most flows of a case.
+    pub flows: u32,
+    /// The folder where the JSON goes.
+    pub out: PathBuf,
+}
+
+/// Measures, prints the table, and keeps the JSON.
+///
+/// # Errors
+/// The programs cannot be loaded, or one does not do what its case says.
+pub fn run(options: &Options) -> Result<()> {
+    let mut front = Front::load(&options.programs)?;
+    let mut report =
+        Report { machine: Machine::this(), rounds: options.rounds, rows: Vec::new(), flow_bytes: Vec::new() };
+    for &count in &options.services {
+        family::<V4>(&mut front, &mut report, options, count)?;
+        family::<V6>(&mut front, &mut report, options, count)?;
+    }
+    report.rows.extend(connect::measure(options)?);
+    report.save(&options.out)
+}
+
+fn family<A: Net>(front: &mut Front, report: &mut Report, options: &Options, count: u32) -> Result<()> {
+    let name = if A::ICMP == 1 { "IPv4" } else { "IPv6" };
+    // Beside the flows of the cases with many, the half-open ones of the cases with new flows.
+    let flows = 2 * options.flows;
+    let capacities = Capacities { services: 1 << 18, flows, half_open: 1 << 19, ..Capacities::default() };
+    let mut kernel = Kernel::new(&services::<A>(count, 10), &capacities)?;
+    let established = flow::<A>(&mut kernel)?;
+    let mut cases = cases::<A>(established, count);
+    cases.retain(|case| !case.vary.random || case.vary.clients <= options.flows);
+    let bar = progress::bar(format!("{name}, {count} Services"), (cases.len() * options.runs) as u64, "runs")?;
+    for case in &cases {
+        bar.set_message(case.name.clone());
+        if case.vary.random {
+            establish::<A>(front, &mut kernel, case.vary.clients)?;
+        }
+        check(&mut kernel, case)?;
+        let times = measure(front, &kernel, case, options, &bar)?;
+        let hook = match case.hook {
+            Hook::Xdp => "XDP",
+            Hook::TcIngress => "TC ingress",
+            Hook::TcEgress => "TC egress",
+        };
+        report.rows.push(Row::new(&case.name, name, hook, count, times, case.goal));
+    }
+    bar.finish_and_clear();
+    if count == options.services[0] {
+        report.flow_bytes.push((name.to_owned(), flow_bytes::<A>(&kernel)?));
+    }
+    Ok(())
+}
+
+/// Opens the flow of the cases with one.
+fn flow<A: Net>(kernel: &mut Kernel) -> Result<Flow> {
+    let (me, service) = (client::<A>(), vip::<A>(0));
+    kernel.programs.run(Hook::TcIngress, &frame(me, service, SYN), 1)?;
+    let tables = kernel.tables()?;
+    let there = A::flows(&tables).half_open.iter().find(|(key, _)| key.side == Side::Ingress as u8);
+    let (_, there) = there.context("a SYN to a Service opened no flow")?;
+    let backend = SocketAddr::new(there.dst.into(), there.dport.get());
+    kernel.programs.run(Hook::TcEgress, &frame(backend, me, SYN_ACK), 1)?;
+    kernel.programs.run(Hook::TcIngress, &frame(me, service, ACK), 1)?;
+    Ok([me, service, backend])
+}
+
+/// The program must do with the packet what the native run does, or the figure is of something else.
+fn check(kernel: &mut Kernel, case: &Case) -> Result<()> {
+    let side = if case.hook == Hook::TcEgress { Side::Egress } else { Side::Ingress };
+    let mut tables = kernel.tables()?;
+    let mut expected = Frame(case.frame.clone());
+    let verdict = expected.run(&mut tables, side, 0);
+    // The client of an earlier case may have come by: what is measured are its 2^20 successors.
+    let reason = if verdict.reason() == Reason::HalfOpenFlow { Reason::NewFlow } else { verdict.reason() };
+    ensure!(reason == case.reason, "{}: {verdict:?}, not {:?}", case.name, case.reason);
+    let run = kernel.programs.run(case.hook, &case.frame, 1)?;
+    ensure!(run.code == code(case.hook, verdict), "{}: the program returned {}", case.name, run.code);
+    ensure!(run.frame == expected.0, "{}: the program wrote other bytes than the native run", case.name);
+    Ok(())
+}
+
+/// Brings `clients` flows to the table of established ones, as real packets would: SYN, answer, ACK.
+fn establish<A: Net>(front: &mut Front, kernel: &mut Kernel, clients: u32) -> Result<()> {
+    let (me, service, backend) = (client::<A>(), SOLO.vip::<A>(), SOLO.backend::<A>());
+    let there = Variation { clients, ..Variation::default() };
+    let back = Variation { answer: true, ..there };
+    let steps = [
+        (Hook::TcIngress, frame(me, service, SYN), there),
+        (Hook::TcEgress, frame(backend, me, SYN_ACK), back),
+        (Hook::TcIngress, frame(me, service, ACK), there),
+    ];
+    for (hook, frame, vary) in steps {
+        front.set(&frame, vary)?;
+        front.time(Layer::Tc, Some(kernel.programs.fd(hook)?), frame.len(), clients)?;
+    }
+    let (tables, wanted) = (kernel.tables()?, 2 * clients as usize);
+    let entries = A::flows(&tables).established.len();
+    ensure!(entries >= wanted, "{entries} entries of established flows after {clients} handshakes, not {wanted}");
+    Ok(())
+}
+
+/// Times of the empty program and of the one under test, one after the other in each run.
+fn measure(front: &mut Front, kernel: &Kernel, case: &Case, options: &Options, bar: &ProgressBar) -> Result<[Runs; 2]> {
+    let layer = if case.hook == Hook::Xdp { Layer::Xdp } else { Layer::Tc };
+    let target = kernel.programs.fd(case.hook)?;
+    front.set(&case.frame, case.vary)?;
+    let mut times = [Runs::default(), Runs::default()];
+    for _ in 0..options.runs {
+        times[0].push(front.time(layer, None, case.frame.len(), options.rounds)?);
+        times[1].push(front.time(layer, Some(target), case.frame.len(), options.rounds)?);
+        bar.inc(1);
+    }
+    Ok(times)
+}
+
+/// Kernel memory of one established flow: two entries of a full table, and their share of its buckets.
+fn flow_bytes<A: Net>(kernel: &Kernel) -> Result<f64> {
+    let (bytes, entries) = charged(&kernel.pins.maps().join(map::ESTABLISHED[A::FAMILY as usize]))?;
+    Ok(2.0 * bytes / f64::from(entries))
+}
