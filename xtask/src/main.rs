@@ -2,6 +2,7 @@
 mod bench;
 mod build;
 mod demo;
+mod differential;
 mod failure;
 mod image;
 mod process;
@@ -41,6 +42,8 @@ enum Task {
         #[arg(long)]
         kubernetes: bool,
     },
+    /// Compare Sluice with the real kube-proxy: random clusters and changes in twin worlds
+    Differential(differential::Arguments),
     /// Make the container image, without Docker
     Image(image::Arguments),
     /// Measure, everything or what is named
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::run().and_then(|_| setup::for_kubernetes()),
         Task::Build { release } => build::run(release).map(drop),
         Task::Demo { keep, kubernetes } => demo::run(keep, kubernetes),
+        Task::Differential(arguments) => differential::run(&arguments),
         Task::Image(arguments) => image::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Test { only } => test::run(&only),

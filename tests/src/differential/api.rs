@@ -13,7 +13,7 @@ use crate::lab::Netns;
 use crate::plane::Plane;
 
 /// What is written, all in the namespace `default`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// Services.
     Service,
@@ -91,10 +91,7 @@ impl<'a> Api<'a> {
         self.client.request_text(request).await.with_context(refused).map(drop)
     }
 
-    fn all<F>(&self, work: impl stream::Stream<Item = F> + Send) -> Result<()>
-    where
-        F: Future<Output = Result<()>> + Send,
-    {
+    fn all<F: Future<Output = Result<()>> + Send>(&self, work: impl stream::Stream<Item = F> + Send) -> Result<()> {
         let all = work.buffer_unordered(IN_FLIGHT).try_for_each(async |()| Ok(()));
         self.ns.run(|| self.runtime.block_on(all))
     }
