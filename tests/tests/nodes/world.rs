@@ -1,4 +1,4 @@
-//! Several nodes: the world itself.
+//! The world itself.
 
 use anyhow::Result;
 use sluice_tests::kernel_or_skip;

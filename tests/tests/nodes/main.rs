@@ -1,0 +1,5 @@
+//! Several nodes.
+
+mod coexistence;
+mod matrix;
+mod world;
