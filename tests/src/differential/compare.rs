@@ -96,7 +96,7 @@ pub const ALLOWANCES: [Allowance; 4] = [
     Allowance {
         name: "a pod calls the port of another node with policy Local",
         reason: "kube-proxy leads it to endpoints of any node without masquerading, and the answers of most miss the node \
-                 that would translate them back. Sluice masquerades, so all answer.",
+                 that would translate them back. To Sluice it is a client from elsewhere: it finds those of that node.",
         covers: |case| {
             let own = case.question.client.node();
             let of_other = matches!(case.question.frontend, Frontend::NodePort(node) if node != own);

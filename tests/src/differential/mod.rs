@@ -20,13 +20,4 @@ pub use report::{Finding, Report};
 pub use run::{Options, run};
 
 /// What Sluice knows, so what clusters make use of. The one place to widen as it learns.
-pub const FEATURES: &[Feature] = &[
-    Feature::NodePort,
-    Feature::LoadBalancer,
-    Feature::SourceRanges,
-    Feature::ExternalIps,
-    Feature::Affinity,
-    Feature::InternalPolicy,
-    Feature::ExternalPolicy,
-    Feature::Hints,
-];
+pub const FEATURES: &[Feature] = &Feature::ALL;

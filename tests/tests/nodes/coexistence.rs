@@ -11,7 +11,7 @@ use sluice_tests::lab::{FAMILIES, Family, Network, Node, Outcome, Probe, Protoco
 use sluice_tests::plane::{Plane, PlaneOptions};
 use sluice_tests::plane_or_skip;
 
-use super::matrix::{Kind, Place, Policy, Row, backend, expect, objects, rows_of_sluice};
+use super::matrix::{Kind, Place, Policy, Row, backend, expect, objects, rows};
 
 /// Both wirings, and both ways between nodes.
 const WORLDS: [WorldOptions; 3] = [
@@ -65,7 +65,7 @@ fn a_rule_that_drops_what_is_invalid_harms_nothing() -> Result<()> {
         let plane = Plane::start_in(&cluster.world, PlaneOptions { api_servers: 1, controllers: false })?;
         Api::new(&plane)?.apply(&objects(&cluster))?;
         let side = Side::start(&cluster, Subject::Sluice, &plane.kubeconfig())?;
-        expect(Subject::Sluice, &side, rows_of_sluice()).with_context(|| format!("{options:?}"))?;
+        expect(Subject::Sluice, &side, rows()).with_context(|| format!("{options:?}"))?;
         for node in &cluster.world.nodes {
             let said: Value = serde_json::from_str(&nft(node, &["-j", "list", "counters"])?)?;
             let counted =
