@@ -256,7 +256,11 @@ impl Header for V6 {
                         return Ok(Network { src: header.src, dst: header.dst, proto, l4, l4_len, fragment });
                     }
                 }
-                _ => return Ok(Network { src: header.src, dst: header.dst, proto, l4, l4_len, fragment }),
+                _ => {
+                    // With and without extension headers are one way for the verifier.
+                    let l4 = packet.opaque(l4);
+                    return Ok(Network { src: header.src, dst: header.dst, proto, l4, l4_len, fragment });
+                }
             }
         }
         Err(Reason::ExtensionHeaders)
