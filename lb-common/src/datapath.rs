@@ -244,14 +244,14 @@ fn mask<A: Ip, T: Tables<A>>(tables: &T, key: &FlowKey<A>, device: u32, flow: &m
 /// Opens a flow under the first source port that is free.
 #[inline(never)]
 fn open<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, flow: &mut Flow<A>) -> Reason {
-    for attempt in 0..flow::TRIES {
-        flow::set_source_port(key, flow, attempt);
-        match flow::open(tables, key, flow) {
-            Reason::NoSourcePort => {}
-            reason => return reason,
+    flow::set_source_port(key, flow, 0);
+    match flow::open(tables, key, flow) {
+        Reason::NoSourcePort => {
+            flow::search_source_port(tables, key, flow);
+            flow::open(tables, key, flow)
         }
+        reason => reason,
     }
-    Reason::NoSourcePort
 }
 
 /// The first packet of a flow to a Service, which came in through a device: writes the way there to `flow`.

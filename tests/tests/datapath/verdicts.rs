@@ -4,6 +4,7 @@ use super::*;
 
 both_families! {
     two_frontends_one_backend_one_client_port_do_not_collide
+    many_frontends_one_backend_one_client_port_do_not_collide
     a_client_that_is_its_own_backend_is_masqueraded
     what_cannot_be_served_is_refused
     what_only_other_nodes_serve_vanishes
@@ -31,6 +32,22 @@ mod rules {
         let (verdict, from, to) = path.send(Side::Egress, only[0], src, SYN_ACK);
         assert_eq!((verdict, from, to), (Verdict::Forward(Reason::Reply), second, me));
         assert_eq!(path.answer(only[0], me, ACK), first);
+    }
+
+    pub(super) fn many_frontends_one_backend_one_client_port_do_not_collide<A: Net>() {
+        let only = [pod::<A>(1)];
+        let services: Vec<_> = (1..=100).map(|n| (vip::<A>(n, 80), proto::TCP, &only[..])).collect();
+        let mut path = Path::<A>::new(&services);
+        for port in [40_000, 40_001] {
+            let me = client::<A>(1, port);
+            for (service, ..) in &services {
+                let (verdict, src, dst) = path.send(Side::Ingress, me, *service, SYN);
+                assert_eq!((verdict, dst), (Verdict::Forward(Reason::NewFlow), only[0]));
+                let (verdict, from, to) = path.send(Side::Egress, only[0], src, SYN_ACK);
+                assert_eq!((verdict, from, to), (Verdict::Forward(Reason::Reply), *service, me));
+            }
+        }
+        assert_eq!(path.tables.counters.get(&Reason::NoSourcePort), None);
     }
 
     pub(super) fn a_client_that_is_its_own_backend_is_masqueraded<A: Net>() {
