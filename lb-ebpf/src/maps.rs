@@ -48,7 +48,7 @@ pub(crate) fn config() -> Option<&'static Config> {
 #[inline(always)]
 pub(crate) fn device(index: u32) -> Option<u32> {
     // SAFETY: the value is copied at once.
-    unsafe { DEVICES.get(&index) }.copied()
+    unsafe { DEVICES.get(index) }.copied()
 }
 
 /// Two slots.

@@ -69,7 +69,7 @@ fn one(tables: &mut Native, side: Side, bytes: &[u8], now: u32) {
     match verdict {
         Verdict::Pass(_) => assert_eq!(frame.0, bytes, "passed, but changed"),
         Verdict::Forward(_) | Verdict::Return(_) | Verdict::Leave(..) => {
-            assert_eq!(frame.0.len(), bytes.len(), "{verdict:?} {bytes:x?}")
+            assert_eq!(frame.0.len(), bytes.len(), "{verdict:?} {bytes:x?}");
         }
         Verdict::Reject(_) | Verdict::Drop(_) => {}
     }

@@ -315,8 +315,8 @@ fn uninstall_removes_everything_and_the_next_agent_starts_fresh() -> Result<()> 
         let done = agent.cli(&["uninstall"])?;
         let said = String::from_utf8_lossy(&done.stdout).into_owned();
         assert!(done.status.success(), "{case}: {}", String::from_utf8_lossy(&done.stderr));
-        // Two programs at the NIC, two at each of four pods, eight hooks of sockets.
-        assert!(said.starts_with("removed 10 programs from devices and "), "{case}: {said}");
+        // Three programs at the NIC, two at each of four pods, eight hooks of sockets.
+        assert!(said.starts_with("removed 11 programs from devices and "), "{case}: {said}");
 
         for device in pods.iter().chain([&client]).map(|pod| &*pod.device).chain([NIC]) {
             assert_eq!(Attached::read(&lab.node, device)?, Attached::default(), "{case}: {device}");

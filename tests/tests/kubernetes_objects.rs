@@ -167,7 +167,7 @@ fn addresses_for_clients_outside_follow_the_api() -> Result<()> {
     assert_eq!((&balanced["backends"], &balanced["backends_outside"]), (&1.into(), &0.into()));
     calls_reach(&client, 10, &[Family::V4], &[&pod])?;
     let service = plane.get(&["service", "web"])?;
-    let number = |value: &serde_json::Value| Some(u16::try_from(value.as_u64()?).ok()?);
+    let number = |value: &serde_json::Value| u16::try_from(value.as_u64()?).ok();
     let health = number(&service["spec"]["healthCheckNodePort"]).context("the API gave no healthCheckNodePort")?;
     let node_port = number(&service["spec"]["ports"][0]["nodePort"]).context("the API gave no nodePort")?;
     let at = |port| SocketAddr::new(Family::V4.node_ip(), port);
