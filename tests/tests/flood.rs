@@ -71,7 +71,9 @@ fn silent(lab: &Lab) -> Result<Pod> {
     lab.manifests.write("silent.yaml", &text)?;
     for family in FAMILIES {
         let name = format!("silent-{family:?}").to_lowercase();
-        lab.manifests.write(&format!("{name}.yaml"), &endpoint_slice(&name, "silent", &[pod.ip(family)]))?;
+        // On this node: else a client outside would be masqueraded, and be counted where its packet is sent on.
+        let here = endpoint_slice(&name, "silent", &[pod.ip(family)]).replace("- addr", "- nodeName: node\n  addr");
+        lab.manifests.write(&format!("{name}.yaml"), &here)?;
     }
     Ok(pod)
 }

@@ -78,7 +78,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
                 if agent.in_step() && !agent.attached {
                     agent.attach(&mut datapath)?;
                 }
-                agent.announce();
+                agent.announce(&datapath);
             }
             Ok(()) = engine.health.changed() => agent.health(engine.health.borrow_and_update().clone()),
             changed = devices.changed() => {
@@ -274,12 +274,13 @@ impl Agent {
         self.report_soon();
     }
 
-    /// Says once that the maps are complete.
-    fn announce(&mut self) {
+    /// Says once that the maps are complete. Who reads it finds the report saying so, too.
+    fn announce(&mut self, datapath: &Datapath) {
         if self.announced || !self.in_step() {
             return;
         }
         self.announced = true;
+        self.write_report(datapath);
         let Survey { devices, node, .. } = &self.survey;
         info!(
             "ready: {} Services, {} map entries written, {} devices, node {} at {}",
