@@ -109,9 +109,6 @@ fn proxy(lab: &Lab, plane: &Plane<'_>, mode: &str) -> Result<Command> {
     Ok(command)
 }
 
-/// The agent writes what `sluice status` reads now and then, not at once.
-const REPORT: Duration = Duration::from_secs(2);
-
 /// A started program.
 #[derive(Debug)]
 pub(super) struct Running<'a> {
@@ -142,17 +139,11 @@ impl Running<'_> {
         let Some(ready) = self.ready.take() else { return Ok(None) };
         let at = ready.join().unwrap_or_default();
         let at = at.with_context(|| format!("the agent never said ready; its log ends:\n{}", tail(&self.log)))?;
-        let asked = Instant::now();
-        loop {
-            let output = cli(self.lab, &["status", "-o", "json"])?;
-            let status: Value = serde_json::from_slice(&output.stdout).context("`sluice status` printed no JSON")?;
-            let agent = &status["agent"];
-            if agent["ready"] == true && agent["pid"] == self.child.id() {
-                return Ok(Some(at - self.began));
-            }
-            ensure!(asked.elapsed() < REPORT, "`sluice status` says {agent}");
-            sleep(Duration::from_millis(50));
-        }
+        let output = cli(self.lab, &["status", "-o", "json"])?;
+        let status: Value = serde_json::from_slice(&output.stdout).context("`sluice status` printed no JSON")?;
+        let agent = &status["agent"];
+        ensure!(agent["ready"] == true && agent["pid"] == self.child.id(), "`sluice status` says {agent}");
+        Ok(Some(at - self.began))
     }
 
     /// Kernel memory of the agent's maps.
