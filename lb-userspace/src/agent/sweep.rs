@@ -135,7 +135,7 @@ fn sweep(store: &mut BpfStore, which: Which) -> anyhow::Result<Swept> {
     let mut swept = Swept::default();
     if which == Which::All {
         swept.levels = [v4.levels(), v6.levels()].concat();
-        for counted in [map::SOCKETS[0], map::SOCKETS[1], map::DEVICES] {
+        for counted in [&map::SOCKETS[..], &map::FRAGMENTS, &[map::DEVICES]].concat() {
             swept.levels.push((counted, store.maps().entries(counted)?));
         }
     }
