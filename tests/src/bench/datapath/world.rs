@@ -1,8 +1,8 @@
 //! Tables of many Services, and packets to them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use lb_common::ip::Be16;
+use lb_common::ip::{Be16, Family};
 use lb_common::mem::{self, Image};
 use lb_common::packet::proto;
 use lb_common::tables::{Frontend, FrontendKey};
@@ -11,13 +11,16 @@ use crate::packets::world::{Net, Network, add_service, empty, pod};
 
 /// Virtual IP number `n`, counted from the first: beyond 256 the last bytes carry.
 pub(super) fn vip<A: Net>(n: u32) -> SocketAddr {
-    let base = A::host(Network::Service, 0);
-    let ip = match base {
-        // Far from the other networks of the tests: 100,000 addresses go through more than one of them.
-        std::net::IpAddr::V4(ip) => std::net::Ipv4Addr::from((u32::from(ip) | 128 << 16) + n).into(),
-        std::net::IpAddr::V6(ip) => std::net::Ipv6Addr::from(u128::from(ip) + u128::from(n)).into(),
-    };
-    SocketAddr::new(ip, 80)
+    // Far from the other networks of the tests: 100,000 addresses go through more than one of them.
+    let far = if A::FAMILY == Family::V4 { 128 << 16 } else { 0 };
+    SocketAddr::new(plus(A::host(Network::Service, 0), far + n), 80)
+}
+
+fn plus(ip: IpAddr, n: u32) -> IpAddr {
+    match ip {
+        IpAddr::V4(ip) => Ipv4Addr::from(u32::from(ip) + n).into(),
+        IpAddr::V6(ip) => Ipv6Addr::from(u128::from(ip) + u128::from(n)).into(),
+    }
 }
 
 /// A Service with one backend, so that it is known whom a client's answers come from.
@@ -38,9 +41,17 @@ impl Solo {
     }
 }
 
-/// The first of the clients, whose number goes up in the last bytes.
+/// Clients of one address.
+const PORTS: u32 = 1 << 12;
+
+/// The first of the clients.
 pub(super) fn client<A: Net>() -> SocketAddr {
-    SocketAddr::new(A::host(Network::Client, 0), 30_000)
+    client_number::<A>(0)
+}
+
+/// The client of a number, a multiple of [`PORTS`]. Those after it have the next ports, then the next address.
+pub(super) fn client_number<A: Net>(n: u32) -> SocketAddr {
+    SocketAddr::new(plus(A::host(Network::Client, 0), n / PORTS), 30_000)
 }
 
 /// `count` Services of one port over one set of `backends`, and [`SOLO`].
