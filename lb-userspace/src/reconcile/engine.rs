@@ -204,11 +204,11 @@ impl<S: Store> Engine<S> {
                 self.status.error = Some(error);
             }
         }
-        if sweeps && !reads_back {
-            self.sweep_at = ended + self.options.sweep.max((ended - began) * SWEEP_SHARE);
-        } else if reads_back {
+        if reads_back {
             // What such a round costs is mostly not the reading.
             self.sweep_at = ended + self.options.sweep;
+        } else if sweeps {
+            self.sweep_at = ended + self.options.sweep.max((ended - began) * SWEEP_SHARE);
         }
         self.status.services = self.state.services().len();
         self.publish_problems();

@@ -2,12 +2,11 @@
 
 use anyhow::{Context, Result};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use kube::Client;
 use kube::api::{DeleteParams, Patch, PatchParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::Request;
-use kube::{Client, Config};
 use serde_json::Value;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Runtime;
 
 use crate::lab::Netns;
 use crate::plane::Plane;
@@ -49,12 +48,7 @@ pub struct Api<'a> {
 impl<'a> Api<'a> {
     /// Of a control plane.
     pub fn new(plane: &'a Plane<'_>) -> Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
-        let kubeconfig = Kubeconfig::read_from(plane.kubeconfig()).context("cannot read the kubeconfig")?;
-        let client = runtime.block_on(async {
-            let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-            anyhow::Ok(Client::try_from(config)?)
-        })?;
+        let (runtime, client) = plane.connection()?;
         Ok(Self { ns: plane.ns(), runtime, client })
     }
 

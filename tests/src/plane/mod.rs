@@ -12,6 +12,7 @@
 
 mod api;
 mod certificates;
+mod connection;
 mod daemon;
 mod etcd;
 mod kubeconfig;

@@ -4,12 +4,11 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use kube::Client;
 use kube::api::PostParams;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::Request;
-use kube::{Client, Config};
 use serde_json::Value;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Runtime;
 
 use super::{Written, objects};
 use crate::bench::progress;
@@ -32,12 +31,7 @@ pub(in crate::bench) struct Api<'a> {
 
 impl<'a> Api<'a> {
     pub(in crate::bench) fn new(plane: &'a Plane<'_>) -> Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
-        let kubeconfig = Kubeconfig::read_from(plane.kubeconfig()).context("cannot read the kubeconfig")?;
-        let client = runtime.block_on(async {
-            let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-            anyhow::Ok(Client::try_from(config)?)
-        })?;
+        let (runtime, client) = plane.connection()?;
         Ok(Self { ns: plane.ns(), runtime, client, services: 0, changes: 0 })
     }
 
