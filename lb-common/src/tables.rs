@@ -11,7 +11,7 @@ use crate::verdict::Reason;
 
 /// Names the shape of the maps below. The agent pins maps in a folder of this name, so that agents of two layouts
 /// never share one. Raise it with every change of a key, a value or a map's kind.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// Nanoseconds of `CLOCK_MONOTONIC` in the unit of [`Flow::seen`]: a little over a second, a shift instead of a division.
 pub const TICK: u64 = 1 << 30;
@@ -239,6 +239,9 @@ pub mod map {
     pub const FILTER: &str = "FILTER";
     /// Packets by [`crate::verdict::Reason`], per-CPU array.
     pub const COUNTERS: &str = "COUNTERS";
+    /// The programs that the one of a hook calls, by [`crate::datapath::Stage::index`], array of programs: at XDP, TC ingress, TC
+    /// egress.
+    pub const STAGES: [&str; 3] = ["XDP_INGRESS", "TC_INGRESS", "TC_EGRESS"];
     /// [`super::Config`], array of one.
     pub const CONFIG: &str = "CONFIG";
 

@@ -125,6 +125,8 @@ reasons! {
     TooLong => "too_long",
     /// The kernel refused to change the packet.
     WriteFailed => "write_failed",
+    /// The program that goes on with such packets is not in its place: start the agent anew.
+    NoProgram => "no_program",
     /// An established flow could not be kept as such, since the table is full (option --max-flows).
     FlowTableFull => "flow_table_full",
     /// A socket was connected, or a datagram sent, straight to a backend.

@@ -20,25 +20,59 @@ mod xdp;
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::{cgroup_sock_addr, classifier, xdp};
 use aya_ebpf::programs::{SockAddrContext, TcContext, XdpContext};
+use lb_common::datapath;
 use lb_common::ip::{V4, V6};
 use lb_common::tables::{Side, TICK};
 
 /// At a network card, before the kernel makes a socket buffer of the packet.
 #[xdp(frags)]
 fn xdp_ingress(ctx: XdpContext) -> u32 {
-    xdp::run(ctx)
+    xdp::enter(ctx)
 }
 
 /// Packets that come in: from a pod, or from a network card that takes no XDP program.
 #[classifier]
 fn tc_ingress(ctx: TcContext) -> i32 {
-    skb::run(ctx, Side::Ingress)
+    skb::enter(ctx, Side::Ingress, &maps::TC_INGRESS)
 }
 
 /// Packets that go out: answers to a client behind this device.
 #[classifier]
 fn tc_egress(ctx: TcContext) -> i32 {
-    skb::run(ctx, Side::Egress)
+    skb::enter(ctx, Side::Egress, &maps::TC_EGRESS)
+}
+
+/// The programs that entry programs call: a [`Stage`](datapath::Stage) of a hook each, which the agent puts into its array.
+macro_rules! stages {
+    ($($xdp:ident, $ingress:ident, $egress:ident => $stage:ident, $family:ty;)*) => {$(
+        #[xdp(frags)]
+        fn $xdp(ctx: XdpContext) -> u32 {
+            let (mut frame, mut tables) = xdp::open(ctx);
+            let verdict = datapath::$stage::run::<$family, _, _>(&mut frame, &mut tables, Side::Ingress, now);
+            xdp::act(&mut frame, verdict)
+        }
+
+        #[classifier]
+        fn $ingress(ctx: TcContext) -> i32 {
+            let (mut buffer, mut tables) = skb::open(ctx);
+            let verdict = datapath::$stage::run::<$family, _, _>(&mut buffer, &mut tables, Side::Ingress, now);
+            skb::act(&mut buffer, verdict)
+        }
+
+        #[classifier]
+        fn $egress(ctx: TcContext) -> i32 {
+            let (mut buffer, mut tables) = skb::open(ctx);
+            let verdict = datapath::$stage::run::<$family, _, _>(&mut buffer, &mut tables, Side::Egress, now);
+            skb::act(&mut buffer, verdict)
+        }
+    )*};
+}
+
+stages! {
+    xdp_ingress_flows_v4, tc_ingress_flows_v4, tc_egress_flows_v4 => flows, V4;
+    xdp_ingress_flows_v6, tc_ingress_flows_v6, tc_egress_flows_v6 => flows, V6;
+    xdp_ingress_portless_v4, tc_ingress_portless_v4, tc_egress_portless_v4 => portless, V4;
+    xdp_ingress_portless_v6, tc_ingress_portless_v6, tc_egress_portless_v6 => portless, V6;
 }
 
 macro_rules! cgroup {

@@ -1,9 +1,11 @@
 //! The maps, each declared once. Names, keys, values and capacities are those of [`lb_common::tables`].
 
+use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{self, ArrayOfMaps};
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray};
+use lb_common::datapath::Stage;
 use lb_common::ip::{V4, V6};
 use lb_common::tables::{
     Affinity, AffinityKey, Backend, Config, Filter, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey,
@@ -37,6 +39,27 @@ static DEVICES: HashMap<u32, u32> = HashMap::pinned(shape::DEVICES_CAPACITY, BPF
 // Read by people only. Like all maps that change slowly it takes memory only for what it holds.
 #[map]
 static NAMES: HashMap<u32, Name> = HashMap::pinned(shape::NAMES_CAPACITY, BPF_F_NO_PREALLOC);
+
+// One array a hook: what a program may call must be of its own kind, and of its side of a device.
+#[map]
+pub(crate) static XDP_INGRESS: ProgramArray = ProgramArray::pinned(STAGES, 0);
+#[map]
+pub(crate) static TC_INGRESS: ProgramArray = ProgramArray::pinned(STAGES, 0);
+#[map]
+pub(crate) static TC_EGRESS: ProgramArray = ProgramArray::pinned(STAGES, 0);
+const STAGES: u32 = Stage::ALL.len() as u32;
+
+/// Goes on in the program of a stage. Comes back only where the agent has not put it there, and says so.
+#[inline(always)]
+pub(crate) fn call<C: EbpfContext>(programs: &'static ProgramArray, ctx: &C, stage: Stage) -> Reason {
+    // SAFETY: nothing of this run is needed any more, and nothing of it has to be dropped.
+    unsafe { programs.tail_call(ctx, stage.index()) };
+    if let Some(counter) = counter(Reason::NoProgram) {
+        // SAFETY: the element is this CPU's own, and a program is not moved while it runs.
+        unsafe { *counter += 1 };
+    }
+    Reason::NoProgram
+}
 
 /// The one configuration, for the program that runs.
 #[inline(always)]

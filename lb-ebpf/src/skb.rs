@@ -2,6 +2,7 @@
 
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT};
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_skb_change_tail};
+use aya_ebpf::maps::ProgramArray;
 use aya_ebpf::programs::TcContext;
 use lb_common::csum;
 use lb_common::datapath;
@@ -11,6 +12,7 @@ use lb_common::tables::Side;
 use lb_common::verdict::Verdict;
 
 use crate::bytes;
+use crate::maps;
 use crate::tables::Kernel;
 
 /// Go on with the programs of others, then up the stack (`TCX_NEXT`; clsact knows it as `TC_ACT_UNSPEC`).
@@ -19,7 +21,8 @@ const NEXT: i32 = -1;
 /// Bytes that must lie in one piece: Ethernet, IPv6, some extension headers, TCP.
 const HEADERS: u32 = 128;
 
-struct Buffer(TcContext);
+/// A packet as its context has it.
+pub(crate) struct Buffer(TcContext);
 
 impl Packet for Buffer {
     #[inline(always)]
@@ -87,17 +90,33 @@ impl Packet for Buffer {
     }
 }
 
-/// Decides on a packet, and does what was decided.
+/// A packet, and the tables as a program at its place sees them.
 #[inline(always)]
-pub(crate) fn run(ctx: TcContext, side: Side) -> i32 {
+pub(crate) fn open(ctx: TcContext) -> (Buffer, Kernel<TcContext>) {
     let linear = ctx.data_end() - ctx.data();
     if linear < HEADERS as usize && (linear as u32) < ctx.len() {
         // Too short a packet is for the parser to refuse.
         let _ = ctx.pull_data(if ctx.len() < HEADERS { ctx.len() } else { HEADERS });
     }
-    let mut tables = Kernel(TcContext::new(ctx.skb.skb));
-    let mut buffer = Buffer(ctx);
-    match datapath::run(&mut buffer, &mut tables, side, crate::now) {
+    let tables = Kernel(TcContext::new(ctx.skb.skb));
+    (Buffer(ctx), tables)
+}
+
+/// Decides on a packet or calls the program that does, and does what was decided.
+#[inline(always)]
+pub(crate) fn enter(ctx: TcContext, side: Side, stages: &'static ProgramArray) -> i32 {
+    let (mut buffer, mut tables) = open(ctx);
+    let verdict = match datapath::enter(&mut buffer, &mut tables, side, crate::now) {
+        Ok(verdict) => verdict,
+        Err(stage) => Verdict::Drop(maps::call(stages, &buffer.0, stage)),
+    };
+    act(&mut buffer, verdict)
+}
+
+/// Does what was decided.
+#[inline(always)]
+pub(crate) fn act(buffer: &mut Buffer, verdict: Verdict) -> i32 {
+    match verdict {
         Verdict::Pass(_) | Verdict::Forward(_) => NEXT,
         Verdict::Drop(reason) => {
             crate::log::dropped(&buffer.0, reason);
@@ -106,13 +125,13 @@ pub(crate) fn run(ctx: TcContext, side: Side) -> i32 {
         // SAFETY: the helper takes numbers only; without a next hop it looks it up.
         Verdict::Leave(_, device) => unsafe { bpf_redirect_neigh(device, core::ptr::null_mut(), 0, 0) as i32 },
         Verdict::Return(_) => {
-            let ready = packet::turn(&mut buffer);
-            back(&buffer, ready)
+            let ready = packet::turn(buffer);
+            back(buffer, ready)
         }
         Verdict::Reject(reason) => {
             crate::log::dropped(&buffer.0, reason);
-            let ready = reject::refuse(&mut buffer);
-            back(&buffer, ready)
+            let ready = reject::refuse(buffer);
+            back(buffer, ready)
         }
     }
 }

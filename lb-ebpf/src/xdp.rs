@@ -10,9 +10,11 @@ use lb_common::tables::Side;
 use lb_common::verdict::Verdict;
 
 use crate::bytes;
+use crate::maps;
 use crate::tables::Kernel;
 
-struct Frame(XdpContext);
+/// A packet as its context has it.
+pub(crate) struct Frame(XdpContext);
 
 impl Packet for Frame {
     #[inline(always)]
@@ -54,12 +56,28 @@ impl Packet for Frame {
     }
 }
 
-/// Decides on a packet, and does what was decided.
+/// A packet, and the tables as a program at its place sees them.
 #[inline(always)]
-pub(crate) fn run(ctx: XdpContext) -> u32 {
-    let mut tables = Kernel(XdpContext::new(ctx.ctx));
-    let mut frame = Frame(ctx);
-    match datapath::run(&mut frame, &mut tables, Side::Ingress, crate::now) {
+pub(crate) fn open(ctx: XdpContext) -> (Frame, Kernel<XdpContext>) {
+    let tables = Kernel(XdpContext::new(ctx.ctx));
+    (Frame(ctx), tables)
+}
+
+/// Decides on a packet or calls the program that does, and does what was decided.
+#[inline(always)]
+pub(crate) fn enter(ctx: XdpContext) -> u32 {
+    let (mut frame, mut tables) = open(ctx);
+    let verdict = match datapath::enter(&mut frame, &mut tables, Side::Ingress, crate::now) {
+        Ok(verdict) => verdict,
+        Err(stage) => Verdict::Drop(maps::call(&maps::XDP_INGRESS, &frame.0, stage)),
+    };
+    act(&mut frame, verdict)
+}
+
+/// Does what was decided.
+#[inline(always)]
+pub(crate) fn act(frame: &mut Frame, verdict: Verdict) -> u32 {
+    match verdict {
         Verdict::Pass(_) | Verdict::Forward(_) => XDP_PASS,
         Verdict::Drop(reason) => {
             crate::log::dropped(&frame.0, reason);
@@ -68,10 +86,10 @@ pub(crate) fn run(ctx: XdpContext) -> u32 {
         Verdict::Leave(_, device) if device == frame.device() => XDP_TX,
         // SAFETY: the helper takes numbers only.
         Verdict::Leave(_, device) => unsafe { bpf_redirect(device, 0) as u32 },
-        Verdict::Return(_) => back(packet::turn(&mut frame)),
+        Verdict::Return(_) => back(packet::turn(frame)),
         Verdict::Reject(reason) => {
             crate::log::dropped(&frame.0, reason);
-            back(reject::refuse(&mut frame))
+            back(reject::refuse(frame))
         }
     }
 }

@@ -6,16 +6,18 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use lb_common::ip::{V4, V6};
+use aya::maps::{Map, MapData, ProgramArray};
+use lb_common::datapath::Stage;
+use lb_common::ip::{Ip as _, V4, V6};
 use lb_common::mem::{Flows, Frame, Image, Native};
-use lb_common::tables::{Side, device};
-use lb_common::verdict::Verdict;
-use lb_userspace::bpf::{Capacities, Hook};
+use lb_common::tables::{Side, device, map};
+use lb_common::verdict::{Reason, Verdict};
+use lb_userspace::bpf::{Capacities, Hook, counters};
 use sluice_tests::kernel::{Kernel, code};
 use sluice_tests::kernel_or_skip;
 use sluice_tests::packets::random::{self, Seed};
-use sluice_tests::packets::verify_checksums;
-use sluice_tests::packets::world::Net;
+use sluice_tests::packets::world::{Net, client, pod, vip};
+use sluice_tests::packets::{SYN, packet, verify_checksums};
 use sluice_tests::routes;
 
 fn setting(name: &str, default: u64) -> u64 {
@@ -145,8 +147,38 @@ fn every_program_stays_within_the_verifier_s_budget() -> Result<()> {
     kernel_or_skip!();
     let kernel = Kernel::new(&random::image::<V4>(), &small())?;
     for (program, instructions) in kernel.programs.verified()? {
-        println!("{program:<14} {instructions:>7} instructions verified");
+        println!("{program:<23} {instructions:>7} instructions verified");
         assert!(instructions <= BUDGET, "{program} took the verifier {instructions} instructions, {BUDGET} allowed");
     }
+    Ok(())
+}
+
+#[test]
+fn without_the_program_of_a_stage_packets_that_need_it_are_dropped_and_counted() -> Result<()> {
+    kernel_or_skip!();
+    let (client, service) = (client::<V4>(1, 40_000), vip::<V4>(1, 80));
+    let kernel = Kernel::new(&random::image::<V4>(), &small())?;
+    let syn = packet(client, service, SYN, b"");
+    let no_program = |kernel: &Kernel| -> Result<u64> {
+        let counters = counters(kernel.store.maps())?;
+        Ok(counters.iter().find(|(reason, _)| *reason == Reason::NoProgram).map_or(0, |(_, n)| *n))
+    };
+    assert_eq!(
+        kernel.programs.run(Hook::TcIngress, &syn, 1)?.code,
+        code(Hook::TcIngress, Verdict::Forward(Reason::NewFlow))
+    );
+    let stages =
+        Map::from_map_data(MapData::from_pin(kernel.pins.maps().join(map::STAGES[Hook::TcIngress as usize]))?)?;
+    ProgramArray::try_from(stages)?.clear_index(&Stage::Flows(V4::FAMILY).index())?;
+    assert_eq!(
+        kernel.programs.run(Hook::TcIngress, &syn, 1)?.code,
+        code(Hook::TcIngress, Verdict::Drop(Reason::NoProgram))
+    );
+    assert_eq!(no_program(&kernel)?, 1);
+    let stranger = packet(client, pod::<V4>(2), SYN, b"");
+    assert_eq!(
+        kernel.programs.run(Hook::TcIngress, &stranger, 1)?.code,
+        code(Hook::TcIngress, Verdict::Pass(Reason::NotService))
+    );
     Ok(())
 }

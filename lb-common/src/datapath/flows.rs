@@ -1,48 +1,26 @@
-//! The way of a packet, in the order in which it goes.
+//! Packets of flows: the first one, which opens it, those that change its state, and all others as well.
 
+use super::{concerns, count, go_on, to_frontend, translate};
 use crate::csum;
 use crate::flow::{self, state};
 use crate::fragment;
 use crate::hash;
-use crate::icmp;
-use crate::ip::{Be16, Ip, V4, V6};
-use crate::packet::{Ethernet, Packet, proto, tcp};
-use crate::parse::{Parsed, parse};
-use crate::rewrite;
-use crate::route::{self, Exit};
+use crate::ip::Ip;
+use crate::packet::{Packet, proto, tcp};
+use crate::parse::{Header, Parsed, parse};
 use crate::service::{Choice, Client, choose, find};
-use crate::tables::{Backend, Filter, Flow, FlowKey, FlowTable, Origin, Side, Tables, backend, device};
+use crate::tables::{Backend, Flow, FlowKey, FlowTable, Origin, Side, Tables, backend, device};
 use crate::verdict::{Reason, Verdict};
 
-/// Decides on a packet of either family at a side of a device, and translates it. Counts the reason.
-///
-/// `now` is in [`crate::tables::TICK`]s since boot.
+/// Decides on a packet that has ports, and translates it. Counts the reason.
 #[inline(always)]
-pub fn run<P, T>(packet: &mut P, tables: &mut T, side: Side, now: impl Fn() -> u32) -> Verdict
-where
-    P: Packet,
-    T: Tables<V4> + Tables<V6>,
-{
-    let Some(ethernet) = packet.load::<Ethernet>(0) else {
-        return Verdict::Pass(Reason::NotIp);
-    };
-    match ethernet.ethertype.get() {
-        V4::ETHERTYPE => family::<V4, P, T>(packet, tables, side, now),
-        V6::ETHERTYPE => family::<V6, P, T>(packet, tables, side, now),
-        _ => Verdict::Pass(Reason::NotIp),
-    }
-}
-
-#[inline(always)]
-fn family<A: icmp::Messages, P: Packet, T: Tables<A>>(
+pub fn run<A: Header, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &mut T,
     side: Side,
     now: impl Fn() -> u32,
 ) -> Verdict {
     let verdict = match parse::<A, P>(packet) {
-        Err(Reason::Fragment) => fragment::run(packet, tables, side),
-        Err(Reason::Icmp) => icmp::run(packet, tables, side),
         Err(reason) => Verdict::Pass(reason),
         Ok(parsed) => {
             let verdict = match side {
@@ -55,24 +33,18 @@ fn family<A: icmp::Messages, P: Packet, T: Tables<A>>(
             verdict
         }
     };
-    if verdict.reason().is_counted() {
-        tables.count(verdict.reason());
-    }
-    verdict
+    count(tables, verdict)
 }
 
 /// A packet that comes in through a device: toward a Service, or an answer to a masqueraded flow.
 #[inline(always)]
-pub fn ingress<A: Ip, P: Packet, T: Tables<A>>(
+fn ingress<A: Ip, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &mut T,
     parsed: &Parsed<A>,
     now: impl Fn() -> u32,
 ) -> Verdict {
-    let frontend = |port| tables.filtered(Filter::Frontend.bit(&parsed.dst, port));
-    let to_service = frontend(Be16::new(0)) || frontend(parsed.ports.dst);
-    // A flow outlives its Service, and answers to masqueraded flows come to the node's address.
-    if !to_service && !tables.filtered(Filter::Flow(Side::Ingress).bit(&parsed.dst, parsed.ports.dst)) {
+    if !concerns(tables, parsed, Side::Ingress) {
         return Verdict::Pass(Reason::NotService);
     }
     let now = now();
@@ -84,7 +56,7 @@ pub fn ingress<A: Ip, P: Packet, T: Tables<A>>(
             known = entry;
             (&known, reason)
         }
-        None if to_service => {
+        None if to_frontend(tables, parsed) => {
             new = Flow::zeroed();
             match first(tables, parsed, &key, packet.device(), now, &mut new) {
                 Ok(reason) => (&new, reason),
@@ -93,21 +65,18 @@ pub fn ingress<A: Ip, P: Packet, T: Tables<A>>(
         }
         None => return Verdict::Pass(Reason::NotService),
     };
-    if flow.state & (state::MASQUERADE | state::HAIRPIN) == state::MASQUERADE {
-        return leave(packet, tables, parsed, flow, reason);
-    }
-    translate(packet, parsed, flow, reason)
+    go_on(packet, tables, parsed, flow, reason)
 }
 
 /// A packet that goes out through a device: perhaps an answer to the client behind it.
 #[inline(always)]
-pub fn egress<A: Ip, P: Packet, T: Tables<A>>(
+fn egress<A: Ip, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &mut T,
     parsed: &Parsed<A>,
     now: impl Fn() -> u32,
 ) -> Verdict {
-    if !tables.filtered(Filter::Flow(Side::Egress).bit(&parsed.src, parsed.ports.src)) {
+    if !concerns(tables, parsed, Side::Egress) {
         return Verdict::Pass(Reason::NotService);
     }
     match follow(tables, parsed, &parsed.key(Side::Egress), now()) {
@@ -287,40 +256,4 @@ fn first<A: Ip, T: Tables<A>>(
         Reason::NoEndpoints | Reason::NoSuchPort if !parsed.resets() => Err(Verdict::Reject(reason)),
         _ => Err(Verdict::Drop(reason)),
     }
-}
-
-/// Translates a packet.
-#[inline(always)]
-fn translate<A: Ip, P: Packet>(packet: &mut P, parsed: &Parsed<A>, flow: &Flow<A>, reason: Reason) -> Verdict {
-    match rewrite::apply(packet, parsed.proto, parsed.l4, flow) {
-        Some(()) => way(flow, reason),
-        None => Verdict::Drop(Reason::WriteFailed),
-    }
-}
-
-/// Sends a packet out of the node, the hop first: what this program cannot send stays as it came.
-#[inline(always)]
-fn leave<A: Ip, P: Packet, T: Tables<A>>(
-    packet: &mut P,
-    tables: &T,
-    parsed: &Parsed<A>,
-    flow: &Flow<A>,
-    reason: Reason,
-) -> Verdict {
-    let mut exit = Exit::of(parsed);
-    match route::find(packet, tables, flow, &mut exit) {
-        None => {}
-        Some(Reason::HandedOver) => return Verdict::Pass(Reason::HandedOver),
-        Some(why) => return Verdict::Drop(why),
-    }
-    match route::send(packet, flow, &exit) {
-        Some(()) => Verdict::Leave(reason, exit.device),
-        None => Verdict::Drop(Reason::WriteFailed),
-    }
-}
-
-/// Where a packet goes that was translated as its flow says.
-#[inline(always)]
-pub(crate) const fn way<A: Ip>(flow: &Flow<A>, reason: Reason) -> Verdict {
-    if flow.state & state::HAIRPIN != 0 { Verdict::Return(reason) } else { Verdict::Forward(reason) }
 }

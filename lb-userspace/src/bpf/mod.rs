@@ -38,7 +38,7 @@ pub use sys::{device_name, netns_cookie};
 pub use uninstall::{Removed, remove_older_layouts, uninstall};
 
 use aya::Pod;
-use lb_common::tables::Entry;
+use lb_common::tables::{Entry, map};
 
 /// An entry of a map, as aya takes it.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +70,11 @@ impl Hook {
             Self::TcIngress => "tc_ingress",
             Self::TcEgress => "tc_egress",
         }
+    }
+
+    /// The array of the programs that it calls.
+    const fn stages(self) -> &'static str {
+        map::STAGES[self as usize]
     }
 }
 

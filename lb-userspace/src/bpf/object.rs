@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use aya::maps::ProgramArray;
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
+use lb_common::datapath::Stage;
 use lb_common::tables::map;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::error::chain;
-use super::{Capacities, Error, Pins, pins, shape};
+use super::{Capacities, Error, Hook, Pins, pins, shape};
 
 static EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf.o"));
 
@@ -80,8 +82,30 @@ impl Object {
             pins::repin(fd.as_fd(), &path).map_err(|source| Error::file("pin a program at", &path, source))?;
             fds.insert(name.to_owned(), fd);
         }
+        for hook in Hook::ALL {
+            join(&mut ebpf, hook)?;
+        }
         Ok((Programs { fds, ebpf }, warnings))
     }
+}
+
+/// Puts the programs of all stages where the one of a hook calls them, in the place of those of an older agent.
+fn join(ebpf: &mut Ebpf, hook: Hook) -> Result<(), Error> {
+    let array = hook.stages();
+    let missing = |what: &str| Error::Load(format!("the object has no {what}; build it anew with `cargo xtask build`"));
+    let map = ebpf.take_map(array).ok_or_else(|| missing(&format!("map {array}")))?;
+    let mut programs = ProgramArray::try_from(map).map_err(|error| Error::Load(chain(&error)))?;
+    for (stage, end) in Stage::ALL {
+        let name = format!("{}_{end}", hook.program());
+        let program = ebpf.program(&name).ok_or_else(|| missing(&format!("program {name}")))?;
+        let fd = program.fd().map_err(|error| Error::program(&name, &error))?;
+        programs.set(stage.index(), fd, 0).map_err(|error| Error::Map {
+            act: "write",
+            map: array,
+            reason: format!("at the place of {name}: {}", chain(&error)),
+        })?;
+    }
+    Ok(())
 }
 
 fn load(program: &mut Program) -> Result<(), aya::programs::ProgramError> {

@@ -1,0 +1,205 @@
+//! The way of a packet, in the order in which it goes.
+//!
+//! In the kernel it is divided, since each program there has a stack of 512 bytes and the verifier's patience to itself: the
+//! entry program ([`enter`]) does what most packets need, and calls the program of a [`Stage`] for the others.
+
+pub mod flows;
+pub mod portless;
+
+use crate::flow::state;
+use crate::icmp::Messages;
+use crate::ip::{Be16, Family, Ip, V4, V6};
+use crate::packet::{Ethernet, Packet, tcp};
+use crate::parse::{Parsed, parse};
+use crate::rewrite;
+use crate::route::{self, Exit};
+use crate::tables::{Filter, Flow, FlowTable, Side, Tables};
+use crate::verdict::{Reason, Verdict};
+
+/// Who goes on with a packet that an entry program does not finish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// [`flows`]
+    Flows(Family),
+    /// [`portless`]
+    Portless(Family),
+}
+
+impl Stage {
+    /// All, in the order of their numbers, with the ends of their programs' names.
+    pub const ALL: [(Self, &'static str); 4] = [
+        (Self::Flows(Family::V4), "flows_v4"),
+        (Self::Flows(Family::V6), "flows_v6"),
+        (Self::Portless(Family::V4), "portless_v4"),
+        (Self::Portless(Family::V6), "portless_v6"),
+    ];
+
+    /// The index in an array of programs.
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        match self {
+            Self::Flows(family) => family as u32,
+            Self::Portless(family) => 2 + family as u32,
+        }
+    }
+}
+
+/// Decides on a packet of either family at a side of a device, and translates it: all stages, as they follow each other.
+///
+/// `now` is in [`crate::tables::TICK`]s since boot.
+pub fn run<P, T>(packet: &mut P, tables: &mut T, side: Side, now: impl Fn() -> u32) -> Verdict
+where
+    P: Packet,
+    T: Tables<V4> + Tables<V6>,
+{
+    match enter(packet, tables, side, &now) {
+        Ok(verdict) => verdict,
+        Err(Stage::Flows(Family::V4)) => flows::run::<V4, _, T>(packet, tables, side, now),
+        Err(Stage::Flows(Family::V6)) => flows::run::<V6, _, T>(packet, tables, side, now),
+        Err(Stage::Portless(Family::V4)) => portless::run::<V4, _, T>(packet, tables, side, now),
+        Err(Stage::Portless(Family::V6)) => portless::run::<V6, _, T>(packet, tables, side, now),
+    }
+}
+
+/// Decides on a packet that is not for a Service, or of an established flow and changes nothing about it.
+///
+/// # Errors
+/// The stage that decides on another packet.
+#[inline(always)]
+pub fn enter<P, T>(packet: &mut P, tables: &mut T, side: Side, now: impl Fn() -> u32) -> Result<Verdict, Stage>
+where
+    P: Packet,
+    T: Tables<V4> + Tables<V6>,
+{
+    let Some(ethernet) = packet.load::<Ethernet>(0) else {
+        return Ok(Verdict::Pass(Reason::NotIp));
+    };
+    match ethernet.ethertype.get() {
+        V4::ETHERTYPE => family::<V4, P, T>(packet, tables, side, now),
+        V6::ETHERTYPE => family::<V6, P, T>(packet, tables, side, now),
+        _ => Ok(Verdict::Pass(Reason::NotIp)),
+    }
+}
+
+#[inline(always)]
+fn family<A: Messages, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &mut T,
+    side: Side,
+    now: impl Fn() -> u32,
+) -> Result<Verdict, Stage> {
+    let verdict = match parse::<A, P>(packet) {
+        Ok(parsed) => established(packet, tables, side, &parsed, now).ok_or(Stage::Flows(A::FAMILY))?,
+        Err(Reason::Fragment | Reason::Icmp) => return Err(Stage::Portless(A::FAMILY)),
+        Err(reason) => Verdict::Pass(reason),
+    };
+    Ok(count(tables, verdict))
+}
+
+/// The short way, which nearly all packets take; `None` for those that need more than a look-up and a rewrite.
+#[inline(always)]
+fn established<A: Ip, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &mut T,
+    side: Side,
+    parsed: &Parsed<A>,
+    now: impl Fn() -> u32,
+) -> Option<Verdict> {
+    if !concerns(tables, parsed, side) {
+        return Some(Verdict::Pass(Reason::NotService));
+    }
+    let mut flow = tables.flow(FlowTable::Established, &parsed.key(side))?;
+    let changes = parsed.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 || flow.state & state::RST != 0;
+    if changes || parsed.first {
+        return None;
+    }
+    let now = now();
+    if flow.seen != now {
+        tables.touch(&mut flow, now);
+    }
+    let reason = if flow.state & state::THERE != 0 { Reason::EstablishedFlow } else { Reason::Reply };
+    Some(match side {
+        Side::Ingress => go_on(packet, tables, parsed, &flow, reason),
+        Side::Egress => translate(packet, parsed, &flow, reason),
+    })
+}
+
+/// Whether a packet may be to a Service or of a flow. A flow outlives its Service, and answers to masqueraded flows come to
+/// the node's address.
+#[inline(always)]
+fn concerns<A: Ip, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, side: Side) -> bool {
+    match side {
+        Side::Ingress => {
+            to_frontend(tables, parsed) || tables.filtered(Filter::Flow(side).bit(&parsed.dst, parsed.ports.dst))
+        }
+        Side::Egress => tables.filtered(Filter::Flow(side).bit(&parsed.src, parsed.ports.src)),
+    }
+}
+
+/// Whether a packet may be to a Service: to one of its ports, or to another port of its address.
+#[inline(always)]
+fn to_frontend<A: Ip, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> bool {
+    let frontend = |port| tables.filtered(Filter::Frontend.bit(&parsed.dst, port));
+    frontend(Be16::new(0)) || frontend(parsed.ports.dst)
+}
+
+/// Counts why a packet got its verdict.
+#[inline(always)]
+fn count<A: Ip, T: Tables<A>>(tables: &mut T, verdict: Verdict) -> Verdict {
+    if verdict.reason().is_counted() {
+        tables.count(verdict.reason());
+    }
+    verdict
+}
+
+/// Translates a packet that came in as its flow says, and sends it on.
+#[inline(always)]
+fn go_on<A: Ip, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    parsed: &Parsed<A>,
+    flow: &Flow<A>,
+    reason: Reason,
+) -> Verdict {
+    if flow.state & (state::MASQUERADE | state::HAIRPIN) == state::MASQUERADE {
+        leave(packet, tables, parsed, flow, reason)
+    } else {
+        translate(packet, parsed, flow, reason)
+    }
+}
+
+/// Translates a packet.
+#[inline(always)]
+fn translate<A: Ip, P: Packet>(packet: &mut P, parsed: &Parsed<A>, flow: &Flow<A>, reason: Reason) -> Verdict {
+    match rewrite::apply(packet, parsed.proto, parsed.l4, flow) {
+        Some(()) => way(flow, reason),
+        None => Verdict::Drop(Reason::WriteFailed),
+    }
+}
+
+/// Sends a packet out of the node, the hop first: what this program cannot send stays as it came.
+#[inline(always)]
+fn leave<A: Ip, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    parsed: &Parsed<A>,
+    flow: &Flow<A>,
+    reason: Reason,
+) -> Verdict {
+    let mut exit = Exit::of(parsed);
+    match route::find(packet, tables, flow, &mut exit) {
+        None => {}
+        Some(Reason::HandedOver) => return Verdict::Pass(Reason::HandedOver),
+        Some(why) => return Verdict::Drop(why),
+    }
+    match route::send(packet, flow, &exit) {
+        Some(()) => Verdict::Leave(reason, exit.device),
+        None => Verdict::Drop(Reason::WriteFailed),
+    }
+}
+
+/// Where a packet goes that was translated as its flow says.
+#[inline(always)]
+pub(crate) const fn way<A: Ip>(flow: &Flow<A>, reason: Reason) -> Verdict {
+    if flow.state & state::HAIRPIN != 0 { Verdict::Return(reason) } else { Verdict::Forward(reason) }
+}
