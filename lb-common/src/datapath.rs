@@ -9,7 +9,7 @@ pub mod portless;
 use crate::flow::state;
 use crate::icmp::Messages;
 use crate::ip::{Be16, Family, Ip, V4, V6};
-use crate::packet::{Ethernet, Packet, tcp};
+use crate::packet::{ETHERNET, Ethernet, Packet, tcp};
 use crate::parse::{Parsed, parse};
 use crate::rewrite;
 use crate::route::{self, Exit};
@@ -120,7 +120,10 @@ fn established<A: Ip, P: Packet, T: Tables<A>>(
     let reason = if flow.state & state::THERE != 0 { Reason::EstablishedFlow } else { Reason::Reply };
     Some(match side {
         Side::Ingress => go_on(packet, tables, parsed, &flow, reason),
-        Side::Egress => translate(packet, parsed, &flow, reason),
+        Side::Egress => {
+            let verdict = translate(packet, parsed, &flow, reason);
+            account(tables, parsed, &flow, verdict)
+        }
     })
 }
 
@@ -156,16 +159,27 @@ fn count<A: Ip, T: Tables<A>>(tables: &mut T, verdict: Verdict) -> Verdict {
 #[inline(always)]
 fn go_on<A: Ip, P: Packet, T: Tables<A>>(
     packet: &mut P,
-    tables: &T,
+    tables: &mut T,
     parsed: &Parsed<A>,
     flow: &Flow<A>,
     reason: Reason,
 ) -> Verdict {
-    if flow.state & (state::MASQUERADE | state::HAIRPIN) == state::MASQUERADE {
+    let verdict = if flow.state & (state::MASQUERADE | state::HAIRPIN) == state::MASQUERADE {
         leave(packet, tables, parsed, flow, reason)
     } else {
         translate(packet, parsed, flow, reason)
+    };
+    account(tables, parsed, flow, verdict)
+}
+
+/// Counts a packet for its Service, if it was translated.
+#[inline(always)]
+fn account<A: Ip, T: Tables<A>>(tables: &mut T, parsed: &Parsed<A>, flow: &Flow<A>, verdict: Verdict) -> Verdict {
+    if verdict.translated() {
+        let bytes = parsed.l4 + parsed.l4_len - ETHERNET;
+        tables.carried(flow.service, flow.state & state::THERE == 0, bytes as u32);
     }
+    verdict
 }
 
 /// Translates a packet.

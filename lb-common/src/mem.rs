@@ -4,22 +4,23 @@
 //! compare and print in a stable order. [`Native`] adds what the packet path itself writes (flows, sockets,
 //! counters), so that the decisions run on it without a kernel.
 
+mod frame;
 mod slots;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::Deref;
-use std::vec::Vec;
 
+pub use frame::Frame;
 pub use slots::Slots;
 
 use crate::ip::{Ip, V4, V6};
 use crate::route::{Hop, Way};
 use crate::tables::{
     Affinity, AffinityKey, Backend, Config, Flow, FlowKey, FlowTable, FragmentKey, FragmentPorts, Frontend,
-    FrontendKey, InsertError, Name, RangeKey, SocketKey, SocketPeer, Tables,
+    FrontendKey, InsertError, Name, RangeKey, SocketKey, SocketPeer, Tables, Traffic,
 };
-use crate::verdict::{Reason, Verdict};
+use crate::verdict::Reason;
 
 /// Index of the first slot of a table in `SLOTS` → its slots. Many frontends may point to them.
 pub type Runs = BTreeMap<u32, Slots>;
@@ -167,6 +168,8 @@ pub struct Native {
     pub longest: usize,
     /// `COUNTERS`.
     pub counters: BTreeMap<Reason, u64>,
+    /// `TRAFFIC`.
+    pub traffic: BTreeMap<u32, Traffic>,
     /// Entries that each of a family's flow tables takes. A full half-open table drops its first entry.
     pub capacity: usize,
 }
@@ -184,6 +187,7 @@ impl Native {
             hops: BTreeMap::new(),
             longest: usize::MAX,
             counters: BTreeMap::new(),
+            traffic: BTreeMap::new(),
             capacity: usize::MAX,
         }
     }
@@ -349,52 +353,18 @@ impl<A: Of> Tables<A> for Native {
         A::flows(self).fragments.get(key).copied()
     }
 
+    fn carried(&mut self, service: u32, is_answer: bool, bytes: u32) {
+        let traffic = self.traffic.entry(service).or_insert(Traffic::NONE);
+        let way = usize::from(is_answer);
+        traffic.packets[way] += 1;
+        traffic.bytes[way] += u64::from(bytes);
+    }
+
+    fn opened(&mut self, service: u32) {
+        self.traffic.entry(service).or_insert(Traffic::NONE).connections += 1;
+    }
+
     fn count(&mut self, reason: Reason) {
         *self.counters.entry(reason).or_default() += 1;
-    }
-}
-
-/// A packet in a buffer of its own. It came in through device [`Frame::DEVICE`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Frame(pub Vec<u8>);
-
-impl Frame {
-    /// The index that the loopback device has, which stands for all where the kernel runs a program on a lone packet.
-    pub const DEVICE: u32 = 1;
-
-    /// Decides on the packet and does what was decided, as the programs in the kernel do.
-    pub fn run(&mut self, tables: &mut Native, side: crate::tables::Side, now: u32) -> Verdict {
-        let verdict = crate::datapath::run(self, tables, side, || now);
-        let done = match verdict {
-            Verdict::Return(_) => crate::packet::turn(self),
-            Verdict::Reject(_) => crate::reject::refuse(self),
-            _ => Some(()),
-        };
-        if done.is_some() { verdict } else { Verdict::Drop(verdict.reason()) }
-    }
-}
-
-impl crate::packet::Packet for Frame {
-    fn device(&self) -> u32 {
-        Self::DEVICE
-    }
-
-    fn length(&self) -> usize {
-        self.0.len()
-    }
-
-    fn load<T: bytemuck::Pod>(&self, offset: usize) -> Option<T> {
-        self.0.get(offset..offset.checked_add(size_of::<T>())?).map(bytemuck::pod_read_unaligned)
-    }
-
-    fn store<T: bytemuck::Pod>(&mut self, offset: usize, value: &T) -> Option<()> {
-        let room = self.0.get_mut(offset..offset.checked_add(size_of::<T>())?)?;
-        room.copy_from_slice(bytemuck::bytes_of(value));
-        Some(())
-    }
-
-    fn resize(&mut self, len: usize) -> Option<()> {
-        self.0.resize(len, 0);
-        Some(())
     }
 }

@@ -64,7 +64,11 @@ pub fn forward<A: Ip, T: Tables<A>>(
         Ok(frontend) => {
             let hash = hash::socket(cookie, &addr, port);
             let now = if frontend.affinity != 0 { now() } else { 0 };
-            choose(tables, &frontend, &Client { addr: tables.node(), origin: Origin::Inside, hash, now })
+            let choice = choose(tables, &frontend, &Client { addr: tables.node(), origin: Origin::Inside, hash, now });
+            if lasting && matches!(choice, Choice::Backend { .. }) {
+                tables.opened(frontend.service);
+            }
+            choice
         }
         Err(Reason::NotService) => return Decision::Pass,
         Err(reason) => Choice::Refuse(reason),

@@ -51,12 +51,14 @@ macro_rules! entry {
 
 mod fragments;
 mod services;
+mod traffic;
 
 pub use fragments::{FragmentKey, FragmentPorts};
 pub use services::{
     Affinity, AffinityKey, Backend, Frontend, FrontendKey, Kind, LABEL, Name, Origin, RangeKey, Table, backend,
     frontend,
 };
+pub use traffic::Traffic;
 
 /// Bits of the values of the `DEVICES` map, whose key is a device's index.
 pub mod device {
@@ -239,6 +241,8 @@ pub mod map {
     pub const FILTER: &str = "FILTER";
     /// Packets by [`crate::verdict::Reason`], per-CPU array.
     pub const COUNTERS: &str = "COUNTERS";
+    /// Service port id to [`super::Traffic`], array of per-CPU arrays of [`TRAFFIC_CHUNK`].
+    pub const TRAFFIC: &str = "TRAFFIC";
     /// The programs that the one of a hook calls, by [`crate::datapath::Stage::index`], array of programs: at XDP, TC ingress, TC
     /// egress.
     pub const STAGES: [&str; 3] = ["XDP_INGRESS", "TC_INGRESS", "TC_EGRESS"];
@@ -272,6 +276,11 @@ pub mod map {
     pub const DEVICES_CAPACITY: u32 = 1 << 12;
     /// Service ports.
     pub const NAMES_CAPACITY: u32 = 1 << 18;
+    /// Service port ids whose traffic is counted: ids rest before they are used again, so there are more than ports. Memory is
+    /// taken a chunk at a time.
+    pub const TRAFFIC_CAPACITY: u32 = 1 << 21;
+    /// Service port ids of a chunk, 40 KiB on each CPU. A power of two.
+    pub const TRAFFIC_CHUNK: u32 = 1 << 10;
 }
 
 /// One of the two bitmaps that let packets go which are none of our business, after one array read. Each is a Bloom
@@ -380,6 +389,10 @@ pub trait Tables<A: Ip> {
     fn remember_fragment(&mut self, key: &FragmentKey<A>, ports: &FragmentPorts);
     /// The ports of a packet that comes in fragments.
     fn fragment(&self, key: &FragmentKey<A>) -> Option<FragmentPorts>;
+    /// Counts a packet of a Service port that was translated, `bytes` long with its IP header: an answer, or one to a backend.
+    fn carried(&mut self, service: u32, is_answer: bool, bytes: u32);
+    /// Counts a flow or a socket that a Service port has led to a backend.
+    fn opened(&mut self, service: u32);
     /// Counts a packet.
     fn count(&mut self, reason: Reason);
 }
@@ -418,6 +431,7 @@ mod tests {
             (size::<FragmentKey<V6>>(), 40),
             (size::<FragmentPorts>(), 8),
             (size::<Config>(), 40),
+            (size::<Traffic>(), 40),
         ];
         for (is, expected) in sizes {
             assert_eq!(is, expected);

@@ -24,6 +24,12 @@ impl Verdict {
         matches!(self, Self::Forward(_) | Self::Return(_))
     }
 
+    /// Whether the packet was translated, wherever it goes.
+    #[inline(always)]
+    pub const fn translated(self) -> bool {
+        self.goes_on() || matches!(self, Self::Leave(..))
+    }
+
     /// Why.
     #[inline(always)]
     pub const fn reason(self) -> Reason {

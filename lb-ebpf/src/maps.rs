@@ -9,7 +9,7 @@ use lb_common::datapath::Stage;
 use lb_common::ip::{V4, V6};
 use lb_common::tables::{
     Affinity, AffinityKey, Backend, Config, Filter, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey,
-    Name, RangeKey, SocketKey, SocketPeer, map as shape,
+    Name, RangeKey, SocketKey, SocketPeer, Traffic, map as shape,
 };
 use lb_common::verdict::Reason;
 
@@ -30,6 +30,12 @@ type Backends<A> = ArrayOfMaps<btf_maps::Array<Backend<A>, BACKENDS>, BACKEND_CH
 /// Backends in a chunk.
 const BACKENDS: usize = shape::BACKENDS_CHUNK as usize;
 const BACKEND_CHUNKS: usize = (shape::BACKENDS_CAPACITY / shape::BACKENDS_CHUNK) as usize;
+/// What Service ports carry, on each CPU.
+#[btf_map]
+static TRAFFIC: ArrayOfMaps<btf_maps::PerCpuArray<Traffic, PORTS>, PORT_CHUNKS> = ArrayOfMaps::new();
+/// Service ports in a chunk.
+const PORTS: usize = shape::TRAFFIC_CHUNK as usize;
+const PORT_CHUNKS: usize = (shape::TRAFFIC_CAPACITY / shape::TRAFFIC_CHUNK) as usize;
 #[map]
 static FILTER: Array<u64> = Array::pinned(Filter::WORDS, BPF_F_MMAPABLE);
 #[map]
@@ -85,6 +91,12 @@ pub(crate) fn slots(pair: u32) -> Option<u64> {
 #[inline(always)]
 pub(crate) fn filter(word: u32) -> Option<*mut u64> {
     FILTER.get_ptr_mut(word)
+}
+
+/// What a Service port has carried on this CPU.
+#[inline(always)]
+pub(crate) fn traffic(service: u32) -> Option<*mut Traffic> {
+    TRAFFIC.get_value_ptr_mut(service / shape::TRAFFIC_CHUNK, &(service % shape::TRAFFIC_CHUNK))
 }
 
 /// A counter of this CPU.

@@ -7,9 +7,9 @@ use aya::maps::{HashMap, Map, MapData};
 use lb_common::flow::{filter_bits, state};
 use lb_common::ip::{V4, V6};
 use lb_common::mem::{Image, Native, Of};
-use lb_common::tables::map;
+use lb_common::tables::{Traffic, map};
 use lb_common::verdict::Verdict;
-use lb_userspace::bpf::{BpfStore, Capacities, Hook, Object, Pins, Programs};
+use lb_userspace::bpf::{BpfStore, Capacities, Hook, Object, Pins, Programs, traffic};
 use lb_userspace::plan;
 use lb_userspace::store::Store as _;
 
@@ -73,6 +73,8 @@ impl Kernel {
     pub fn tables(&mut self) -> Result<Native> {
         let mut tables = Native::new(self.store.read()?);
         self.store.maps().read_flows(&mut tables)?;
+        tables.traffic = traffic(&self.pins, tables.image.names.keys().copied())?;
+        tables.traffic.retain(|_, carried| *carried != Traffic::NONE);
         flow_bits::<V4>(&mut tables);
         flow_bits::<V6>(&mut tables);
         Ok(tables)

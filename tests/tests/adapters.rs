@@ -99,7 +99,9 @@ fn agree<A: Net>(seed: u64, packets: u64) -> Result<()> {
     assert!(verdicts.len() >= 14, "the packets were too much alike to prove anything");
     assert!(verdicts["left the node"] > packets / 50 && verdicts["handed_over"] > 5, "hardly any left");
     for world in &mut worlds {
-        assert_eq!(timeless::<A>(&world.kernel.tables()?), timeless::<A>(&world.native));
+        let kernel = world.kernel.tables()?;
+        assert_eq!(timeless::<A>(&kernel), timeless::<A>(&world.native));
+        assert_eq!(kernel.traffic, world.native.traffic);
     }
     // XDP and TC end with the same flows.
     assert_eq!(timeless::<A>(&worlds[0].native), timeless::<A>(&worlds[1].native));

@@ -191,6 +191,51 @@ fn metrics_are_what_they_are_named() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn what_a_service_carries_is_counted_in_both_ways() -> Result<()> {
+    kernel_or_skip!();
+    let lab = Lab::new()?;
+    let (_pods, client) = world(&lab)?;
+    lab.manifests.write("idle.yaml", &service_manifest("idle", &cluster_ips(11)))?;
+    let agent = Agent::start(&lab, AgentOptions { service_metrics: true, ..AgentOptions::USUAL })?;
+    let carried = |name: &str, field: &str| -> Result<u64> {
+        let rows = agent.json(&["traffic", name])?;
+        rows[0][field].as_u64().with_context(|| format!("no {field} in {rows}"))
+    };
+    assert_served(&client, "connections of a pod")?;
+    let connections = 20 * FAMILIES.len() as u64;
+    let [packets, bytes, answers, answer_bytes] =
+        ["packets", "bytes", "answer_packets", "answer_bytes"].map(|field| carried("web:http", field));
+    let (packets, answers) = (packets?, answers?);
+    assert_eq!(carried("web:http", "connections")?, connections);
+    // SYN, ACK, the request, FIN at least; SYN-ACK, the answer, FIN.
+    assert!(packets >= 4 * connections && answers >= 3 * connections, "{packets} packets, {answers} of answers");
+    assert!(bytes? >= packets * 40 && answer_bytes? >= answers * 40);
+    assert_eq!(carried("idle:http", "packets")?, 0);
+
+    // A socket that was led straight to a backend costs no packet anything, so none is counted.
+    for family in FAMILIES {
+        let web = SocketAddr::new(family.cluster_ip(10), 80);
+        assert_eq!(lab.host().run(Load::new(Exchange::Http, web, 20))?.failures(), [""; 0]);
+    }
+    assert_eq!((carried("web:http", "connections")?, carried("web:http", "packets")?), (2 * connections, packets));
+    let metrics = scrape(&lab)?;
+    for (name, labels, expected) in [
+        ("sluice_service_connections_total", vec![("service", "web"), ("port", "http")], 2 * connections),
+        ("sluice_service_packets_total", vec![("service", "web"), ("port", "http"), ("way", "there")], packets),
+        ("sluice_service_packets_total", vec![("service", "web"), ("port", "http"), ("way", "back")], answers),
+        ("sluice_service_bytes_total", vec![("service", "idle")], 0),
+    ] {
+        assert_eq!(sum(&metrics, name, &labels)?, expected as f64, "{name} {labels:?}");
+    }
+
+    lab.manifests.delete("web.yaml")?;
+    agent.wait_until("the Service is gone", |agent| {
+        Ok(agent.json(&["traffic"])?.as_array().is_some_and(|rows| rows.iter().all(|row| row["name"] == "idle")))
+    })?;
+    Ok(())
+}
+
 /// Where the agent pins.
 fn pins(lab: &Lab) -> PathBuf {
     lab.bpffs().join(format!("v{LAYOUT}"))

@@ -1,6 +1,6 @@
 //! Packets of flows: the first one, which opens it, those that change its state, and all others as well.
 
-use super::{concerns, count, go_on, to_frontend, translate};
+use super::{account, concerns, count, go_on, to_frontend, translate};
 use crate::csum;
 use crate::flow::{self, state};
 use crate::fragment;
@@ -80,7 +80,10 @@ fn egress<A: Ip, P: Packet, T: Tables<A>>(
         return Verdict::Pass(Reason::NotService);
     }
     match follow(tables, parsed, &parsed.key(Side::Egress), now()) {
-        Some((entry, reason)) => translate(packet, parsed, &entry, reason),
+        Some((entry, reason)) => {
+            let verdict = translate(packet, parsed, &entry, reason);
+            account(tables, parsed, &entry, verdict)
+        }
         None => Verdict::Pass(Reason::NotService),
     }
 }
@@ -248,6 +251,9 @@ fn first<A: Ip, T: Tables<A>>(
     }
     if reason == Reason::NewFlow {
         reason = if parsed.resets() { Reason::Stateless } else { open(tables, key, flow) };
+    }
+    if reason == Reason::NewFlow {
+        tables.opened(flow.service);
     }
     match reason {
         Reason::NewFlow | Reason::HalfOpenFlow | Reason::EstablishedFlow | Reason::Stateless => Ok(reason),

@@ -68,4 +68,6 @@ pub struct Settings {
     pub healthz: Option<SocketAddr>,
     /// Where to answer Prometheus.
     pub metrics: Option<SocketAddr>,
+    /// Whether it hears of each Service port.
+    pub service_metrics: bool,
 }

@@ -11,12 +11,14 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tracing::warn;
 
+use super::Settings;
 use super::datapath::Seen;
 use super::sweep::Levels;
 use crate::bpf::{self, Maps, Pins};
 use crate::health::{self, Answer, Facts, Progress, Question};
 use crate::metrics::{self, Changed, Metrics, Probes, Programming, Repairs, Snapshot};
 use crate::reconcile::Status;
+use crate::show::{self, TrafficRow};
 use crate::watch::{Health, Problem, Reason};
 
 /// What each part of the agent last said of itself.
@@ -37,12 +39,21 @@ pub(super) struct Said {
 pub(super) struct Observed {
     said: Said,
     maps: Arc<Maps>,
+    /// Where what Service ports carry is read from, if it is to be told.
+    traffic: Option<Pins>,
 }
 
 impl Observed {
     /// The maps must be pinned.
-    pub(super) fn new(pins: &Pins, said: Said) -> Result<Self, bpf::Error> {
-        Ok(Self { said, maps: Arc::new(Maps::open(pins)?) })
+    pub(super) fn new(settings: &Settings, said: Said) -> Result<Self, bpf::Error> {
+        let Settings { pins, service_metrics, .. } = settings;
+        Ok(Self { said, maps: Arc::new(Maps::open(pins)?), traffic: service_metrics.then(|| pins.clone()) })
+    }
+
+    fn traffic(&self) -> Result<Vec<TrafficRow>, bpf::Error> {
+        let Some(pins) = &self.traffic else { return Ok(Vec::new()) };
+        let names = self.maps.names()?;
+        Ok(show::traffic(&names, &bpf::traffic(pins, names.keys().copied())?, None))
     }
 
     /// The answer to a question about health, now.
@@ -86,11 +97,8 @@ impl Observed {
             // A folder has no connection: that all of it was read says the same.
             source_well: source.fault.is_none() && (source.since.is_some() || status.ready),
             source_recoveries: source.recoveries,
-            // Without them the rest is still worth knowing.
-            packets: bpf::counters(&self.maps).unwrap_or_else(|error| {
-                warn!("metrics: {error}");
-                Vec::new()
-            }),
+            packets: or_none(bpf::counters(&self.maps)),
+            traffic: or_none(self.traffic()),
         }
     }
 
@@ -118,6 +126,14 @@ impl Observed {
         };
         Router::new().route("/metrics", any(page))
     }
+}
+
+/// What was read. Without it the rest is still worth knowing.
+fn or_none<T>(read: Result<Vec<T>, bpf::Error>) -> Vec<T> {
+    read.unwrap_or_else(|error| {
+        warn!("metrics: {error}");
+        Vec::new()
+    })
 }
 
 /// How many problems there are of each sort.

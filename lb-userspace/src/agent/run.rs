@@ -61,7 +61,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         seen: agent.seen.subscribe(),
         levels: levels_seen,
     };
-    agent.serve(Observed::new(&agent.settings.pins, said)?, &programming);
+    agent.serve(Observed::new(&agent.settings, said)?, &programming);
     let mut repair = interval(REPAIR);
     repair.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use aya::maps::MapInfo;
+use aya::maps::{MapInfo, MapType};
 use lb_common::tables::Entry;
 
 use super::{Error, pins, sys};
@@ -20,8 +20,8 @@ pub(super) struct Chunks<V> {
     array: OwnedFd,
     /// Elements of the array, and of a chunk.
     room: (u32, u32),
-    /// `BPF_F_…` of each chunk, as the programs declare them.
-    flags: u32,
+    /// Kind and `BPF_F_…` of each chunk, as the programs declare them.
+    kind: (MapType, u32),
     there: BTreeMap<u32, OwnedFd>,
     /// Those that are known to be in the array.
     linked: BTreeSet<u32>,
@@ -33,10 +33,15 @@ impl<V: Entry> Chunks<V> {
     ///
     /// # Errors
     /// A pin cannot be opened, or is no such chunk.
-    pub(super) fn open(folder: &Path, name: &'static str, room: (u32, u32), flags: u32) -> Result<Self, Error> {
+    pub(super) fn open(
+        folder: &Path,
+        name: &'static str,
+        room: (u32, u32),
+        kind: (MapType, u32),
+    ) -> Result<Self, Error> {
         let array = sys::open(&folder.join(name)).map_err(|error| Error::map("open", name, &error))?;
         let (folder, there, linked) = (folder.to_owned(), BTreeMap::new(), BTreeSet::new());
-        let mut this = Self { name, folder, array, room, flags, there, linked, element: PhantomData };
+        let mut this = Self { name, folder, array, room, kind, there, linked, element: PhantomData };
         this.look()?;
         Ok(this)
     }
@@ -72,6 +77,11 @@ impl<V: Entry> Chunks<V> {
     /// How many elements a chunk has.
     pub(super) fn chunk_len(&self) -> u32 {
         self.room.1
+    }
+
+    /// The pin of a chunk, if it is there.
+    pub(super) fn pin(&self, number: u32) -> Option<PathBuf> {
+        self.there.contains_key(&number).then(|| self.folder.join(format!("{}-{number}", self.name)))
     }
 
     /// A chunk, if it is there.
@@ -125,7 +135,7 @@ impl<V: Entry> Chunks<V> {
                 continue;
             }
             if !self.there.contains_key(&number) {
-                let made = sys::create_array::<V>(self.name, self.chunk_len(), self.flags)?;
+                let made = sys::create_array::<V>(self.name, self.chunk_len(), self.kind)?;
                 // Pinned before it is in the array: what the programs can see, every agent can find.
                 sys::pin(made.as_fd(), &self.folder.join(format!("{}-{number}", self.name)))?;
                 self.there.insert(number, made);

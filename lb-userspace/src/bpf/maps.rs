@@ -1,10 +1,11 @@
 //! The pinned maps, opened and typed.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapType, PerCpuArray};
 use lb_common::ip::{Family, Ip, V4, V6};
 use lb_common::mem;
 use lb_common::tables::{
@@ -16,6 +17,7 @@ use super::chunks::Chunks;
 use super::dense::Unmapped;
 use super::shape::{self, Shape};
 use super::slots::SlotArray;
+use super::traffic::TrafficArray;
 use super::{Capacities, Error, Pins, Raw, sys};
 
 /// A hash map.
@@ -100,6 +102,7 @@ pub struct Maps {
     pub(super) devices: Table<u32, u32>,
     pub(super) config: Array<MapData, Raw<Config>>,
     pub(super) slots: SlotArray,
+    pub(super) traffic: TrafficArray,
     pub(super) filter: Unmapped,
     pub(super) counters: PerCpuArray<MapData, u64>,
     shapes: Vec<(Shape, u32)>,
@@ -168,6 +171,7 @@ impl Maps {
             devices: table(&folder, map::DEVICES)?,
             config: typed(data(&folder, map::CONFIG)?, map::CONFIG)?,
             slots: SlotArray::open(&folder, room_of(&shapes, map::SLOTS))?,
+            traffic: TrafficArray::open(&folder)?,
             filter: unmapped(&folder, map::FILTER)?,
             counters: typed(data(&folder, map::COUNTERS)?, map::COUNTERS)?,
             shapes,
@@ -183,7 +187,7 @@ impl Maps {
         for (shape, capacity) in &self.shapes {
             let entries = match shape.map {
                 map::SLOTS => slots_used,
-                map::FILTER | map::CONFIG | map::COUNTERS => continue,
+                map::FILTER | map::CONFIG | map::COUNTERS | map::TRAFFIC => continue,
                 _ => self.entries(shape.map)?,
             };
             fills.push(fill(shape, *capacity, entries));
@@ -195,6 +199,18 @@ impl Maps {
     pub fn fill_of(&self, levels: &[(&str, u64)]) -> Vec<Fill> {
         let level = |map| Some(levels.iter().find(|(name, _)| *name == map)?.1);
         self.shapes.iter().filter_map(|(shape, capacity)| Some(fill(shape, *capacity, level(shape.map)?))).collect()
+    }
+
+    /// The names of Service ports, by id.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn names(&self) -> Result<BTreeMap<u32, Name>, Error> {
+        let mut names = BTreeMap::new();
+        let read = self.names.each(|id, name| {
+            names.insert(*id, *name);
+        });
+        read.map(|()| names).map_err(|error| Error::map("read", map::NAMES, &error))
     }
 
     /// Room in a map, as people count it.
@@ -270,7 +286,12 @@ fn family<A: Ip>(folder: &Path, shapes: &[(Shape, u32)]) -> Result<FamilyMaps<A>
     let backends = map::BACKENDS[index];
     Ok(FamilyMaps {
         frontends: table(folder, map::FRONTENDS[index])?,
-        backends: Chunks::open(folder, backends, (room_of(shapes, backends), map::BACKENDS_CHUNK), 0)?,
+        backends: Chunks::open(
+            folder,
+            backends,
+            (room_of(shapes, backends), map::BACKENDS_CHUNK),
+            (MapType::Array, 0),
+        )?,
         ranges: ranges(folder, map::SOURCE_RANGES[index])?,
         half_open: table(folder, map::HALF_OPEN[index])?,
         established: table(folder, map::ESTABLISHED[index])?,

@@ -20,6 +20,7 @@ mod slots;
 mod sockets;
 mod store;
 mod sys;
+mod traffic;
 mod uninstall;
 
 pub use attach::{Attacher, TcMode, XdpMode};
@@ -35,6 +36,7 @@ pub use shape::Capacities;
 pub use sockets::{attach_sockets, cgroup2_mount, detach_sockets, mend_sockets};
 pub use store::BpfStore;
 pub use sys::{device_name, netns_cookie};
+pub use traffic::traffic;
 pub use uninstall::{Removed, remove_older_layouts, uninstall};
 
 use aya::Pod;

@@ -53,7 +53,7 @@ impl Object {
         let mut loader = EbpfLoader::new();
         loader.default_map_pin_directory(&folder).override_global(LOG_LEVEL, &level, false);
         // What declares it cannot say that it is pinned.
-        for array in [map::SLOTS].into_iter().chain(map::BACKENDS) {
+        for array in [map::SLOTS, map::TRAFFIC].into_iter().chain(map::BACKENDS) {
             loader.map_pin_path(array, folder.join(array));
         }
         // A log of each run of the verifier takes time; where it refuses, aya asks again with a log.

@@ -83,6 +83,7 @@ pub(super) fn shapes(capacities: &Capacities) -> Vec<Shape> {
         of::<FragmentKey<V6>, FragmentPorts>(map::FRAGMENTS[1], LruHash, map::FRAGMENTS_CAPACITY, None),
         of::<u32, u32>(map::DEVICES, Hash, map::DEVICES_CAPACITY, None),
         of::<u32, Name>(map::NAMES, Hash, services, services_by),
+        of::<u32, u32>(map::TRAFFIC, ArrayOfMaps, map::TRAFFIC_CAPACITY / map::TRAFFIC_CHUNK, None),
         of::<u32, u64>(map::FILTER, Array, Filter::WORDS, None),
         of::<u32, Config>(map::CONFIG, Array, 1, None),
         of::<u32, u64>(map::COUNTERS, PerCpuArray, Reason::COUNT, None),

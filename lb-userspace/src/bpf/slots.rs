@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
+use aya::maps::MapType;
 use lb_common::mem::Slots;
 use lb_common::tables::map;
 
@@ -36,7 +37,7 @@ impl SlotArray {
     /// # Errors
     /// A pin cannot be opened.
     pub(super) fn open(folder: &Path, len: u32) -> Result<Self, Error> {
-        let chunks = Chunks::open(folder, map::SLOTS, (len / SLOTS_PER_WORD, WORDS), MMAPABLE)?;
+        let chunks = Chunks::open(folder, map::SLOTS, (len / SLOTS_PER_WORD, WORDS), (MapType::Array, MMAPABLE))?;
         Ok(Self { chunks, len: len as usize, mapped: None })
     }
 

@@ -82,10 +82,11 @@ impl BpfStore {
     /// # Errors
     /// A pin cannot be opened.
     pub fn look(&mut self) -> Result<(), Error> {
-        let Maps { v4, v6, slots, .. } = &mut self.maps;
+        let Maps { v4, v6, slots, traffic, .. } = &mut self.maps;
         v4.backends.look()?;
         v6.backends.look()?;
-        slots.look()
+        slots.look()?;
+        traffic.look()
     }
 
     /// Of these frontends alone: they, their slots, and the backends in these.
@@ -130,6 +131,13 @@ impl BpfStore {
             FamilyOp::RemoveFrontend { key } => gone(frontends.map.remove(&Raw(*key))),
             FamilyOp::Range { key, len } => ranges.map.insert(&Key::new(*len, Raw(*key)), ADMITTED, 0),
             FamilyOp::RemoveRange { key, len } => gone(ranges.map.remove(&Key::new(*len, Raw(*key)))),
+        }
+    }
+
+    /// Nothing depends on it, so a failure stops nothing.
+    fn forget_traffic(&self, id: u32) {
+        if let Err(error) = self.maps.traffic.clear(id) {
+            tracing::debug!("cannot clear what a removed Service port has carried: {error}");
         }
     }
 
@@ -236,7 +244,7 @@ impl Store for BpfStore {
             Op::Config(config) => self.maps.config.set(0, Raw(*config), 0),
             Op::Run { at, slots } => self.maps.slots.write(*at, slots).map_err(MapError::from),
             Op::Name { id, name } => self.maps.names.map.insert(Raw(*id), Raw(**name), 0),
-            Op::RemoveName { id } => gone(self.maps.names.map.remove(&Raw(*id))),
+            Op::RemoveName { id } => gone(self.maps.names.map.remove(&Raw(*id))).inspect(|()| self.forget_traffic(*id)),
             Op::Filter { bit, set } => self.filter(*bit, *set),
             Op::V4(op) => self.family(op),
             Op::V6(op) => self.family(op),
@@ -256,6 +264,8 @@ impl Store for BpfStore {
             _ => None,
         });
         let made = self.maps.slots.make_room(tables);
+        let named = ops.iter().filter_map(|op| if let Op::Name { id, .. } = op { Some(*id) } else { None });
+        let made = made.and_then(|()| self.maps.traffic.make_room(named));
         let made = made.and_then(|()| {
             make_room::<V4>(&mut self.maps, ops, |op| if let Op::V4(op) = op { Some(op) } else { None })
         });

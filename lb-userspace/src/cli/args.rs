@@ -28,6 +28,8 @@ pub(super) enum Command {
     Backends(ListArgs),
     /// List flows.
     Flows(FlowArgs),
+    /// List what each Service port has carried on this node.
+    Traffic(ListArgs),
     /// List devices, and how programs are attached to them.
     Devices(DeviceArgs),
     /// Show the agent, the maps and the counters.
@@ -214,6 +216,9 @@ pub(super) struct AgentArgs {
     /// Where Prometheus asks for /metrics. `off` for nowhere.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10249")]
     pub(super) metrics_bind_address: String,
+    /// Tell Prometheus of each Service port, too, what it carries: five rows a port.
+    #[arg(long)]
+    pub(super) service_metrics: bool,
     /// What the agent logs: error, warn, info, debug, trace, or directives as RUST_LOG has them.
     #[arg(long, alias = "log-level", value_name = "LEVEL", default_value = "info")]
     pub(super) log: String,

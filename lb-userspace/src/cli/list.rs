@@ -1,11 +1,13 @@
 //! The commands that list rows, and `--watch`.
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use lb_common::mem::{Image, Native};
+use lb_common::mem::Native;
+use lb_common::tables::Name;
 
 use super::args::{DeviceArgs, FlowArgs, ListArgs, OutputArg, PlaceArgs, PrintArgs};
 use super::{Outcome, print};
@@ -20,7 +22,7 @@ pub(super) fn services(args: &ListArgs) -> anyhow::Result<Outcome> {
     let asked = args.service.as_deref();
     repeat(&args.print, |output| {
         let image = open(&args.place)?.read()?;
-        rows(&show::services(&image, asked), output, found(&image, asked))
+        rows(&show::services(&image, asked), output, found(&image.names, asked))
     })
 }
 
@@ -28,7 +30,7 @@ pub(super) fn backends(args: &ListArgs) -> anyhow::Result<Outcome> {
     let asked = args.service.as_deref();
     repeat(&args.print, |output| {
         let image = open(&args.place)?.read()?;
-        rows(&show::backends(&image, asked), output, found(&image, asked))
+        rows(&show::backends(&image, asked), output, found(&image.names, asked))
     })
 }
 
@@ -42,7 +44,16 @@ pub(super) fn flows(args: &FlowArgs) -> anyhow::Result<Outcome> {
         let seconds = |ticks| bpf::ticks(ticks).as_secs();
         let mut flows = show::flows(&native, bpf::now(), seconds, asked);
         flows.truncate(args.limit.unwrap_or(usize::MAX));
-        rows(&flows, output, found(&native.image, asked))
+        rows(&flows, output, found(&native.image.names, asked))
+    })
+}
+
+pub(super) fn traffic(args: &ListArgs) -> anyhow::Result<Outcome> {
+    let asked = args.service.as_deref();
+    repeat(&args.print, |output| {
+        let names = open(&args.place)?.maps().names()?;
+        let carried = bpf::traffic(&args.place.pins(), names.keys().copied())?;
+        rows(&show::traffic(&names, &carried, asked), output, found(&names, asked))
     })
 }
 
@@ -64,10 +75,10 @@ fn installed(place: &PlaceArgs) -> Result<Pins, Error> {
 }
 
 /// Whether there is a Service port that is asked for.
-fn found(image: &Image, asked: Option<&str>) -> Outcome {
-    let names = Names(&image.names);
+fn found(names: &BTreeMap<u32, Name>, asked: Option<&str>) -> Outcome {
+    let names = Names(names);
     match asked {
-        Some(asked) if !image.names.keys().any(|id| names.asked(*id, asked)) => Outcome::Missing,
+        Some(asked) if !names.0.keys().any(|id| names.asked(*id, asked)) => Outcome::Missing,
         _ => Outcome::Done,
     }
 }

@@ -47,6 +47,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Services(args) => list::services(&args),
         Command::Backends(args) => list::backends(&args),
         Command::Flows(args) => list::flows(&args),
+        Command::Traffic(args) => list::traffic(&args),
         Command::Devices(args) => list::devices(&args),
         Command::Status(args) => status::status(&args),
         Command::Uninstall(args) => uninstall(&args),

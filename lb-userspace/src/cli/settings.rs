@@ -71,6 +71,7 @@ pub(super) fn settings(args: &AgentArgs, env: impl Fn(&str) -> Option<String>) -
         packet_log: args.packet_log == PacketLogArg::Debug,
         healthz: bind_address(&args.healthz_bind_address, HEALTHZ_PORT).context("--healthz-bind-address")?,
         metrics: bind_address(&args.metrics_bind_address, METRICS_PORT).context("--metrics-bind-address")?,
+        service_metrics: args.service_metrics,
     })
 }
 

@@ -9,6 +9,7 @@ mod probes;
 mod process;
 mod programming;
 mod rows;
+mod traffic;
 
 use std::fmt;
 
@@ -21,6 +22,7 @@ use prometheus_client::registry::Registry;
 use crate::bpf::{Attachment, Fill};
 use crate::compile::Elsewhere;
 use crate::health::Progress;
+use crate::show::TrafficRow;
 use crate::store::StoreError;
 
 pub use probes::Probes;
@@ -66,6 +68,8 @@ pub struct Snapshot {
     pub source_recoveries: u64,
     /// Packets by what became of them.
     pub packets: Vec<(Reason, u64)>,
+    /// What Service ports have carried, where that is asked for.
+    pub traffic: Vec<TrafficRow>,
 }
 
 /// Objects of one kind that changed.
@@ -160,7 +164,8 @@ impl<F: Fn() -> Snapshot + Send + Sync + 'static> Collector for Look<F> {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let (snapshot, mut rows) = ((self.0)(), rows::Rows(encoder));
         kube_proxy::encode(&snapshot, &mut rows)?;
-        agent::encode(&snapshot, &mut rows)
+        agent::encode(&snapshot, &mut rows)?;
+        traffic::encode(&snapshot.traffic, &mut rows)
     }
 }
 

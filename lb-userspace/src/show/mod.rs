@@ -7,6 +7,7 @@ mod names;
 mod services;
 mod status;
 mod table;
+mod traffic;
 
 pub use backends::{BackendRow, Share, backends};
 pub use devices::{DeviceRow, devices};
@@ -15,3 +16,4 @@ pub use names::{Names, endpoint, protocol};
 pub use services::{ServiceRow, services};
 pub use status::{AgentFacts, CounterRow, MapRow, SourceFacts, StatusReport};
 pub use table::{Output, Row, age, render};
+pub use traffic::{TrafficRow, traffic};

@@ -92,6 +92,8 @@ pub struct AgentOptions {
     pub max_flows: Option<u32>,
     /// `--max-half-open`, where it is not the default.
     pub max_half_open: Option<u32>,
+    /// `--service-metrics`.
+    pub service_metrics: bool,
 }
 
 impl AgentOptions {
@@ -105,6 +107,7 @@ impl AgentOptions {
         nodeport_addresses: None,
         max_flows: None,
         max_half_open: None,
+        service_metrics: false,
     };
 }
 
@@ -360,5 +363,6 @@ fn arguments(options: AgentOptions) -> Vec<String> {
     ] {
         arguments.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));
     }
+    arguments.extend(options.service_metrics.then(|| "--service-metrics".to_owned()));
     arguments
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use aya::maps::MapType;
 use lb_common::tables::Entry;
 
 use super::{address, bpf, bpf_fd, raw};
@@ -93,14 +94,17 @@ struct MapCreateAttr {
     name: [u8; 16],
 }
 
-/// Makes an array map.
+/// Makes an array map, of this kind and with these `BPF_F_…`.
 ///
 /// # Errors
 /// There is no memory for it.
-pub(in crate::bpf) fn create_array<V: Entry>(name: &str, max_entries: u32, flags: u32) -> io::Result<OwnedFd> {
-    const ARRAY: u32 = 2;
+pub(in crate::bpf) fn create_array<V: Entry>(
+    name: &str,
+    max_entries: u32,
+    (kind, flags): (MapType, u32),
+) -> io::Result<OwnedFd> {
     let mut attr = MapCreateAttr {
-        kind: ARRAY,
+        kind: kind as u32,
         key_size: 4,
         value_size: value_size::<V>(),
         max_entries,
