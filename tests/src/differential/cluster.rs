@@ -1,6 +1,7 @@
 //! A world with what a cluster runs on it: backends that answer, clients that ask, and on every node the program that
 //! makes Services work.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::thread::{ScopedJoinHandle, scope};
@@ -8,7 +9,8 @@ use std::thread::{ScopedJoinHandle, scope};
 use anyhow::{Result, anyhow};
 
 use crate::lab::{
-    Agent, AgentOptions, FAMILIES, Family, Outcomes, Pod, Probe, Prober, Responder, Source, World, WorldOptions, cli,
+    Agent, AgentOptions, Call, FAMILIES, Family, Node, Outcome, Outcomes, Pod, Probe, Prober, Responder, Source, World,
+    WorldOptions, cli,
 };
 use crate::plane::{KubeProxy, Mode};
 
@@ -158,9 +160,16 @@ pub struct Side<'a> {
 impl<'a> Side<'a> {
     /// Starts a subject on every node, where it follows an API whose plane the nodes have joined.
     pub fn start(cluster: &'a Cluster, subject: Subject, kubeconfig: &Path) -> Result<Self> {
-        let start = |node: &'a _| {
+        let start = |node: &'a Node| {
             Ok(match subject {
-                Subject::KubeProxy => Running::KubeProxy(KubeProxy::start(node, kubeconfig, Mode::Nftables)?),
+                Subject::KubeProxy => {
+                    // As long as with Sluice: between two questions a busy machine may need more than netfilter's 30 s.
+                    node.sysctl(&[
+                        ("net/netfilter/nf_conntrack_udp_timeout", "120"),
+                        ("net/netfilter/nf_conntrack_udp_timeout_stream", "120"),
+                    ])?;
+                    Running::KubeProxy(KubeProxy::start(node, kubeconfig, Mode::Nftables)?)
+                }
                 Subject::Sluice => {
                     let source = Source::Kubernetes { kubeconfig: kubeconfig.to_owned(), api_servers: Vec::new() };
                     Running::Sluice(Agent::start_on(node, source, AgentOptions::USUAL)?)
@@ -179,19 +188,59 @@ impl<'a> Side<'a> {
 
     /// Lets clients ask, all at once; the answers come in the order of the questions.
     pub fn ask(&self, questions: &[(Client, Probe)]) -> Result<Vec<Outcomes>> {
-        let mut answers = vec![Outcomes::new(); questions.len()];
-        let batches = scope(|scope| {
-            let begin = |(client, prober)| scope.spawn(move || ask_as(client, prober, questions));
+        self.spread(questions, Outcomes::new(), |prober, probes| prober.ask(probes))
+    }
+
+    /// Lets clients begin conversations, all at once, as many as each probe has tries; what came of each.
+    pub(super) fn begin(&self, questions: &[(Client, Probe)], call: Call) -> Result<Vec<Vec<Outcome>>> {
+        self.spread(questions, Vec::new(), |prober, probes| {
+            let mut outcomes = prober.begin(probes, call)?.into_iter();
+            Ok(probes.iter().map(|probe| outcomes.by_ref().take(probe.tries.into()).collect()).collect())
+        })
+    }
+
+    /// Lets clients go on with their conversations, all at once; what came of each, in their order.
+    pub(super) fn go_on(&self, patience_ms: u64) -> Result<BTreeMap<Client, Vec<Outcome>>> {
+        self.each(|_, prober| prober.go_on(patience_ms))
+    }
+
+    /// Lets clients end their conversations, but for those in these places.
+    pub(super) fn keep(&self, places: &BTreeMap<Client, Vec<usize>>) -> Result<()> {
+        self.each(|client, prober| prober.keep(places.get(&client).map_or(&[], Vec::as_slice))).map(drop)
+    }
+
+    /// Gives each client its own among these questions; what comes of them in their order.
+    fn spread<T: Clone + Send>(
+        &self,
+        questions: &[(Client, Probe)],
+        nothing: T,
+        ask: impl Fn(&Prober<'_>, &[Probe]) -> Result<Vec<T>> + Sync,
+    ) -> Result<Vec<T>> {
+        let batches = self.each(|client, prober| {
+            let own = questions.iter().enumerate().filter(|(_, (by, _))| *by == client);
+            let (places, probes): (Vec<_>, Vec<_>) = own.map(|(place, (_, probe))| (place, *probe)).unzip();
+            let answers = if probes.is_empty() { Vec::new() } else { ask(prober, &probes)? };
+            Ok(places.into_iter().zip(answers).collect::<Vec<_>>())
+        })?;
+        let mut all = vec![nothing; questions.len()];
+        for (at, answer) in batches.into_values().flatten() {
+            all[at] = answer;
+        }
+        Ok(all)
+    }
+
+    /// All clients do something at the same time.
+    fn each<T: Send>(&self, work: impl Fn(Client, &Prober<'_>) -> Result<T> + Sync) -> Result<BTreeMap<Client, T>> {
+        let work = &work;
+        scope(|scope| {
+            let begin = |(client, prober)| (client, scope.spawn(move || work(client, prober)));
             // All begin before the first is waited for.
             let begun: Vec<_> = self.probers.iter().map(|(client, prober)| begin((*client, prober))).collect();
-            let end =
-                |batch: ScopedJoinHandle<'_, _>| batch.join().unwrap_or_else(|_| Err(anyhow!("a prober panicked")));
-            begun.into_iter().map(end).collect::<Result<Vec<_>>>()
-        })?;
-        for (at, outcomes) in batches.into_iter().flatten() {
-            answers[at] = outcomes;
-        }
-        Ok(answers)
+            let end = |(client, batch): (Client, ScopedJoinHandle<'_, _>)| {
+                Ok((client, batch.join().unwrap_or_else(|_| Err(anyhow!("a prober panicked")))?))
+            };
+            begun.into_iter().map(end).collect()
+        })
     }
 
     /// What the subject on a node has written.
@@ -212,11 +261,4 @@ impl<'a> Side<'a> {
             }
         }
     }
-}
-
-/// The questions of one client, with their places among all.
-fn ask_as(client: Client, prober: &Prober<'_>, questions: &[(Client, Probe)]) -> Result<Vec<(usize, Outcomes)>> {
-    let own = questions.iter().enumerate().filter(|(_, (by, _))| *by == client);
-    let (places, probes): (Vec<_>, Vec<_>) = own.map(|(place, (_, probe))| (place, *probe)).unzip();
-    Ok(if probes.is_empty() { Vec::new() } else { places.into_iter().zip(prober.ask(&probes)?).collect() })
 }

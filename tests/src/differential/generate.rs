@@ -1,6 +1,6 @@
 //! Random clusters, and random changes of them. The same seed gives the same.
 
-use super::model::{Endpoint, NODES, Policy, Port, Service, Slice, Type, ZONES};
+use super::model::{Endpoint, HEADLESS, NODES, PROXY_NAME, Policy, Port, Service, Slice, Type, ZONES};
 use super::{Backend, PORTS};
 use crate::lab::{FAMILIES, Family, Protocol};
 use crate::packets::random::Seed;
@@ -161,18 +161,21 @@ impl<'a> Generator<'a> {
             external_ips: self.once_in(3, Feature::ExternalIps),
             proxy_mode: self.seed.below(6) == 0,
             source_ranges: if self.once_in(3, Feature::SourceRanges) { self.source_ranges() } else { Vec::new() },
-            others: self.seed.below(12) == 0,
+            label: (self.seed.below(8) == 0).then(|| self.seed.of(&[PROXY_NAME, HEADLESS])),
             slices: Vec::new(),
         }
     }
 
     fn source_ranges(&mut self) -> Vec<&'static str> {
-        const RANGES: [&str; 8] = [
+        const RANGES: [&str; 10] = [
             // One client outside, and not the other.
             "192.168.50.2/32",
             " 192.168.50.0/30 ",
             "fd00:50::2/128",
             "fd00:50::/126",
+            // The nodes themselves.
+            "192.168.50.8/29 ",
+            "fd00:50::8/125",
             // Pods.
             "10.244.0.0/24",
             "fd00:244:0:1::/64",

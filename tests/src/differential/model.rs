@@ -58,8 +58,8 @@ pub(super) struct Service {
     /// `ipMode: Proxy` of the load balancer's addresses.
     pub(super) proxy_mode: bool,
     pub(super) source_ranges: Vec<&'static str>,
-    /// The label by which it is another program's.
-    pub(super) others: bool,
+    /// The label by which it is not for every proxy.
+    pub(super) label: Option<&'static str>,
     pub(super) slices: Vec<Slice>,
 }
 
@@ -83,6 +83,10 @@ pub(super) struct Endpoint {
     pub(super) zone_hint: Option<&'static str>,
     pub(super) node_hint: Option<&'static str>,
 }
+
+/// Labels of a Service, and of a slice, that say whom they are for.
+pub(super) const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+pub(super) const HEADLESS: &str = "service.kubernetes.io/headless";
 
 /// Names of nodes and zones, as the world has them.
 pub(super) const NODES: [&str; 3] = ["node-a", "node-b", "node-c"];
@@ -152,8 +156,8 @@ impl Service {
             "metadata": { "name": self.name(), "labels": {} },
             "spec": spec,
         });
-        if self.others {
-            service["metadata"]["labels"]["service.kubernetes.io/service-proxy-name"] = json!("other");
+        if let Some(label) = self.label {
+            service["metadata"]["labels"][label] = json!("other");
         }
         if self.kind == Type::LoadBalancer {
             if !self.source_ranges.is_empty() {
@@ -191,7 +195,7 @@ impl Service {
             "endpoints": slice.endpoints.iter().map(|e| e.object(slice.family, backends)).collect::<Vec<_>>(),
         });
         if slice.headless {
-            object["metadata"]["labels"]["service.kubernetes.io/headless"] = json!("");
+            object["metadata"]["labels"][HEADLESS] = json!("");
         }
         object
     }

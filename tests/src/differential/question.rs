@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use super::model::{Policy, Port, Service};
+use super::model::{HEADLESS, Policy, Port, Service, Type};
+use super::serving::serving;
 use super::{Backend, Client, Feature};
 use crate::lab::{Family, Protocol, World};
 
@@ -22,6 +23,17 @@ pub enum Frontend {
     ExternalIp,
 }
 
+impl Frontend {
+    const ALL: [Self; 6] = [
+        Self::ClusterIp,
+        Self::MissingPort,
+        Self::NodePort(0),
+        Self::NodePort(1),
+        Self::LoadBalancer,
+        Self::ExternalIp,
+    ];
+}
+
 /// One question, put to both worlds.
 #[derive(Clone, Debug)]
 pub(super) struct Question {
@@ -31,10 +43,18 @@ pub(super) struct Question {
     pub(super) family: Family,
     pub(super) to: SocketAddr,
     pub(super) protocol: Protocol,
+    /// Which port of the Service it is, counted from 0.
+    pub(super) port: usize,
+    /// `internalTrafficPolicy: Local`.
+    pub(super) internal_local: bool,
     /// `externalTrafficPolicy: Local`.
     pub(super) external_local: bool,
-    /// With session affinity: all its endpoints, of which the client shall find one, whichever.
-    pub(super) one_of: Option<BTreeSet<SocketAddr>>,
+    /// Session affinity: the client shall find one of those who may answer, whichever.
+    pub(super) affinity: bool,
+    /// The label [`HEADLESS`].
+    pub(super) headless: bool,
+    /// Who answers, if anybody does.
+    pub(super) may: BTreeSet<SocketAddr>,
 }
 
 impl Question {
@@ -44,6 +64,20 @@ impl Question {
             Frontend::NodePort(node) => node,
             _ => self.client.node(),
         }
+    }
+
+    /// Whether the traffic policy that counts is `Local`.
+    fn is_local(&self) -> bool {
+        match self.frontend {
+            Frontend::ClusterIp | Frontend::MissingPort => self.internal_local,
+            _ => self.external_local && self.comes_by_nic(),
+        }
+    }
+
+    /// Whether another question, asked before, was the same.
+    pub(super) fn is_again(&self, before: &Self) -> bool {
+        let key = |question: &Self| (question.client, question.to, question.protocol, question.port);
+        key(self) == key(before)
     }
 
     /// Whether the node that translates gets it from another machine.
@@ -69,32 +103,55 @@ pub(super) fn questions(services: &[Service], features: &[Feature], backends: &[
         frontends.extend(more.iter().filter(|_| features.contains(&feature)));
     }
     let remote = features.contains(&Feature::RemoteBackends);
+    let is_asked = |service: &Service, question: &Question| {
+        let leaves = |node: usize| node != question.at();
+        let is_near = || !question.comes_by_nic() || !nodes(service, backends).any(leaves);
+        frontends.contains(&question.frontend) && (remote || is_near())
+    };
+    let of = |service| questions_of(service, backends).into_iter().filter(move |question| is_asked(service, question));
+    services.iter().flat_map(of).collect()
+}
+
+/// All that can be asked about a Service.
+pub(super) fn questions_of(service: &Service, backends: &[Backend]) -> Vec<Question> {
     let mut questions = Vec::new();
-    for service in services {
-        for (family, (at, port)) in
-            service.families().flat_map(|family| service.ports.iter().enumerate().map(move |port| (family, port)))
-        {
-            for frontend in frontends.iter().filter(|frontend| **frontend != Frontend::MissingPort || at == 0) {
-                for client in Client::ALL {
-                    let question = Question {
-                        service: service.name(),
-                        frontend: *frontend,
-                        client,
-                        family,
-                        to: address(service, family, port, *frontend),
-                        protocol: port.protocol,
-                        external_local: service.external == Policy::Local,
-                        one_of: service.affinity.map(|_| endpoints(service, family, at, backends)),
-                    };
-                    let leaves = |node: &usize| *node != question.at();
-                    if remote || !question.comes_by_nic() || !nodes(service, backends).any(|n| leaves(&n)) {
-                        questions.push(question);
-                    }
-                }
+    for (family, (at, port)) in
+        service.families().flat_map(|family| service.ports.iter().enumerate().map(move |port| (family, port)))
+    {
+        for frontend in Frontend::ALL.into_iter().filter(|frontend| *frontend != Frontend::MissingPort || at == 0) {
+            for client in Client::ALL {
+                let mut question = Question {
+                    service: service.name(),
+                    frontend,
+                    client,
+                    family,
+                    to: address(service, family, port, frontend),
+                    protocol: port.protocol,
+                    port: at,
+                    internal_local: service.internal == Policy::Local,
+                    external_local: service.external == Policy::Local,
+                    affinity: service.affinity.is_some(),
+                    headless: service.label == Some(HEADLESS),
+                    may: BTreeSet::new(),
+                };
+                question.may = serving(service, family, at, backends, question.at(), question.is_local());
+                questions.push(question);
             }
         }
     }
     questions
+}
+
+/// Whether a Service has such an address at all.
+pub(super) fn is_offered(service: &Service, frontend: Frontend) -> bool {
+    service.label.is_none()
+        && match frontend {
+            Frontend::ClusterIp => true,
+            Frontend::MissingPort => false,
+            Frontend::NodePort(_) => service.kind >= Type::NodePort,
+            Frontend::LoadBalancer => service.kind == Type::LoadBalancer && !service.proxy_mode,
+            Frontend::ExternalIp => service.external_ips,
+        }
 }
 
 fn address(service: &Service, family: Family, port: &Port, frontend: Frontend) -> SocketAddr {
@@ -110,14 +167,4 @@ fn address(service: &Service, family: Family, port: &Port, frontend: Frontend) -
 
 fn nodes<'a>(service: &'a Service, backends: &'a [Backend]) -> impl Iterator<Item = usize> + 'a {
     service.slices.iter().flat_map(|slice| &slice.endpoints).map(|endpoint| backends[endpoint.backend].node)
-}
-
-fn endpoints(service: &Service, family: Family, port: usize, backends: &[Backend]) -> BTreeSet<SocketAddr> {
-    let slices = service.slices.iter().filter(|slice| slice.family == family);
-    let with_port = slices.filter_map(|slice| Some((slice, slice.targets[port]?)));
-    with_port
-        .flat_map(|(slice, target)| {
-            slice.endpoints.iter().map(move |e| SocketAddr::new(backends[e.backend].ip(family), target))
-        })
-        .collect()
 }

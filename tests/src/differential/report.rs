@@ -33,6 +33,8 @@ pub struct Report {
     pub questions: usize,
     /// What came of them with kube-proxy.
     pub outcomes: BTreeMap<String, usize>,
+    /// Conversations from before a change that went on after it, and what became of them with kube-proxy.
+    pub lasting: BTreeMap<String, usize>,
     /// Answers that differ as they may, by the name of the allowance.
     pub allowed: BTreeMap<&'static str, usize>,
     /// All others that differ.
@@ -48,6 +50,10 @@ impl fmt::Display for Report {
         writeln!(f, "{clusters} clusters, {changes} changes, {questions} questions to both worlds")?;
         for (outcome, count) in &self.outcomes {
             writeln!(f, "  {count:>8} {outcome}")?;
+        }
+        writeln!(f, "{} times a conversation from before a change", self.lasting.values().sum::<usize>())?;
+        for (fate, count) in &self.lasting {
+            writeln!(f, "  {count:>8} {fate}")?;
         }
         for (name, count) in &self.allowed {
             writeln!(f, "  {count:>8} differ as allowed: {name}")?;

@@ -1,19 +1,21 @@
 //! The run: clusters one after the other, in the same pair of worlds.
 
 use std::collections::BTreeMap;
-use std::thread::scope;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
+use super::affinity::{Stays, Strayed};
 use super::compare::{Found, Judgement, judge};
 use super::generate::Generator;
+use super::lasting::{Talks, Went, both};
 use super::model::{self, Service};
 use super::question::{Question, questions};
 use super::{Api, Client, Cluster, FEATURES, Feature, Finding, Kind, PORTS, Report, Side, Subject};
 use crate::lab::{FAMILIES, Family, Outcome, Outcomes, Probe, Protocol, WorldOptions};
+use crate::packets::random::Seed;
 use crate::plane::{Plane, PlaneOptions};
 
 /// What to run.
@@ -57,6 +59,8 @@ pub fn run(options: &Options) -> Result<Report> {
         sides: [kube_proxy?, sluice?],
         written: BTreeMap::new(),
         marker: 0,
+        talks: Talks::default(),
+        stays: Default::default(),
         report: Report::default(),
     };
     let bar = ProgressBar::new(options.clusters);
@@ -70,6 +74,14 @@ pub fn run(options: &Options) -> Result<Report> {
     Ok(twins.report)
 }
 
+/// Where a run is.
+#[derive(Clone, Copy)]
+struct Step<'a> {
+    seed: u64,
+    changes: usize,
+    change: &'a str,
+}
+
 struct Twins<'a> {
     features: &'static [Feature],
     api: Api<'a>,
@@ -77,6 +89,8 @@ struct Twins<'a> {
     /// What the API holds.
     written: BTreeMap<(Kind, String), Value>,
     marker: u16,
+    talks: Talks,
+    stays: [Stays; 2],
     report: Report,
 }
 
@@ -85,6 +99,9 @@ impl Twins<'_> {
         let cluster = self.sides[0].cluster();
         let mut generator = Generator::new(seed, self.features, &cluster.backends);
         let mut change = "as it began".to_owned();
+        let mut choice = Seed(seed);
+        self.talks.end(&self.sides)?;
+        self.stays = Default::default();
         for done in 0..=changes {
             let before = generator.services.clone();
             if done > 0 {
@@ -93,10 +110,12 @@ impl Twins<'_> {
             let services = &generator.services;
             self.write(services.iter().flat_map(|service| service.objects(&cluster.backends)))?;
             self.wait()?;
+            let step = Step { seed, changes: done, change: &change };
+            self.go_on(services, step)?;
             // What has gone must be silent, too.
             let gone = before.iter().filter(|old| services.iter().all(|service| service.number != old.number));
             let asked: Vec<_> = services.iter().chain(gone).cloned().collect();
-            self.ask(&asked, seed, done, &change)?;
+            self.ask(&asked, step, &mut choice)?;
         }
         self.report.clusters += 1;
         self.report.changes += changes;
@@ -168,7 +187,7 @@ impl Twins<'_> {
     }
 
     /// Puts all questions to both worlds, and those again whose answers differ.
-    fn ask(&mut self, services: &[Service], seed: u64, changes: usize, change: &str) -> Result<()> {
+    fn ask(&mut self, services: &[Service], step: Step<'_>, choice: &mut Seed) -> Result<()> {
         let cluster = self.sides[0].cluster();
         let questions = questions(services, self.features, &cluster.backends);
         let mut found = vec![[Found::default(), Found::default()]; questions.len()];
@@ -187,7 +206,7 @@ impl Twins<'_> {
             let round = self.round(&open, &questions, effort)?;
             for (n, outcomes) in open.into_iter().zip(round) {
                 for (found, outcomes) in found[n].iter_mut().zip(outcomes) {
-                    found.add(&outcomes, questions[n].one_of.is_some());
+                    found.add(&outcomes, questions[n].affinity);
                 }
                 judgements[n] = judge(&questions[n], cluster, &found[n][0], &found[n][1]);
             }
@@ -202,18 +221,43 @@ impl Twins<'_> {
                         *self.report.allowed.entry(name).or_default() += 1;
                     }
                 }
-                Judgement::Different => self.report.findings.push(Finding {
-                    seed,
-                    changes,
-                    change: change.to_owned(),
-                    question: question.text(),
-                    kube_proxy: kube_proxy.to_string(),
-                    sluice: sluice.to_string(),
-                    objects: self.objects_of(&question.service),
-                }),
+                Judgement::Different => {
+                    let found = [kube_proxy, sluice].map(ToString::to_string);
+                    self.find(step, question.text(), &question.service, found);
+                }
             }
         }
+        self.stay(&questions, &found, step);
+        let answered = |(question, found): (_, &[Found; 2])| found.iter().all(Found::is_answered).then_some(question);
+        let answered: Vec<_> = questions.iter().zip(&found).filter_map(answered).collect();
+        self.talks.begin(&self.sides, &answered, choice)
+    }
+
+    /// Clients with session affinity stay with their backends.
+    fn stay(&mut self, questions: &[Question], found: &[[Found; 2]], step: Step<'_>) {
+        for (n, world) in ["kube-proxy", "Sluice"].into_iter().enumerate() {
+            let of: Vec<_> = found.iter().map(|found| &found[n]).collect();
+            for Strayed { question, before } in self.stays[n].take(questions, &of) {
+                let text = format!("{}, in the world of {world}: was with {before}", questions[question].text());
+                let found = found[question].each_ref().map(ToString::to_string);
+                self.find(step, text, &questions[question].service, found);
+            }
+        }
+    }
+
+    /// Conversations from before a change go on.
+    fn go_on(&mut self, services: &[Service], step: Step<'_>) -> Result<()> {
+        let Went { fates, allowed, different } = self.talks.go_on(&self.sides, services)?;
+        fates.into_iter().for_each(|(fate, count)| *self.report.lasting.entry(fate).or_default() += count);
+        allowed.into_iter().for_each(|(name, count)| *self.report.allowed.entry(name).or_default() += count);
+        different.into_iter().for_each(|(text, service, found)| self.find(step, text, &service, found));
         Ok(())
+    }
+
+    fn find(&mut self, step: Step<'_>, question: String, service: &str, [kube_proxy, sluice]: [String; 2]) {
+        let Step { seed, changes, change } = step;
+        let (change, objects) = (change.to_owned(), self.objects_of(service));
+        self.report.findings.push(Finding { seed, changes, change, question, kube_proxy, sluice, objects });
     }
 
     /// One round of some of the questions, in both worlds at the same time.
@@ -228,13 +272,8 @@ impl Twins<'_> {
             (client, Probe { to, protocol, tries, patience_ms })
         };
         let probes: Vec<_> = open.iter().map(probe).collect();
-        let [kube_proxy, sluice] = &self.sides;
-        let (first, second) = scope(|scope| {
-            let second = scope.spawn(|| sluice.ask(&probes));
-            let first = kube_proxy.ask(&probes);
-            (first, second.join().unwrap_or_else(|_| Err(anyhow!("a world panicked"))))
-        });
-        Ok(first?.into_iter().zip(second?).map(|(first, second)| [first, second]).collect())
+        let [first, second] = both(&self.sides, |side| side.ask(&probes))?;
+        Ok(first.into_iter().zip(second).map(|(first, second)| [first, second]).collect())
     }
 
     fn objects_of(&self, service: &str) -> String {

@@ -26,7 +26,9 @@ mod pass;
 mod place;
 mod pod;
 mod probe;
+mod prober;
 mod server;
+mod talk;
 mod way;
 mod wire;
 mod world;
@@ -52,8 +54,10 @@ pub use owner::{found, remove_leftovers};
 pub use pass::Pass;
 pub use place::{Place, Running};
 pub use pod::{Pod, Wiring};
-pub use probe::{Outcome, Outcomes, Probe, Prober, Protocol, Responder, SERVE as SERVE_PROBES, serve as serve_probes};
+pub use probe::{Outcome, Outcomes, Probe, Protocol, Responder};
+pub use prober::{Prober, SERVE as SERVE_PROBES, serve as serve_probes};
 pub use server::Server;
+pub use talk::Call;
 pub use way::{WORLDS, Way};
 pub use wire::{BULK_PORT, ECHO_PORT, Greeting, HTTP_PORT, UDP_PORT, is_pattern, pattern};
 pub use world::{Network, World, WorldOptions};
@@ -62,7 +66,7 @@ pub(crate) use owner::{Owner, remove_cgroup};
 pub(crate) use place::beside;
 
 /// An address family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
     /// IPv4.
     V4,

@@ -1,0 +1,103 @@
+//! Which differences are meant to be.
+
+use super::Client;
+use super::compare::Case;
+use super::lasting::{Fate, Lasted};
+use super::question::Frontend;
+use crate::lab::{Call, Outcome};
+
+/// A difference that is meant to be. docs/behaviour.md tells of each, by its name.
+#[derive(Clone, Copy)]
+pub struct Allowance {
+    /// Its name in reports and in the documentation.
+    pub name: &'static str,
+    /// Why Sluice does it in another way.
+    pub reason: &'static str,
+    pub(super) covers: Covers,
+}
+
+/// Whether it is what differs.
+#[derive(Clone, Copy)]
+pub(super) enum Covers {
+    /// In what comes of a new question.
+    Answer(fn(&Case<'_>) -> bool),
+    /// In what becomes of a conversation after a change.
+    Lasting(fn(&Lasted<'_>) -> bool),
+}
+
+/// All of them.
+pub const ALLOWANCES: [Allowance; 9] = [
+    Allowance {
+        name: "a pod keeps its address",
+        reason: "Its answers come by its own device, where they are translated back. kube-proxy masquerades to be sure \
+                 that they come by at all.",
+        covers: Covers::Answer(|case| case.is_pod_here() && case.sees_own()),
+    },
+    Allowance {
+        name: "a backend of the node sees the client",
+        reason: "Its answers leave by the node that translated, so nothing has to be masqueraded. It is what \
+                 externalTrafficPolicy: Local is often set for.",
+        covers: Covers::Answer(|case| {
+            case.backend.is_some_and(|(_, node)| node == case.question.at()) && case.sees_own()
+        }),
+    },
+    Allowance {
+        name: "a process of the node is told at once",
+        reason: "Where a packet would be dropped, its socket is refused: there is no packet that could be waited for.",
+        covers: Covers::Answer(|case| {
+            let host = matches!(case.question.client, Client::Host(_));
+            host && case.kube_proxy.is_just("silence") && case.sluice.is_told()
+        }),
+    },
+    Allowance {
+        name: "a pod calls the port of another node with policy Local",
+        reason: "kube-proxy leads it to endpoints of any node without masquerading, and the answers of most miss the node \
+                 that would translate them back. To Sluice it is a client from elsewhere: it finds those of that node.",
+        covers: Covers::Answer(|case| {
+            let own = case.question.client.node();
+            let of_other = matches!(case.question.frontend, Frontend::NodePort(node) if node != own);
+            case.question.external_local && case.is_pod() && of_other
+        }),
+    },
+    Allowance {
+        name: "a Service with the label headless",
+        reason: "It is not programmed. kube-proxy heeds the label at EndpointSlices only.",
+        covers: Covers::Answer(|case| case.question.headless && !case.sluice.is_answered()),
+    },
+    Allowance {
+        name: "datagrams to an address that is no more",
+        reason: "Where a Service is deleted, or an address taken from it, kube-proxy leaves flows of datagrams at their \
+                 backend for as long as they go on. With Sluice they end.",
+        covers: Covers::Lasting(|lasted| {
+            lasted.is_datagrams() && !lasted.offered && lasted.kube_proxy == Fate::Stays && lasted.is_ended()
+        }),
+    },
+    Allowance {
+        name: "datagrams to a NodePort that nobody serves any more",
+        reason: "kube-proxy leaves them at the backend that left, since it cannot tell them from others to that port.",
+        covers: Covers::Lasting(|lasted| {
+            let nobody = lasted.is_node_port() && lasted.answering.is_empty();
+            lasted.is_datagrams() && nobody && lasted.kube_proxy == Fate::Stays && lasted.is_ended()
+        }),
+    },
+    Allowance {
+        name: "datagrams move on from a backend that serves no new ones",
+        reason: "kube-proxy leaves flows of datagrams at a backend that answers while it is going away, and where hints \
+                 or a traffic policy now exclude it. With Sluice the next datagram goes to a backend of today.",
+        covers: Covers::Lasting(|lasted| {
+            let left = lasted.offered && !lasted.may.contains(&lasted.talk.backend);
+            lasted.is_datagrams() && left && lasted.kube_proxy == Fate::Stays && lasted.sluice != Fate::Stays
+        }),
+    },
+    Allowance {
+        name: "a connected socket of the node is closed",
+        reason: "It was led to its backend once, and its packets are not translated. So its process is told when that \
+                 backend leaves, and opens another.",
+        covers: Covers::Lasting(|lasted| {
+            let talk = lasted.talk;
+            let led = matches!(talk.question.client, Client::Host(_)) && talk.call == Call::Connected;
+            let closed = matches!(&lasted.sluice, Fate::Ended(Outcome::Failed(_)));
+            lasted.is_datagrams() && led && closed && !lasted.may.contains(&talk.backend)
+        }),
+    },
+];
