@@ -82,7 +82,7 @@ pub fn choose<A: Ip, T: Tables<A>>(tables: &mut T, frontend: &Frontend, client: 
 #[inline(always)]
 fn known<A: Ip, T: Tables<A>>(tables: &T, frontend: &Frontend, client: &Client<A>) -> Option<u32> {
     let Affinity { backend, seen } =
-        tables.affinity(&AffinityKey { client: client.addr, service: frontend.service })?;
+        tables.affinity(&AffinityKey { client: client.addr, service: frontend.stay(client.origin) })?;
     // The clocks of two CPUs may differ by a moment.
     (client.now.saturating_sub(seen) <= frontend.affinity).then_some(backend)
 }
@@ -90,6 +90,6 @@ fn known<A: Ip, T: Tables<A>>(tables: &T, frontend: &Frontend, client: &Client<A
 /// Remembers where a client was led to, and when.
 #[inline(always)]
 fn stay<A: Ip, T: Tables<A>>(tables: &mut T, frontend: &Frontend, client: &Client<A>, backend: u32) {
-    let key = AffinityKey { client: client.addr, service: frontend.service };
+    let key = AffinityKey { client: client.addr, service: frontend.stay(client.origin) };
     tables.set_affinity(&key, &Affinity { backend, seen: client.now });
 }

@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::mem::{Image, Of};
-use lb_common::tables::{Affinity, AffinityKey};
+use lb_common::tables::{Affinity, AffinityKey, Frontend, Origin};
 
 /// Clients, and the backends that they stay with.
 pub type Entries<A> = BTreeMap<AffinityKey<A>, Affinity>;
 
-/// What a Service port asks for, and whom it may lead clients to.
+/// What a Service port asks for, and whom one of its traffic policies may lead clients to.
 #[derive(Debug, Default)]
 struct Sticky {
     /// For how long, in ticks.
@@ -19,7 +19,7 @@ struct Sticky {
 
 /// The Service ports of these entries.
 pub fn services<A: Of>(entries: &Entries<A>) -> BTreeSet<u32> {
-    entries.keys().map(|key| key.service).collect()
+    entries.keys().map(|key| Frontend::stayed(key.service)).collect()
 }
 
 /// The entries that are over at `now`, counted as [`Affinity::seen`] is: the client has not come back in time, its backend
@@ -27,15 +27,13 @@ pub fn services<A: Of>(entries: &Entries<A>) -> BTreeSet<u32> {
 /// [`services`].
 pub fn over<A: Of>(entries: &Entries<A>, image: &Image, now: u32) -> Vec<(AffinityKey<A>, Affinity)> {
     let mut sticky = BTreeMap::<u32, Sticky>::new();
-    for frontend in A::side(image).frontends.values() {
-        let of = sticky.entry(frontend.service).or_default();
+    let frontends = A::side(image).frontends.values();
+    for (frontend, origin) in frontends.flat_map(|frontend| Origin::ALL.map(|origin| (frontend, origin))) {
+        let of = sticky.entry(frontend.stay(origin)).or_default();
         of.affinity = of.affinity.max(frontend.affinity);
-        of.backends.extend(
-            frontend
-                .tables()
-                .filter_map(|table| image.runs.get(&table.at))
-                .flat_map(|slots| slots.ids().iter().copied()),
-        );
+        let table = frontend.table(origin);
+        let slots = image.runs.get(&table.at).filter(|_| table.len > 0);
+        of.backends.extend(slots.into_iter().flat_map(|slots| slots.ids().iter().copied()));
     }
     let lasts = |(key, affinity): &(&AffinityKey<A>, &Affinity)| {
         let sticky = sticky.get(&key.service).filter(|sticky| sticky.backends.contains(&affinity.backend));
@@ -50,7 +48,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use lb_common::ip::{Be16, V4};
-    use lb_common::tables::{Frontend, FrontendKey, Table};
+    use lb_common::tables::{FrontendKey, Kind, Table, frontend};
 
     use super::*;
 
@@ -64,12 +62,16 @@ mod tests {
         // Service port 7 with affinity has one table for its ClusterIP, and another for clients outside.
         let with = Frontend { affinity: 100, ..Frontend::with_table(7, cluster) };
         let without = Frontend::with_table(8, cluster);
-        for (host, frontend) in [(1, with), (2, Frontend { outside: local, ..with }), (3, without)] {
+        let policy = Kind::LoadBalancer.flags() | frontend::LOCAL;
+        for (host, frontend) in [(1, with), (2, Frontend { outside: local, flags: policy, ..with }), (3, without)] {
             image.v4.frontends.insert(FrontendKey::new(ip(host), Be16::new(80), 6), frontend);
         }
+        let near = image.v4.frontends[&FrontendKey::new(ip(2), Be16::new(80), 6)].stay(Origin::Outside);
         let rows = [
             ("it is new", 7, 1, 1000, true),
-            ("its backend serves clients outside", 7, 3, 1000, true),
+            ("its backend serves under this policy", near, 3, 1000, true),
+            ("its backend serves under the other policy only", 7, 3, 1000, false),
+            ("the same, the other way round", near, 1, 1000, false),
             ("the packet path is ahead", 7, 2, 1001, true),
             ("just in time", 7, 2, 900, true),
             ("too late", 7, 2, 899, false),
@@ -80,7 +82,7 @@ mod tests {
         for (rule, service, backend, seen, stays) in rows {
             let entries = [(AffinityKey { client: ip(200), service }, Affinity { backend, seen })].into();
             assert_eq!(over(&entries, &image, 1000).is_empty(), stays, "{rule}");
-            assert_eq!(services(&entries), [service].into());
+            assert_eq!(services(&entries), [Frontend::stayed(service)].into());
         }
     }
 }

@@ -120,6 +120,22 @@ impl Frontend {
         Filter::Frontend.bit(&key.addr, if own { key.port } else { Be16::new(0) })
     }
 
+    /// Where clients of an origin stay, those with session affinity: its Service port, and, in the highest bit, whether the
+    /// traffic policy that they meet is `Local`. Whom one policy leads to may be no endpoint of the other, so that a client
+    /// that meets both has two stays.
+    #[inline(always)]
+    pub const fn stay(&self, origin: Origin) -> u32 {
+        let inside =
+            matches!((self.kind(), origin), (Kind::NodePort | Kind::LoadBalancer | Kind::ExternalIp, Origin::Inside));
+        let local = self.flags & frontend::LOCAL != 0 && !inside;
+        self.service | (local as u32) << 31
+    }
+
+    /// The Service port of a [`Frontend::stay`].
+    pub const fn stayed(stay: u32) -> u32 {
+        stay & !(1 << 31)
+    }
+
     /// Whether it has no endpoint for clients of an origin because all are on other nodes.
     #[inline(always)]
     pub const fn is_elsewhere(&self, origin: Origin) -> bool {
@@ -171,9 +187,9 @@ pub mod frontend {
     pub const SOURCE_RANGES: u32 = 4;
     /// Its address is the node's own (a NodePort, or a virtual IP that is bound to a device): other ports are the node's.
     pub const OWN_ADDRESS: u32 = 8;
-    /// Its traffic policy is `Local`. For people: the tables say what it comes to.
+    /// Its traffic policy is `Local`: that for clients outside where it is no ClusterIP. The tables say what it comes to.
     pub const LOCAL: u32 = 16;
-    /// Where a [`super::Kind`] stands. For people, too.
+    /// Where a [`super::Kind`] stands.
     pub const KIND: u32 = 3 << KIND_SHIFT;
     pub(super) const KIND_SHIFT: u32 = 5;
 
@@ -203,7 +219,7 @@ entry! {
     pub struct AffinityKey<A: Ip> {
         /// The client's address.
         pub client: A,
-        /// [`Frontend::service`].
+        /// [`Frontend::stay`].
         pub service: u32,
     }
 }

@@ -1,7 +1,7 @@
 //! Who may call, and where a client's flow goes: traffic policies, source ranges, session affinity, NodePorts.
 
 use lb_common::ip::Be16;
-use lb_common::tables::{AffinityKey, Filter, Frontend, FrontendKey, RangeKey, Table, frontend};
+use lb_common::tables::{AffinityKey, Filter, Frontend, FrontendKey, Kind, RangeKey, Table, frontend};
 
 use sluice_tests::packets::world;
 
@@ -19,6 +19,7 @@ both_families! {
     a_stay_is_refreshed_by_new_flows
     a_backend_that_is_gone_keeps_nobody
     the_ports_of_two_services_are_two_stays
+    two_policies_of_a_service_are_two_stays
     a_node_port_is_found_and_other_ports_of_the_node_are_left_alone
 }
 
@@ -210,6 +211,22 @@ mod rules {
         path.frontend(udp, proto::UDP).affinity = 10;
         path.call(client::<A>(1, 40_000), tcp, SYN, Reason::NewFlow);
         path.call(client::<A>(1, 40_000), udp, UDP, Reason::NewFlow);
+        assert_eq!(A::flows(&path.tables).affinity.len(), 2);
+    }
+
+    pub(super) fn two_policies_of_a_service_are_two_stays<A: Net>() {
+        let (mut path, service) = Path::<A>::split();
+        let frontend = path.frontend(service, proto::TCP);
+        frontend.affinity = 10;
+        frontend.flags |= frontend::LOCAL | Kind::LoadBalancer.flags();
+        for (origin, port, expected) in [
+            (Origin::Inside, 40_000, pod::<A>(1)),
+            (Origin::Outside, 40_001, pod::<A>(2)),
+            (Origin::Inside, 40_002, pod::<A>(1)),
+        ] {
+            path.from(origin);
+            assert_eq!(path.call(client::<A>(1, port), service, SYN, Reason::NewFlow), expected, "{origin:?}");
+        }
         assert_eq!(A::flows(&path.tables).affinity.len(), 2);
     }
 
