@@ -14,8 +14,9 @@ use crate::model;
 
 /// Names the Service that a slice belongs to.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
-/// As at Services: who bears one of these is not for us.
-const NOT_OURS: [&str; 2] = ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"];
+/// Its endpoints are for no virtual IP. The label by which a Service is another proxy's says nothing here: it is the
+/// Service that decides.
+const HEADLESS: &str = "service.kubernetes.io/headless";
 
 /// An EndpointSlice.
 #[derive(Clone, Debug, serde::Deserialize)]
@@ -115,7 +116,7 @@ struct Hint {
 }
 
 impl EndpointSlice {
-    /// The plain value; none for a slice that is nobody's, another proxy's, or holds host names.
+    /// The plain value; none for a slice that is nobody's, for no virtual IP, or holds host names.
     ///
     /// # Errors
     /// Its fields contradict each other.
@@ -127,8 +128,7 @@ impl EndpointSlice {
             AddressType::IPv6 => Family::V6,
             AddressType::Fqdn => return Ok(None),
         };
-        let Some(service) = labels.get(SERVICE_NAME).filter(|_| !NOT_OURS.iter().any(|key| labels.contains_key(*key)))
-        else {
+        let Some(service) = labels.get(SERVICE_NAME).filter(|_| !labels.contains_key(HEADLESS)) else {
             return Ok(None);
         };
         let ports = self.ports.iter().filter_map(|port| {

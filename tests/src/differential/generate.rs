@@ -161,9 +161,14 @@ impl<'a> Generator<'a> {
             external_ips: self.once_in(3, Feature::ExternalIps),
             proxy_mode: self.seed.below(6) == 0,
             source_ranges: if self.once_in(3, Feature::SourceRanges) { self.source_ranges() } else { Vec::new() },
-            label: (self.seed.below(8) == 0).then(|| self.seed.of(&[PROXY_NAME, HEADLESS])),
+            label: self.label(8),
             slices: Vec::new(),
         }
+    }
+
+    /// Once in `n` times.
+    fn label(&mut self, n: u64) -> Option<&'static str> {
+        (self.seed.below(n) == 0).then(|| self.seed.of(&[PROXY_NAME, HEADLESS]))
     }
 
     fn source_ranges(&mut self) -> Vec<&'static str> {
@@ -200,7 +205,7 @@ impl<'a> Generator<'a> {
                 let count = self.seed.of(&[0, 1, 1, 2, 2, 3, 3, 4]);
                 let choose = |_| left.swap_remove(self.seed.below(left.len() as u64) as usize);
                 let endpoints = (0..count).map(choose).collect();
-                slices.push(Slice { family, targets, endpoints, headless: self.seed.below(12) == 0 });
+                slices.push(Slice { family, targets, endpoints, label: self.label(12) });
             }
         }
         slices

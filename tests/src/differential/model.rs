@@ -69,8 +69,8 @@ pub(super) struct Slice {
     /// For each port of the Service, the endpoints' port; a slice may lack one.
     pub(super) targets: Vec<Option<u16>>,
     pub(super) endpoints: Vec<Endpoint>,
-    /// The label by which its endpoints are not for virtual IPs.
-    pub(super) headless: bool,
+    /// A label that a Service may have: its endpoints may be for no virtual IP.
+    pub(super) label: Option<&'static str>,
 }
 
 #[derive(Clone, Debug)]
@@ -194,8 +194,8 @@ impl Service {
             "ports": ports.collect::<Vec<_>>(),
             "endpoints": slice.endpoints.iter().map(|e| e.object(slice.family, backends)).collect::<Vec<_>>(),
         });
-        if slice.headless {
-            object["metadata"]["labels"][HEADLESS] = json!("");
+        if let Some(label) = slice.label {
+            object["metadata"]["labels"][label] = json!("other");
         }
         object
     }

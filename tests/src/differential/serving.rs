@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use super::Backend;
-use super::model::{Endpoint, NODES, Service, Slice, ZONES};
+use super::model::{Endpoint, HEADLESS, NODES, Service, Slice, ZONES};
 use crate::lab::Family;
 
 /// An endpoint of a port, and where it is.
@@ -47,7 +47,7 @@ fn is_serving(endpoint: &Endpoint) -> bool {
 }
 
 fn endpoints<'a>(service: &'a Service, family: Family, port: usize, backends: &'a [Backend]) -> Vec<Found<'a>> {
-    let slices = service.slices.iter().filter(|slice| slice.family == family && !slice.headless);
+    let slices = service.slices.iter().filter(|slice| slice.family == family && slice.label != Some(HEADLESS));
     let of = |slice: &'a Slice| {
         let target = slice.targets[port];
         slice.endpoints.iter().filter_map(move |endpoint| {

@@ -36,15 +36,17 @@ pub(super) trait Watched: DeserializeOwned + Clone + std::fmt::Debug + Send + Sy
     fn event(change: Change<Self::Model>) -> Event;
 }
 
-/// Handed to another proxy (KEP 2447), or headless. The API's server keeps what bears one of these for itself.
-const OURS: &str = "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless";
+/// Services of another proxy (KEP 2447), and headless ones: the API's server keeps them for itself.
+const OWN_SERVICES: &str = "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless";
+/// Slices for no virtual IP. Whose a slice is, its Service says: so kube-proxy asks for them, too.
+const OWN_SLICES: &str = "!service.kubernetes.io/headless";
 
 impl Watched for ServiceManifest {
     type Model = model::Service;
     const GROUP: &'static str = "";
     const KIND: &'static str = "Service";
     const PLURAL: &'static str = "services";
-    const LABELS: Option<&'static str> = Some(OURS);
+    const LABELS: Option<&'static str> = Some(OWN_SERVICES);
     const OPTIONAL: bool = false;
 
     fn metadata(&self) -> &Metadata {
@@ -65,7 +67,7 @@ impl Watched for EndpointSliceManifest {
     const GROUP: &'static str = "discovery.k8s.io";
     const KIND: &'static str = "EndpointSlice";
     const PLURAL: &'static str = "endpointslices";
-    const LABELS: Option<&'static str> = Some(OURS);
+    const LABELS: Option<&'static str> = Some(OWN_SLICES);
     const OPTIONAL: bool = false;
 
     fn metadata(&self) -> &Metadata {

@@ -127,7 +127,7 @@ fn a_service_without_address_is_noted_since_nobody_gives_it_one() {
 }
 
 #[test]
-fn slices_of_nobody_and_of_other_proxies_are_left_out() {
+fn slices_of_nobody_and_for_no_virtual_ip_are_left_out() {
     let slice = |labels: &str, kind: &str| {
         let text = format!(
             "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: s, labels: {{{labels}}}}}\n\
@@ -143,6 +143,9 @@ fn slices_of_nobody_and_of_other_proxies_are_left_out() {
     assert_eq!(slice("", "IPv4").unwrap().objects, []);
     let foreign = "kubernetes.io/service-name: web, service.kubernetes.io/headless: ''";
     assert_eq!(slice(foreign, "IPv4").unwrap().objects, []);
+    // Whose it is, its Service says.
+    let named = "kubernetes.io/service-name: web, service.kubernetes.io/service-proxy-name: other";
+    assert_eq!(slice(named, "IPv4").unwrap().objects.len(), 1);
     assert_eq!(slice("kubernetes.io/service-name: web", "FQDN").unwrap().objects, []);
     assert_eq!(
         slice("kubernetes.io/service-name: web", "IPv6").unwrap_err()[0].to_string(),
