@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
+use std::iter::Cycle;
+use std::ops::Range;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -38,17 +40,23 @@ enum Order {
 struct Session {
     runtime: Runtime,
     talks: Vec<Talk>,
+    /// Ports for conversations that last.
+    ports: Cycle<Range<u16>>,
 }
+
+/// Neither the kernel nor Kubernetes nor Sluice gives these to anybody, so that no other socket comes to have one of them
+/// toward the same backend by the way of another node.
+const PORTS: Range<u16> = 61_000..65_000;
 
 impl Session {
     fn new() -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Self { runtime, talks: Vec::new() })
+        Ok(Self { runtime, talks: Vec::new(), ports: PORTS.cycle() })
     }
 
     /// The answer, as JSON.
     fn obey(&mut self, order: Order) -> Result<String> {
-        let Self { runtime, talks } = self;
+        let Self { runtime, talks, ports } = self;
         let _inside = runtime.enter();
         Ok(match order {
             Order::Ask(probes) => {
@@ -57,8 +65,11 @@ impl Session {
             }
             Order::Begin(probes, call) => {
                 let tries = probes.iter().flat_map(|probe| (0..probe.tries).map(move |_| probe));
-                let begin = |probe: &Probe| Talk::begin(probe.to, probe.protocol, call, patience(probe.patience_ms));
-                let begun: Vec<_> = runtime.block_on(stream::iter(tries.map(begin)).buffered(IN_FLIGHT).collect());
+                let begin = |(probe, from): (&Probe, u16)| {
+                    Talk::begin((from, probe.to), probe.protocol, call, patience(probe.patience_ms))
+                };
+                let all = stream::iter(tries.zip(ports).map(begin)).buffered(IN_FLIGHT).collect();
+                let begun: Vec<_> = runtime.block_on(all);
                 let (new, outcomes): (Vec<_>, Vec<_>) = begun.into_iter().unzip();
                 talks.extend(new);
                 serde_json::to_string(&outcomes)?
@@ -84,8 +95,8 @@ fn patience(ms: u64) -> Duration {
 async fn ask(probe: &Probe) -> Vec<(Outcome, u32)> {
     let mut outcomes = Outcomes::new();
     for _ in 0..probe.tries {
-        let (to, protocol) = (probe.to, probe.protocol);
-        let (_, outcome) = Talk::begin(to, protocol, Call::Connected, patience(probe.patience_ms)).await;
+        let (way, protocol) = ((0, probe.to), probe.protocol);
+        let (_, outcome) = Talk::begin(way, protocol, Call::Connected, patience(probe.patience_ms)).await;
         let silent = outcome == Outcome::Silent;
         *outcomes.entry(outcome).or_default() += 1;
         if silent {

@@ -41,21 +41,29 @@ enum Socket {
 }
 
 impl Talk {
-    /// Begins one, and says what came of it.
-    pub(super) async fn begin(to: SocketAddr, protocol: Protocol, call: Call, patience: Duration) -> (Self, Outcome) {
+    /// Begins one, from a port or, where that is 0, from one that the kernel chooses; and says what came of it.
+    pub(super) async fn begin(
+        (from, to): (u16, SocketAddr),
+        protocol: Protocol,
+        call: Call,
+        patience: Duration,
+    ) -> (Self, Outcome) {
+        let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let from = SocketAddr::new(any, from);
         let mut talk = Self { to, socket: None };
         let begin = async {
             match protocol {
                 Protocol::Tcp => {
                     let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+                    if from.port() != 0 {
+                        socket.bind(from)?;
+                    }
                     let stream = BufReader::new(socket.connect(to).await?);
                     let Socket::Tcp(stream) = talk.socket.insert(Socket::Tcp(stream)) else { unreachable!() };
                     read(stream).await
                 }
                 Protocol::Udp => {
-                    let any: IpAddr =
-                        if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-                    let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
+                    let socket = UdpSocket::bind(from).await?;
                     if call == Call::Connected {
                         socket.connect(to).await?;
                     }
