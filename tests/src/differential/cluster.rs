@@ -9,8 +9,8 @@ use std::thread::{ScopedJoinHandle, scope};
 use anyhow::{Result, anyhow};
 
 use crate::lab::{
-    Agent, AgentOptions, Call, FAMILIES, Family, Node, Outcome, Outcomes, Pod, Probe, Prober, Responder, Source, World,
-    WorldOptions, cli,
+    Agent, AgentOptions, Call, FAMILIES, Family, Node, Outcome, Outcomes, Pod, Probe, Prober, Responder, SocketPath,
+    Source, World, WorldOptions, cli,
 };
 use crate::plane::{KubeProxy, Mode};
 
@@ -123,11 +123,15 @@ impl Client {
         }
     }
 
-    fn prober(self, cluster: &Cluster) -> Result<Prober<'_>> {
-        let pods = &cluster.pods;
+    fn prober(self, cluster: &Cluster, path: SocketPath) -> Result<Prober<'_>> {
+        let pod = |node: usize, n: usize| {
+            let pod = &cluster.pods[node][n];
+            // Only a process in a cgroup has sockets that hooks see.
+            if path == SocketPath::All { cluster.world.nodes[node].process_in(pod) } else { pod.client() }
+        };
         Prober::new(match self {
-            Self::Backend(node) => pods[node][0].client(),
-            Self::Pod(node) => pods[node][BACKENDS.len()].client(),
+            Self::Backend(node) => pod(node, 0),
+            Self::Pod(node) => pod(node, BACKENDS.len()),
             Self::Host(node) => cluster.world.nodes[node].host(),
             Self::Outside(number) => cluster.world.outside(number),
         })
@@ -160,6 +164,16 @@ pub struct Side<'a> {
 impl<'a> Side<'a> {
     /// Starts a subject on every node, where it follows an API whose plane the nodes have joined.
     pub fn start(cluster: &'a Cluster, subject: Subject, kubeconfig: &Path) -> Result<Self> {
+        Self::start_with(cluster, subject, kubeconfig, AgentOptions::USUAL)
+    }
+
+    /// The same with other options of the agent. kube-proxy, too, has NodePorts at the addresses that they say.
+    pub fn start_with(
+        cluster: &'a Cluster,
+        subject: Subject,
+        kubeconfig: &Path,
+        options: AgentOptions,
+    ) -> Result<Self> {
         let start = |node: &'a Node| {
             Ok(match subject {
                 Subject::KubeProxy => {
@@ -168,16 +182,17 @@ impl<'a> Side<'a> {
                         ("net/netfilter/nf_conntrack_udp_timeout", "120"),
                         ("net/netfilter/nf_conntrack_udp_timeout_stream", "120"),
                     ])?;
-                    Running::KubeProxy(KubeProxy::start(node, kubeconfig, Mode::Nftables)?)
+                    let addresses = options.nodeport_addresses.unwrap_or("primary");
+                    Running::KubeProxy(KubeProxy::start_with(node, kubeconfig, Mode::Nftables, addresses)?)
                 }
                 Subject::Sluice => {
                     let source = Source::Kubernetes { kubeconfig: kubeconfig.to_owned(), api_servers: Vec::new() };
-                    Running::Sluice(Agent::start_on(node, source, AgentOptions::USUAL)?)
+                    Running::Sluice(Agent::start_on(node, source, options)?)
                 }
             })
         };
         let running = cluster.world.nodes.iter().map(start).collect::<Result<_>>()?;
-        let probers = Client::ALL.iter().map(|client| Ok((*client, client.prober(cluster)?)));
+        let probers = Client::ALL.iter().map(|client| Ok((*client, client.prober(cluster, options.socket_path)?)));
         Ok(Self { cluster, running, probers: probers.collect::<Result<_>>()? })
     }
 

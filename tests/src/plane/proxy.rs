@@ -43,7 +43,19 @@ impl<'a> KubeProxy<'a> {
     /// Starts it, as kubeadm configures it but for two things: limits of conntrack belong to the whole machine, and
     /// are left alone; and it rests shorter between two writes of its rules, since tests wait for them.
     pub fn start(node: impl Into<&'a Node>, kubeconfig: &Path, mode: Mode) -> Result<Self> {
+        Self::start_with(node, kubeconfig, mode, "primary")
+    }
+
+    /// The same, with NodePorts at these of the node's addresses, listed with commas. At `localhost` they are an alpha
+    /// feature, which is switched on.
+    pub fn start_with(
+        node: impl Into<&'a Node>,
+        kubeconfig: &Path,
+        mode: Mode,
+        node_port_addresses: &str,
+    ) -> Result<Self> {
         let node = node.into();
+        let addresses: Vec<_> = node_port_addresses.split(',').collect();
         let pace = json!({ "minSyncPeriod": "100ms", "syncPeriod": "30s" });
         let config = json!({
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
@@ -52,11 +64,12 @@ impl<'a> KubeProxy<'a> {
             "clientConnection": { "kubeconfig": kubeconfig },
             "clusterCIDR": CLUSTER_CIDRS,
             "conntrack": { "maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s" },
+            "featureGates": { "KubeProxyNFTablesLocalhostNodePorts": addresses.contains(&"localhost") },
             "hostnameOverride": node.name(),
             "iptables": pace,
             "mode": mode.name(),
             "nftables": pace,
-            "nodePortAddresses": ["primary"],
+            "nodePortAddresses": addresses,
         });
         let path = node.dir().join("kube-proxy.json");
         fs::write(&path, config.to_string()).with_context(|| format!("cannot write {}", path.display()))?;

@@ -1,13 +1,16 @@
 //! From every place to every kind of virtual IP, to backends in every place. What has to come of it is a
 //! table of rules, which the real kube-proxy has to pass as well.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use sluice_tests::differential::{Api, Backend, Client, Cluster, PORTS, Side, Subject};
-use sluice_tests::lab::{FAMILIES, Family, Network, Outcome, Outcomes, Probe, Protocol, Wiring, World, WorldOptions};
+use sluice_tests::lab::{
+    AgentOptions, FAMILIES, Family, Network, Outcome, Outcomes, Probe, Protocol, SocketPath, Wiring, World,
+    WorldOptions,
+};
 use sluice_tests::plane::{Plane, PlaneOptions};
 use sluice_tests::plane_or_skip;
 
@@ -33,6 +36,8 @@ pub(super) enum Kind {
     ClusterIp,
     /// Of this node.
     NodePort(usize),
+    /// The same at the client's own loopback address.
+    Loopback,
     LoadBalancer,
     ExternalIp,
 }
@@ -81,7 +86,29 @@ struct Rule {
     sluice: Expected,
 }
 
-const RULES: [Rule; 12] = [
+const RULES: [Rule; 15] = [
+    Rule {
+        name: "kube-proxy listens at loopback addresses for TCP only, with the policy Local only for endpoints of the node, \
+               and not at all for none: the port is closed. To Sluice it is an address as others are",
+        when: |row| row.kind == Kind::Loopback && row.place == Place::Nowhere,
+        kube_proxy: Refusal,
+        sluice: Refusal,
+    },
+    Rule {
+        name: "the same: closed with kube-proxy",
+        when: |row| {
+            let elsewhere = row.policy == Policy::Local && !row.is_here();
+            row.kind == Kind::Loopback && (row.protocol == Protocol::Udp || elsewhere)
+        },
+        kube_proxy: Refusal,
+        sluice: Answer(Source::Node),
+    },
+    Rule {
+        name: "the same: open",
+        when: |row| row.kind == Kind::Loopback,
+        kube_proxy: Answer(Source::Node),
+        sluice: Answer(Source::Node),
+    },
     Rule {
         name: "a Service without endpoints refuses",
         when: |row| row.place == Place::Nowhere,
@@ -198,6 +225,10 @@ impl Row {
         match self.kind {
             Kind::ClusterIp => SocketAddr::new(self.family.cluster_ip(n), ports[0]),
             Kind::NodePort(node) => SocketAddr::new(World::node_ip(self.family, node), ports[1] + u16::from(n)),
+            Kind::Loopback => {
+                let ip = self.family.pick(Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
+                SocketAddr::new(ip, ports[1] + u16::from(n))
+            }
             Kind::LoadBalancer => SocketAddr::new(load_balancer_ip(self.family, n), ports[0]),
             Kind::ExternalIp => SocketAddr::new(external_ip(self.family, n), ports[0]),
         }
@@ -295,9 +326,13 @@ pub(super) fn objects(cluster: &Cluster) -> Vec<Value> {
 }
 
 pub(super) fn rows() -> Vec<Row> {
+    rows_of(&CLIENTS, &KINDS)
+}
+
+fn rows_of(clients: &[Client], kinds: &[Kind]) -> Vec<Row> {
     let mut rows = Vec::new();
-    for client in CLIENTS {
-        for (kind, place) in KINDS.into_iter().flat_map(|kind| PLACES.map(|place| (kind, place))) {
+    for &client in clients {
+        for (kind, place) in kinds.iter().flat_map(|kind| PLACES.map(|place| (*kind, place))) {
             for policy in [Policy::Cluster, Policy::Local] {
                 for (family, protocol) in FAMILIES.into_iter().flat_map(|f| Protocol::ALL.map(|p| (f, p))) {
                     rows.push(Row { client, kind, place, policy, family, protocol });
@@ -347,18 +382,18 @@ pub(super) fn expect(subject: Subject, side: &Side<'_>, rows: Vec<Row>) -> Resul
     }
 }
 
-fn matrix(subject: Subject, network: Network, rows: Vec<Row>) -> Result<()> {
+fn matrix(subject: Subject, network: Network, options: AgentOptions, rows: Vec<Row>) -> Result<()> {
     let cluster = Cluster::new(WorldOptions { network, wiring: Wiring::PointToPoint })?;
     let plane = Plane::start_in(&cluster.world, PlaneOptions { api_servers: 1, controllers: false })?;
     Api::new(&plane)?.apply(&objects(&cluster))?;
-    expect(subject, &Side::start(&cluster, subject, &plane.kubeconfig())?, rows)
+    expect(subject, &Side::start_with(&cluster, subject, &plane.kubeconfig(), options)?, rows)
 }
 
 #[test]
 fn kube_proxy_treats_every_row_so() -> Result<()> {
     plane_or_skip!();
     for network in [Network::Routed, Network::Vxlan] {
-        matrix(Subject::KubeProxy, network, rows())?;
+        matrix(Subject::KubeProxy, network, AgentOptions::USUAL, rows())?;
     }
     Ok(())
 }
@@ -367,7 +402,38 @@ fn kube_proxy_treats_every_row_so() -> Result<()> {
 fn sluice_treats_every_row_so() -> Result<()> {
     plane_or_skip!();
     for network in [Network::Routed, Network::Vxlan] {
-        matrix(Subject::Sluice, network, rows())?;
+        matrix(Subject::Sluice, network, AgentOptions::USUAL, rows())?;
     }
     Ok(())
+}
+
+#[test]
+fn processes_of_a_node_reach_node_ports_at_loopback_addresses() -> Result<()> {
+    plane_or_skip!();
+    let options = AgentOptions { nodeport_addresses: Some("primary,localhost"), ..AgentOptions::USUAL };
+    for subject in [Subject::KubeProxy, Subject::Sluice] {
+        let rows = rows_of(&[Client::Host(0)], &[Kind::Loopback, Kind::NodePort(0)]);
+        matrix(subject, Network::Routed, options, rows).with_context(|| format!("{subject:?}"))?;
+    }
+    Ok(())
+}
+
+/// The packet path is complete on its own but for processes that call an address of their own node.
+#[test]
+fn every_row_holds_without_the_socket_path() -> Result<()> {
+    plane_or_skip!();
+    let by_packets = |row: &Row| !(row.is_host() && row.client.node() == row.at());
+    let rows = rows().into_iter().filter(by_packets).collect();
+    let options = AgentOptions { socket_path: SocketPath::Off, ..AgentOptions::USUAL };
+    matrix(Subject::Sluice, Network::Routed, options, rows)
+}
+
+/// A socket that a pod's process connects to itself has the pod's own address.
+#[test]
+fn every_row_holds_with_the_socket_path_for_pods() -> Result<()> {
+    plane_or_skip!();
+    let to_itself = |row: &Row| row.client == Client::Backend(0) && row.place == Place::Pod(0);
+    let rows = rows().into_iter().filter(|row| !to_itself(row)).collect();
+    let options = AgentOptions { socket_path: SocketPath::All, ..AgentOptions::USUAL };
+    matrix(Subject::Sluice, Network::Routed, options, rows)
 }
