@@ -3,8 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use lb_common::ip::Ip;
 use lb_common::mem::{Image, Of};
 use lb_common::tables::{Affinity, AffinityKey, Frontend, Origin};
+
+use crate::plan::Departed;
 
 /// Clients, and the backends that they stay with.
 pub type Entries<A> = BTreeMap<AffinityKey<A>, Affinity>;
@@ -15,6 +18,12 @@ struct Sticky {
     /// For how long, in ticks.
     affinity: u32,
     backends: BTreeSet<u32>,
+}
+
+/// Whether a client stays with a backend that has left its Service port.
+pub fn left_behind<A: Ip>(departed: &Departed<A>, key: &AffinityKey<A>, to: &Affinity) -> bool {
+    let leads = departed.sticky.get(&key.service);
+    leads.is_some_and(|leads| leads.lost && !leads.now.contains_key(&to.backend))
 }
 
 /// The Service ports of these entries.

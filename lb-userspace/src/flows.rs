@@ -6,11 +6,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use lb_common::flow::{mirror, state};
-use lb_common::ip::Be16;
+use lb_common::ip::{Be16, Ip};
 use lb_common::mem::{Image, Of};
 use lb_common::tables::{Flow, FlowKey, FlowTable, FrontendKey, TICK, Table};
 
 use crate::model::Protocol;
+use crate::plan::Departed;
 
 /// A connection at rest: more than the 2 h 4 min of RFC 5382 (REQ-5), which a keep-alive every two hours needs, and
 /// the 8,000 s that Cilium gives it. Netfilter's five days would let dead peers fill the table.
@@ -42,9 +43,9 @@ impl<'a, A: Of> Current<'a, A> {
         Self { image, members: HashMap::new(), family: std::marker::PhantomData }
     }
 
-    /// Whether a frontend still leads to the backend that a flow goes to. Ids may have a second life, so its address
-    /// counts, too.
-    fn leads(&mut self, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+    /// Whether a frontend still leads to the backend that a flow goes to, seen from its entry there. Ids may have a second
+    /// life, so its address counts, too.
+    pub fn leads(&mut self, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
         let side = A::side(self.image);
         let frontend = side.frontends.get(&FrontendKey::new(key.dst, key.dport, key.proto));
         let Some(frontend) = frontend else { return false };
@@ -68,11 +69,21 @@ impl<'a, A: Of> Current<'a, A> {
     }
 }
 
-/// The entries of a table that are over at `now`, counted as [`Flow::seen`] is.
+/// Whether this is the entry there of datagrams whose backend has left their frontend.
+pub fn left_behind<A: Ip>(departed: &Departed<A>, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+    let is_there = flow.state & state::THERE != 0 && key.proto == Protocol::Udp.number();
+    is_there && {
+        let leads = departed.datagrams.get(&FrontendKey::new(key.dst, key.dport, key.proto));
+        leads.is_some_and(|leads| leads.lost && leads.now.get(&flow.backend) != Some(&(flow.dst, flow.dport)))
+    }
+}
+
+/// The entries of a table that are over at `now`, counted as [`Flow::seen`] is. `leads` tells of an entry there of datagrams
+/// whether its frontend leads to its backend.
 pub fn over<A: Of>(
     table: FlowTable,
     entries: &BTreeMap<FlowKey<A>, Flow<A>>,
-    current: &mut Current<'_, A>,
+    mut leads: impl FnMut(&FlowKey<A>, &Flow<A>) -> bool,
     now: u32,
 ) -> Vec<FlowKey<A>> {
     let mut keys = Vec::new();
@@ -87,7 +98,7 @@ pub fn over<A: Of>(
         let there = if is_there { (key, flow) } else { (&other_key, &other) };
         let seen = partner.map_or(flow.seen, |partner| newer(flow.seen, partner.seen, now));
         let both = flow.state | partner.map_or(0, |partner| partner.state);
-        if is_over(table, there, both, age(seen, now), current) {
+        if is_over(table, there, both, age(seen, now), &mut leads) {
             keys.push(*key);
             keys.extend(partner.map(|_| other_key));
         }
@@ -127,10 +138,10 @@ fn is_over<A: Of>(
     (key, flow): (&FlowKey<A>, &Flow<A>),
     state: u32,
     age: u32,
-    current: &mut Current<'_, A>,
+    leads: &mut impl FnMut(&FlowKey<A>, &Flow<A>) -> bool,
 ) -> bool {
     // A connection stays with its backend to its end. A datagram does not: the next one goes to a backend of today.
-    age > ticks(timeout(table, key.proto, state)) || key.proto == Protocol::Udp.number() && !current.leads(key, flow)
+    age > ticks(timeout(table, key.proto, state)) || key.proto == Protocol::Udp.number() && !leads(key, flow)
 }
 
 /// How long, in seconds, a flow in this state may be silent.

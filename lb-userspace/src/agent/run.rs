@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use lb_common::tables::map;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{info, warn};
@@ -23,7 +23,8 @@ use crate::devices::{self, Nodes, Survey};
 use crate::health::Question;
 use crate::http::Server;
 use crate::metrics::{Probes, Programming};
-use crate::reconcile::{self, News, Options, Status};
+use crate::plan::Departures;
+use crate::reconcile::{self, Listeners, News, Options, Status};
 use crate::watch::kubernetes::Events;
 use crate::watch::{Feed, Health, Problem, Reason};
 
@@ -52,9 +53,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         agent.attach(&mut datapath)?;
     }
     let programming = Programming::default();
-    let mut engine = Engine::start(&agent, source, programming.clone())?;
+    let (departures, departed) = mpsc::unbounded_channel();
+    let mut engine = Engine::start(&agent, source, programming.clone(), departures)?;
     let (levels, levels_seen) = watch::channel(Vec::new());
-    let _sweep = Aborted(tokio::spawn(sweep::forever(agent.settings.pins.clone(), agent.turned.clone(), levels)));
+    let _sweep = Aborted(tokio::spawn(sweep::forever(agent.settings.pins.clone(), departed, levels)));
     let said = Said {
         status: engine.status.clone(),
         source: engine.health.clone(),
@@ -119,7 +121,12 @@ struct Engine {
 }
 
 impl Engine {
-    fn start(agent: &Agent, source: Opened, programming: Programming) -> anyhow::Result<Self> {
+    fn start(
+        agent: &Agent,
+        source: Opened,
+        programming: Programming,
+        departures: mpsc::UnboundedSender<Departures>,
+    ) -> anyhow::Result<Self> {
         let mut store = BpfStore::open(&agent.settings.pins)?;
         let facts = agent.facts()?;
         let options = Options { limits: limits(store.maps()), programming, ..Options::new(facts.clone()) };
@@ -128,7 +135,8 @@ impl Engine {
         let (node, news_of_node) = watch::channel(facts);
         let (sender, status) = watch::channel(Status::default());
         let news = News { messages, node: news_of_node };
-        let task = tokio::spawn(reconcile::run(store, options, news, sender));
+        let listeners = Listeners { status: sender, departures };
+        let task = tokio::spawn(reconcile::run(store, options, news, listeners));
         Ok(Self { task, node, health, status })
     }
 
@@ -157,8 +165,6 @@ struct Agent {
     events: Option<Events>,
     health: Health,
     status: Status,
-    /// Frontends were changed whose datagrams, or clients that stay with a backend, may have to go elsewhere.
-    turned: Arc<Notify>,
     attached: bool,
     announced: bool,
     started: u64,
@@ -183,7 +189,6 @@ impl Agent {
             events,
             health: Health::default(),
             status: Status::default(),
-            turned: Arc::default(),
             attached: false,
             announced: false,
             started: clock(),
@@ -230,9 +235,6 @@ impl Agent {
     fn status(&mut self, status: Status) {
         if status.writes > self.status.writes {
             self.last_write = Some(clock());
-        }
-        if status.turned > self.status.turned {
-            self.turned.notify_one();
         }
         self.post(&status.problems, &self.status.problems);
         if let Some(checks) = &mut self.checks

@@ -11,12 +11,18 @@ use crate::bpf::{BpfStore, Of};
 use crate::diag::{Connected, Diag};
 use crate::flows::Current;
 use crate::model::Protocol;
+use crate::plan::{Departed, Departures};
 
-/// How many it was.
-pub(super) fn close_lost(store: &mut BpfStore) -> anyhow::Result<usize> {
+/// How many it was. Which backends left is known, or else is found by comparing with the maps.
+pub(super) fn close_lost(store: &mut BpfStore, departures: Option<&Departures>) -> anyhow::Result<usize> {
+    if departures.is_some_and(|all| all.v4.datagrams.is_empty() && all.v6.datagrams.is_empty()) {
+        return Ok(0);
+    }
     let mut diag = Diag::open().context("the kernel cannot list sockets")?;
     let sockets = diag.connected_datagrams().context("the kernel cannot list sockets of UDP")?;
-    let lost = [lost::<V4>(store, &sockets)?, lost::<V6>(store, &sockets)?].concat();
+    let v4 = lost::<V4>(store, departures.map(|all| &all.v4), &sockets)?;
+    let v6 = lost::<V6>(store, departures.map(|all| &all.v6), &sockets)?;
+    let lost = [v4, v6].concat();
     for socket in &lost {
         debug!("closing a socket that is connected to {}, which serves no more", socket.peer());
         diag.close(socket).context("the kernel cannot close sockets")?;
@@ -25,7 +31,11 @@ pub(super) fn close_lost(store: &mut BpfStore) -> anyhow::Result<usize> {
 }
 
 /// Those whose Service no longer leads to their peer.
-fn lost<'a, A: Of>(store: &mut BpfStore, sockets: &'a [Connected]) -> anyhow::Result<Vec<&'a Connected>> {
+fn lost<'a, A: Of>(
+    store: &mut BpfStore,
+    departed: Option<&Departed<A>>,
+    sockets: &'a [Connected],
+) -> anyhow::Result<Vec<&'a Connected>> {
     let mut led = Vec::new();
     for socket in sockets {
         let peer = socket.peer();
@@ -37,8 +47,18 @@ fn lost<'a, A: Of>(store: &mut BpfStore, sockets: &'a [Connected]) -> anyhow::Re
             led.push((socket, frontend, (addr, port)));
         }
     }
-    let image = store.read_frontends(led.iter().map(|(_, frontend, _)| *frontend))?;
-    let mut current = Current::<A>::new(&image);
-    led.retain(|(_, frontend, to)| !current.leads_to(frontend, *to));
+    match departed {
+        Some(departed) => {
+            led.retain(|(_, frontend, to)| {
+                let leads = departed.datagrams.get(frontend).filter(|leads| leads.lost);
+                leads.is_some_and(|leads| leads.now.values().all(|at| at != to))
+            });
+        }
+        None => {
+            let image = store.read_frontends(led.iter().map(|(_, frontend, _)| *frontend))?;
+            let mut current = Current::<A>::new(&image);
+            led.retain(|(_, frontend, to)| !current.leads_to(frontend, *to));
+        }
+    }
     Ok(led.into_iter().map(|(socket, ..)| socket).collect())
 }

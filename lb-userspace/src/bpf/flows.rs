@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use aya::maps::MapError;
 use lb_common::ip::Family;
 use lb_common::mem::Native;
 use lb_common::tables::{Affinity, AffinityKey, Flow, FlowKey, FlowTable, SocketKey, SocketPeer, TICK, map};
@@ -36,6 +35,22 @@ impl Maps {
         flows.each(each).map_err(|error| Error::map("read", flow_map::<A>(table), &error))
     }
 
+    /// A flow entry of a table.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn flow<A: Of>(&self, table: FlowTable, key: &FlowKey<A>) -> Result<Option<Flow<A>>, Error> {
+        A::maps(self).flows(table).get(key).map_err(|error| Error::map("read", flow_map::<A>(table), &error))
+    }
+
+    /// The backend that a client stays with.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn client<A: Of>(&self, key: &AffinityKey<A>) -> Result<Option<Affinity>, Error> {
+        A::maps(self).affinity.get(key).map_err(|error| Error::map("read", affinity_map::<A>(), &error))
+    }
+
     /// Clients that stay with a backend. Entries that come or go meanwhile may be missed.
     ///
     /// # Errors
@@ -49,11 +64,8 @@ impl Maps {
     /// # Errors
     /// The map cannot be read.
     pub fn meant<A: Of>(&self, key: &SocketKey<A>) -> Result<Option<SocketPeer<A>>, Error> {
-        match A::maps(self).sockets.map.get(&Raw(*key), 0) {
-            Ok(Raw(peer)) => Ok(Some(peer)),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(Error::map("read", map::SOCKETS[0], &error)),
-        }
+        let name = map::SOCKETS[family_index::<A>()];
+        A::maps(self).sockets.get(key).map_err(|error| Error::map("read", name, &error))
     }
 
     /// Adds what the packet path has written to an image: flows, fragments, and which clients stay with which backend.

@@ -54,6 +54,14 @@ struct Whole {
 }
 
 impl<K: Entry, V: Entry> Table<K, V> {
+    pub(super) fn get(&self, key: &K) -> Result<Option<V>, MapError> {
+        match self.map.get(&Raw(*key), 0) {
+            Ok(Raw(value)) => Ok(Some(value)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     pub(super) fn each(&self, each: impl FnMut(&K, &V)) -> io::Result<()> {
         sys::read_all(self.all.fd.as_fd(), self.all.shape, each)
     }

@@ -101,8 +101,9 @@ impl BpfStore {
         let names = names_of::<A>();
         let side = A::side_mut(&mut image);
         for key in keys {
-            let found = A::maps(&self.maps).frontends.map.get(&Raw(key), 0);
-            if let Some(Raw(frontend)) = present(found, map::FRONTENDS[names])? {
+            let found = A::maps(&self.maps).frontends.get(&key);
+            let failed = |error| StoreError::Read { map: map::FRONTENDS[names], source: io_error(error) };
+            if let Some(frontend) = found.map_err(failed)? {
                 side.frontends.insert(key, frontend);
             }
         }
@@ -174,15 +175,6 @@ fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
-    }
-}
-
-/// An entry that may be missing.
-fn present<T>(found: Result<T, MapError>, map: &'static str) -> Result<Option<T>, StoreError> {
-    match found {
-        Ok(value) => Ok(Some(value)),
-        Err(MapError::KeyNotFound) => Ok(None),
-        Err(error) => Err(StoreError::Read { map, source: io_error(error) }),
     }
 }
 

@@ -32,7 +32,7 @@ pub use node_ports::{Addresses, NoAddresses, NodePortAddresses};
 use crate::endpoints::Here;
 use crate::ids::{Pool, Rest, Runs};
 use crate::model::ObjectName;
-use crate::plan::{Draft, Op, Planned};
+use crate::plan::{Departures, Draft, Op, Planned};
 use crate::state::{Changes, State};
 use crate::watch::Problem;
 use address::{Place, Wish};
@@ -256,6 +256,11 @@ impl Compiler {
     /// The writes that lead there from what the maps had when it was last [settled](Compiler::settle).
     pub fn ops(&self) -> Vec<Op> {
         self.draft.ops()
+    }
+
+    /// What changes meanwhile in where frontends lead.
+    pub fn departures(&self) -> Departures {
+        self.draft.departures()
     }
 
     /// Works changes in.

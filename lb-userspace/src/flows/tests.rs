@@ -49,7 +49,8 @@ fn pair(proto: u8, backend: u32, bits: u32, ages: (u64, u64)) -> Entries {
 }
 
 fn removed(table: FlowTable, entries: &Entries, image: &Image) -> usize {
-    over(table, entries, &mut Current::new(image), NOW).len()
+    let mut current = Current::new(image);
+    over(table, entries, |key, flow| current.leads(key, flow), NOW).len()
 }
 
 #[test]

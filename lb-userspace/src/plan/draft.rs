@@ -1,7 +1,7 @@
 //! An image under change, which remembers what it was: so a change of one Service among ten thousand costs a plan of
 //! that one, not a comparison of all.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use lb_common::ip::{V4, V6};
 use lb_common::mem::{Image, Of, Slots};
@@ -13,6 +13,9 @@ use super::{Op, Planned};
 /// Entries that were touched, with what they were.
 type Before<K, V> = BTreeMap<K, Option<V>>;
 
+/// Maglev tables that were touched, with what they were.
+pub(super) type RunsBefore = Before<u32, Slots>;
+
 /// A key of `SOURCE_RANGES`, and the length of its prefix.
 pub(super) type Range<A> = (RangeKey<A>, u32);
 
@@ -23,13 +26,24 @@ pub struct Draft {
     before: Touched,
     /// Frontends by the bit of the filter that they need.
     bits: HashMap<u32, u32>,
+    sticky: Sticky,
 }
+
+/// Frontends whose clients stay with a backend, by family and Service port.
+#[derive(Debug, Default)]
+pub(super) struct Sticky {
+    pub(super) v4: ByService<V4>,
+    pub(super) v6: ByService<V6>,
+}
+
+/// Frontends by Service port.
+pub(super) type ByService<A> = BTreeMap<u32, BTreeSet<FrontendKey<A>>>;
 
 #[derive(Debug, Default)]
 pub(super) struct Touched {
     config: Option<Config>,
     names: Before<u32, Name>,
-    runs: Before<u32, Slots>,
+    runs: RunsBefore,
     filter: Before<u32, ()>,
     pub(super) v4: SideBefore<V4>,
     pub(super) v6: SideBefore<V6>,
@@ -37,7 +51,7 @@ pub(super) struct Touched {
 
 #[derive(Debug)]
 pub(super) struct SideBefore<A: Of> {
-    frontends: Before<FrontendKey<A>, Frontend>,
+    pub(super) frontends: Before<FrontendKey<A>, Frontend>,
     backends: Before<u32, Backend<A>>,
     ranges: Before<Range<A>, ()>,
 }
@@ -66,6 +80,19 @@ impl Draft {
             v6: before.v6.changes(&self.image),
         }
         .into_ops()
+    }
+
+    pub(super) fn before(&self) -> &Touched {
+        &self.before
+    }
+
+    pub(super) fn runs_before(&self) -> &RunsBefore {
+        &self.before.runs
+    }
+
+    /// The frontends of a Service port whose clients stay with a backend.
+    pub(super) fn sticky<A: Planned>(&self, service: u32) -> impl Iterator<Item = &FrontendKey<A>> {
+        A::sticky(&self.sticky).get(&service).into_iter().flatten()
     }
 
     /// The maps are now as this is.
@@ -101,13 +128,13 @@ impl Draft {
 
     /// Puts a backend.
     pub fn put_backend<A: Planned>(&mut self, id: u32, backend: Backend<A>) {
-        let before = &mut A::before(&mut self.before).backends;
+        let before = &mut A::before_mut(&mut self.before).backends;
         replace(&mut A::side_mut(&mut self.image).backends, before, id, Some(backend));
     }
 
     /// Removes a backend.
     pub fn remove_backend<A: Planned>(&mut self, id: u32) {
-        let before = &mut A::before(&mut self.before).backends;
+        let before = &mut A::before_mut(&mut self.before).backends;
         replace(&mut A::side_mut(&mut self.image).backends, before, id, None);
     }
 
@@ -125,11 +152,24 @@ impl Draft {
 
     fn replace_frontend<A: Planned>(&mut self, key: FrontendKey<A>, frontend: Option<Frontend>) {
         let (before, frontends) =
-            (&mut A::before(&mut self.before).frontends, &mut A::side_mut(&mut self.image).frontends);
+            (&mut A::before_mut(&mut self.before).frontends, &mut A::side_mut(&mut self.image).frontends);
         let old = frontends.get(&key).copied();
         replace(frontends, before, key, frontend);
         if let Some(old) = old {
             self.leave_bit(old.bit(&key));
+        }
+        let sticky = |frontend: Option<Frontend>| frontend.filter(|frontend| frontend.affinity > 0);
+        let services = A::sticky_mut(&mut self.sticky);
+        if let Some(old) = sticky(old)
+            && let Some(keys) = services.get_mut(&old.service)
+        {
+            keys.remove(&key);
+            if keys.is_empty() {
+                services.remove(&old.service);
+            }
+        }
+        if let Some(new) = sticky(frontend) {
+            services.entry(new.service).or_default().insert(key);
         }
     }
 
@@ -156,14 +196,14 @@ impl Draft {
     /// Admits the clients of a range.
     pub fn put_range<A: Planned>(&mut self, range: Range<A>) {
         if A::side_mut(&mut self.image).ranges.insert(range) {
-            A::before(&mut self.before).ranges.entry(range).or_insert(None);
+            A::before_mut(&mut self.before).ranges.entry(range).or_insert(None);
         }
     }
 
     /// Admits them no longer.
     pub fn remove_range<A: Planned>(&mut self, range: Range<A>) {
         if A::side_mut(&mut self.image).ranges.remove(&range) {
-            A::before(&mut self.before).ranges.entry(range).or_insert(Some(()));
+            A::before_mut(&mut self.before).ranges.entry(range).or_insert(Some(()));
         }
     }
 }

@@ -5,14 +5,16 @@
 //! number in use is never given a second meaning is the affair of [`crate::ids`]; this here relies on it.
 
 mod changes;
+mod departures;
 mod draft;
 mod op;
 
 pub use changes::diff;
+pub use departures::{Departed, Departures, Leads};
 pub use draft::Draft;
 pub use op::{FamilyOp, Op};
 
-use draft::{SideBefore, Touched};
+use draft::{ByService, SideBefore, Sticky, Touched};
 use lb_common::ip::{V4, V6};
 use lb_common::mem::Of;
 
@@ -22,7 +24,16 @@ pub trait Planned: Of {
     fn op(op: FamilyOp<Self>) -> Op;
     #[doc(hidden)]
     #[expect(private_interfaces, reason = "only this room asks")]
-    fn before(touched: &mut Touched) -> &mut SideBefore<Self>;
+    fn before(touched: &Touched) -> &SideBefore<Self>;
+    #[doc(hidden)]
+    #[expect(private_interfaces, reason = "only this room asks")]
+    fn before_mut(touched: &mut Touched) -> &mut SideBefore<Self>;
+    #[doc(hidden)]
+    #[expect(private_interfaces, reason = "only this room asks")]
+    fn sticky(sticky: &Sticky) -> &ByService<Self>;
+    #[doc(hidden)]
+    #[expect(private_interfaces, reason = "only this room asks")]
+    fn sticky_mut(sticky: &mut Sticky) -> &mut ByService<Self>;
 }
 
 macro_rules! planned {
@@ -32,8 +43,20 @@ macro_rules! planned {
                 Op::$ip(op)
             }
             #[expect(private_interfaces, reason = "only this room asks")]
-            fn before(touched: &mut Touched) -> &mut SideBefore<Self> {
+            fn before(touched: &Touched) -> &SideBefore<Self> {
+                &touched.$field
+            }
+            #[expect(private_interfaces, reason = "only this room asks")]
+            fn before_mut(touched: &mut Touched) -> &mut SideBefore<Self> {
                 &mut touched.$field
+            }
+            #[expect(private_interfaces, reason = "only this room asks")]
+            fn sticky(sticky: &Sticky) -> &ByService<Self> {
+                &sticky.$field
+            }
+            #[expect(private_interfaces, reason = "only this room asks")]
+            fn sticky_mut(sticky: &mut Sticky) -> &mut ByService<Self> {
+                &mut sticky.$field
             }
         }
     };

@@ -157,7 +157,8 @@ impl<A: Ip> FamilyOp<A> {
     const fn turns_clients(&self) -> bool {
         match self {
             Self::Frontend { key, frontend } => key.proto == Protocol::Udp.number() || frontend.affinity > 0,
-            Self::RemoveFrontend { key } => key.proto == Protocol::Udp.number(),
+            // What it asked for is not known any more.
+            Self::RemoveFrontend { .. } => true,
             Self::Backend { .. } | Self::RemoveBackend { .. } | Self::Range { .. } | Self::RemoveRange { .. } => false,
         }
     }

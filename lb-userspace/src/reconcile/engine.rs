@@ -12,7 +12,7 @@ use super::status::Status;
 use crate::compile::{Compiler, Elsewhere, Limits, NodeFacts};
 use crate::ids::Rest;
 use crate::metrics::Programming;
-use crate::plan::{Op, diff};
+use crate::plan::{Departures, Op, diff};
 use crate::state::State;
 use crate::store::{Stopped, Store, StoreError};
 use crate::watch::{Message, Problem};
@@ -72,6 +72,7 @@ pub struct Engine<S> {
     triggers: Vec<(Family, SystemTime)>,
     /// Whether the object of this node was ever seen.
     node_known: bool,
+    departures: Departures,
     status: Status,
 }
 
@@ -89,6 +90,7 @@ impl<S: Store> Engine<S> {
             waiting: Vec::new(),
             triggers: Vec::new(),
             node_known: false,
+            departures: Departures::default(),
             status: Status { behind_since: Some(now), ..Status::default() },
             options,
         }
@@ -97,6 +99,11 @@ impl<S: Store> Engine<S> {
     /// How it is doing.
     pub fn status(&self) -> &Status {
         &self.status
+    }
+
+    /// What changed in where frontends lead, as it stands in the maps, since this was last asked.
+    pub fn take_departures(&mut self) -> Departures {
+        std::mem::take(&mut self.departures)
     }
 
     /// The maps.
@@ -247,11 +254,17 @@ impl<S: Store> Engine<S> {
             self.triggers.extend(triggers);
         }
         compiler.compile(&self.state, changes, &self.options.node, now);
-        let ops = match actual {
-            Some(actual) => diff(&actual, compiler.image()),
-            None => compiler.ops(),
+        let (ops, departures) = match actual {
+            Some(actual) => {
+                let ops = diff(&actual, compiler.image());
+                let departures = unknown(&ops);
+                (ops, departures)
+            }
+            None => (compiler.ops(), compiler.departures()),
         };
-        self.write(&ops)
+        let written = self.write(&ops);
+        self.departures.add(if written.is_ok() { departures } else { unknown(&ops) });
+        written
     }
 
     /// Reads the maps back and repairs what is not as this agent left it.
@@ -262,6 +275,7 @@ impl<S: Store> Engine<S> {
             warn!("{} entries of the maps were changed by someone else, {first} in {} first", ops.len(), first.map());
             self.status.repairs += ops.len() as u64;
         }
+        self.departures.add(unknown(&ops));
         self.write(&ops)
     }
 
@@ -274,7 +288,7 @@ impl<S: Store> Engine<S> {
             Ok(()) => ops.len(),
             Err(Stopped { done, .. }) => *done,
         };
-        self.count(&ops[..done]);
+        self.status.writes += done as u64;
         self.status.generation += 1;
         debug!("{done} of {} writes made", ops.len());
         let Err(Stopped { error, .. }) = written else { return Ok(()) };
@@ -285,20 +299,16 @@ impl<S: Store> Engine<S> {
         Err(error)
     }
 
-    fn count(&mut self, written: &[Op]) {
-        self.status.writes += written.len() as u64;
-        self.status.turned += written.iter().filter(|op| op.turns_clients()).count() as u64;
-    }
-
     fn make_room(&mut self, ops: &[Op]) {
         let removals: Vec<_> = ops.iter().filter(|op| op.is_removal()).cloned().collect();
-        match self.store.apply(&removals) {
-            Ok(()) => self.count(&removals),
+        let done = match self.store.apply(&removals) {
+            Ok(()) => removals.len(),
             Err(Stopped { done, error }) => {
-                self.count(&removals[..done]);
                 warn!("{error}");
+                done
             }
-        }
+        };
+        self.status.writes += done as u64;
     }
 
     /// Says what is newly wrong, once.
@@ -311,4 +321,9 @@ impl<S: Store> Engine<S> {
         }
         self.status.problems = problems;
     }
+}
+
+/// Of writes of which it is not known what they replace, or whether they were made.
+fn unknown(ops: &[Op]) -> Departures {
+    Departures { everywhere: ops.iter().any(Op::turns_clients), ..Departures::default() }
 }

@@ -20,6 +20,7 @@ pub use engine::{Engine, Options};
 pub use status::Status;
 
 use crate::compile::NodeFacts;
+use crate::plan::Departures;
 use crate::store::Store;
 use crate::watch::Arrived;
 
@@ -32,6 +33,15 @@ pub struct News {
     pub node: watch::Receiver<NodeFacts>,
 }
 
+/// Where the loop tells how it does.
+#[derive(Debug)]
+pub struct Listeners {
+    /// How it is doing.
+    pub status: watch::Sender<Status>,
+    /// What changed in where frontends lead, each time when the maps say so.
+    pub departures: mpsc::UnboundedSender<Departures>,
+}
+
 /// Keeps the maps of `store` as the news want them, until no more messages can come.
 ///
 /// Writes are made in place, not in a thread of their own: each takes about a microsecond.
@@ -39,12 +49,17 @@ pub async fn run<S: Store>(
     store: S,
     options: Options,
     News { mut messages, mut node }: News,
-    status: watch::Sender<Status>,
+    Listeners { status, departures }: Listeners,
 ) {
     let mut engine = Engine::new(store, options, Instant::now());
     loop {
         if engine.due().is_some_and(|due| due <= Instant::now()) {
             engine.work(Instant::now);
+            let departed = engine.take_departures();
+            if !departed.is_empty() {
+                // Whoever does not listen needs to know nothing.
+                let _ = departures.send(departed);
+            }
         }
         status.send_if_modified(|published| {
             let news = published != engine.status();

@@ -27,8 +27,6 @@ pub struct Status {
     pub generation: u64,
     /// Entries written in all.
     pub writes: u64,
-    /// Writes, among these, after which datagrams, or clients that stay with a backend, may have to go elsewhere.
-    pub turned: u64,
     /// Entries that someone else had changed, and that were repaired.
     pub repairs: u64,
     /// Reads and writes of maps that failed.

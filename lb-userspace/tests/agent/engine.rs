@@ -8,7 +8,8 @@ use lb_common::tables::RangeKey;
 use lb_userspace::compile::NodeFacts;
 use lb_userspace::metrics::{Metrics, Probes, Snapshot, StoreErrors};
 use lb_userspace::model::{Protocol, Service, SourceRanges};
-use lb_userspace::reconcile::{self, Engine, News, Status};
+use lb_userspace::plan::Departures;
+use lb_userspace::reconcile::{self, Engine, Listeners, News, Status};
 use lb_userspace::state::Changed;
 use lb_userspace::store::{FaultyStore, MemoryStore, Store};
 use lb_userspace::watch::{Change, Event, Message, Problem};
@@ -197,23 +198,32 @@ fn sticky(endpoints: u8) -> Message {
 }
 
 #[test]
-fn writes_after_which_datagrams_or_clients_may_have_to_go_elsewhere_are_counted() {
+fn only_what_a_backend_left_is_told_to_those_who_look_for_flows() {
     let (mut engine, mut now) = run(MemoryStore::default(), Instant::now(), [two_services()]);
+    assert!(engine.take_departures().everywhere, "what the maps led to before is not known");
     let emptied = slice(0, 0, Family::V4, &[]);
+    // Frontends of datagrams of each family that lost a backend, and Service ports whose clients stay.
     let rows = [
-        ("an endpoint left a Service with a UDP port", one_endpoint_less(), true),
-        ("nothing changed", one_endpoint_less(), false),
-        ("a Service of TCP alone is gone", Message::Events(vec![Event::Service(Change::Delete(name(1)))]), false),
-        ("all endpoints left", Message::Events(vec![Event::EndpointSlice(Change::Apply(emptied))]), true),
-        ("the Service is gone", Message::Events(vec![Event::Service(Change::Delete(name(0)))]), true),
-        ("a Service of TCP has affinity", sticky(2), true),
-        ("it has one endpoint less", sticky(1), true),
+        ("an endpoint left a Service with a UDP port", one_endpoint_less(), [1, 0, 0]),
+        ("nothing changed", one_endpoint_less(), [0, 0, 0]),
+        ("an endpoint came to it", two_services(), [0, 0, 0]),
+        ("a Service of TCP alone is gone", Message::Events(vec![Event::Service(Change::Delete(name(1)))]), [0, 0, 0]),
+        ("all endpoints left", Message::Events(vec![Event::EndpointSlice(Change::Apply(emptied))]), [1, 0, 0]),
+        ("the Service is gone", Message::Events(vec![Event::Service(Change::Delete(name(0)))]), [0, 1, 0]),
+        ("a Service of TCP has affinity", sticky(2), [0, 0, 0]),
+        ("it has one endpoint less", sticky(1), [0, 0, 1]),
+        ("it has one more", sticky(2), [0, 0, 0]),
+        ("it is gone", Message::Events(vec![Event::Service(Change::Delete(name(2)))]), [0, 0, 1]),
     ];
     for (what, message, expected) in rows {
-        let before = engine.status().turned;
         engine.receive(message, now);
         now = settle(&mut engine, now);
-        assert_eq!(engine.status().turned > before, expected, "{what}");
+        let mut departures = engine.take_departures();
+        departures.keep_lost();
+        let Departures { everywhere, v4, v6 } = &departures;
+        let lost = [v4.datagrams.len(), v6.datagrams.len(), v4.sticky.len()];
+        assert_eq!((*everywhere, lost), (false, expected), "{what}: {departures:?}");
+        assert_eq!(departures.any_lost(), expected != [0, 0, 0], "{what}");
     }
 }
 
@@ -304,7 +314,9 @@ async fn the_loop_works_at_once_retries_follows_its_node_and_ends_with_its_sourc
     let store = FaultyStore::new(MemoryStore::default(), 3);
     let (node, news_of_node) = watch::channel(options().node);
     let news = News { messages: receiver, node: news_of_node };
-    let task = tokio::spawn(reconcile::run(store, options(), news, sender));
+    let (departures, _) = mpsc::unbounded_channel();
+    let listeners = Listeners { status: sender, departures };
+    let task = tokio::spawn(reconcile::run(store, options(), news, listeners));
     messages.send(two_services().now()).await.expect("it listens");
     status.wait_for(|status| status.error.is_some()).await.expect("it lives");
     status.wait_for(|status| status.behind_since.is_none()).await.expect("it lives");

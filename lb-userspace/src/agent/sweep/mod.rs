@@ -1,0 +1,218 @@
+//! Removes what the packet path left and nobody needs: of flows all that are over now and then, and at once what led
+//! datagrams, or clients that stay with a backend, to one that left. Connected sockets of datagrams are closed.
+//!
+//! What a change leaves behind is looked for where it can be, and nowhere else: a change after which no backend has left
+//! its frontend asks for nothing.
+
+mod all;
+mod departed;
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tracing::{debug, warn};
+
+use crate::bpf::{BpfStore, Pins};
+use crate::plan::Departures;
+use departed::Suspects;
+
+/// The least time between two sweeps of all flows.
+const PAUSE: Duration = Duration::from_secs(5);
+/// After a sweep of all flows comes a pause this many times as long, so that millions do not take a core.
+const SHARE: u32 = 50;
+/// After so long a sweep of all compares flows with the maps themselves, whatever changes were told: shorter than a number
+/// rests, so that none that a flow names gets another meaning.
+const COMPARE: Duration = Duration::from_secs(30);
+/// Changes come in groups, and a packet that saw the frontend of before may just be opening its flow.
+const HOLD: Duration = Duration::from_millis(10);
+/// Changes are of interest for so long: a packet that saw the frontend of before cannot be on its way any more.
+const SETTLED: Duration = Duration::from_secs(1);
+/// After a sweep that follows changes comes a pause this many times as long: half of a core while changes never cease,
+/// since the second change of a pair must not wait for long.
+const SHARE_OF_DEPARTED: u32 = 1;
+/// Looks in a row at what was found. A flow that has a packet between look and removal is spared, and an answer on its way
+/// may make a removed half whole again: so it is looked again until nothing is found. What is left after all these is
+/// the next sweep's of all.
+const AGAIN: u32 = 8;
+
+/// What is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Which {
+    /// All flows.
+    All,
+    /// What backends that left have left behind.
+    Departed,
+    /// What the last look has found.
+    Again,
+}
+
+/// What is in each map of the packet path: its name, and its entries.
+pub(super) type Levels = Vec<(&'static str, u64)>;
+
+/// Sweeps until nothing more can change. A sweep of all has counted everything when it ends, and says so to `levels`:
+/// nobody else needs to walk a million flows.
+pub(super) async fn forever(
+    pins: Pins,
+    mut changes: mpsc::UnboundedReceiver<Departures>,
+    levels: watch::Sender<Levels>,
+) {
+    let mut sweeper = Sweeper::new(pins.clone());
+    let (mut next, mut rested, mut again) = (Instant::now(), Instant::now(), 0);
+    loop {
+        let looks_again = (1..AGAIN).contains(&again);
+        let wake = if looks_again { next.min(rested.max(Instant::now() + HOLD)) } else { next };
+        // Also where changes never cease.
+        let which = match timeout_at(wake, changes.recv()).await {
+            _ if Instant::now() >= next => Which::All,
+            Err(_) => Which::Again,
+            Ok(None) => return,
+            Ok(Some(change)) if !change.any_lost() => {
+                sweeper.hear(change);
+                continue;
+            }
+            Ok(Some(change)) => {
+                sweeper.hear(change);
+                sleep_until(rested.max(Instant::now() + HOLD)).await;
+                if sweeper.departures.everywhere { Which::All } else { Which::Departed }
+            }
+        };
+        while let Ok(change) = changes.try_recv() {
+            sweeper.hear(change);
+        }
+        let began = Instant::now();
+        let (swept, found) = run(sweeper, which).await.unwrap_or_else(|| (Sweeper::new(pins.clone()), 0));
+        sweeper = swept;
+        let took = began.elapsed();
+        debug!("a sweep of {which:?} took {took:?}");
+        if which == Which::All {
+            // What could not be counted is as it was.
+            if !sweeper.levels.is_empty() {
+                levels.send_replace(std::mem::take(&mut sweeper.levels));
+            }
+            (next, again) = (Instant::now() + PAUSE.max(took * SHARE), 0);
+        } else {
+            rested = Instant::now() + took * SHARE_OF_DEPARTED;
+            again = if found > 0 { again + 1 } else { 0 };
+        }
+    }
+}
+
+/// Sweeps once, and says how much was found; none where that failed beyond repair.
+async fn run(mut sweeper: Sweeper, which: Which) -> Option<(Sweeper, usize)> {
+    // Reading large maps takes long; devices and Services must not wait for it.
+    let sweep = move || {
+        let found = sweeper.sweep(which);
+        (sweeper, found)
+    };
+    match tokio::task::spawn_blocking(sweep).await {
+        Ok((sweeper, Ok(found))) => Some((sweeper, found)),
+        Ok((_, Err(error))) => {
+            warn!("cannot remove flows that are over: {error:#}");
+            None
+        }
+        Err(error) => {
+            warn!("cannot remove flows that are over: {error}");
+            None
+        }
+    }
+}
+
+/// What sweeps know of each other.
+struct Sweeper {
+    pins: Pins,
+    /// The maps stay open for the next time where all went well.
+    store: Option<BpfStore>,
+    /// Backends that left lately.
+    departures: Departures,
+    /// When the last of them was told.
+    heard: Instant,
+    suspects: Suspects,
+    /// When flows were last compared with the maps themselves.
+    compared: Instant,
+    /// After a sweep of all.
+    levels: Levels,
+    /// Why sockets cannot be closed.
+    fault: Option<String>,
+}
+
+impl Sweeper {
+    /// One that knows nothing: an agent before this one may have ended between a change and its sweep.
+    fn new(pins: Pins) -> Self {
+        Self {
+            pins,
+            store: None,
+            departures: Departures { everywhere: true, ..Departures::default() },
+            heard: Instant::now(),
+            suspects: Suspects::default(),
+            compared: Instant::now(),
+            levels: Levels::new(),
+            fault: None,
+        }
+    }
+
+    fn hear(&mut self, change: Departures) {
+        self.departures.add(change);
+        self.departures.keep_lost();
+        self.heard = Instant::now();
+    }
+
+    fn sweep(&mut self, which: Which) -> anyhow::Result<usize> {
+        let mut store = self.store.take().map_or_else(|| BpfStore::open(&self.pins), Ok)?;
+        let found = match which {
+            Which::All => self.sweep_all(&mut store)?,
+            Which::Departed => {
+                let suspects = Suspects::look(store.maps(), &self.departures)?;
+                self.remove(&mut store, suspects)? + self.close_sockets(&mut store, false)
+            }
+            Which::Again => {
+                let suspects = self.suspects.look_again(store.maps(), &self.departures)?;
+                self.remove(&mut store, suspects)?
+            }
+        };
+        self.store = Some(store);
+        Ok(found)
+    }
+
+    fn remove(&mut self, store: &mut BpfStore, suspects: Suspects) -> anyhow::Result<usize> {
+        let (found, removed) = (suspects.len(), suspects.remove(store.maps_mut()));
+        if found > 0 {
+            debug!("{found} entries led to backends that left, {removed} of them removed");
+        }
+        self.suspects = suspects;
+        Ok(found)
+    }
+
+    fn sweep_all(&mut self, store: &mut BpfStore) -> anyhow::Result<usize> {
+        let began = Instant::now();
+        let compare = self.departures.everywhere || self.compared.elapsed() >= COMPARE;
+        let swept = all::sweep(store, if compare { None } else { Some(&self.departures) })?;
+        let found = swept.found + self.close_sockets(store, compare);
+        self.levels = swept.levels;
+        if compare {
+            self.compared = began;
+            self.departures.everywhere = false;
+        }
+        if self.heard + SETTLED <= began {
+            self.departures = Departures::default();
+        }
+        Ok(found)
+    }
+
+    /// Closes sockets, and says how many it were.
+    fn close_sockets(&mut self, store: &mut BpfStore, compare: bool) -> usize {
+        let departures = if compare { None } else { Some(&self.departures) };
+        let (closed, fault) = match super::sockets::close_lost(store, departures) {
+            Ok(closed) => (closed, None),
+            Err(error) => (0, Some(format!("{error:#}"))),
+        };
+        // A kernel that cannot do it will not learn it.
+        if fault != self.fault
+            && let Some(reason) = &fault
+        {
+            warn!("sockets that are connected to a backend that left stay with it: {reason}");
+        }
+        self.fault = fault;
+        closed
+    }
+}
