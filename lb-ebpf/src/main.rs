@@ -47,21 +47,21 @@ macro_rules! stages {
     ($($xdp:ident, $ingress:ident, $egress:ident => $stage:ident, $family:ty;)*) => {$(
         #[xdp(frags)]
         fn $xdp(ctx: XdpContext) -> u32 {
-            let (mut frame, mut tables) = xdp::open(ctx);
+            let (mut frame, mut tables) = xdp::open::<false>(ctx);
             let verdict = datapath::$stage::run::<$family, _, _>(&mut frame, &mut tables, Side::Ingress, now);
             xdp::act(&mut frame, verdict)
         }
 
         #[classifier]
         fn $ingress(ctx: TcContext) -> i32 {
-            let (mut buffer, mut tables) = skb::open(ctx);
+            let (mut buffer, mut tables) = skb::open::<false>(ctx);
             let verdict = datapath::$stage::run::<$family, _, _>(&mut buffer, &mut tables, Side::Ingress, now);
             skb::act(&mut buffer, verdict)
         }
 
         #[classifier]
         fn $egress(ctx: TcContext) -> i32 {
-            let (mut buffer, mut tables) = skb::open(ctx);
+            let (mut buffer, mut tables) = skb::open::<false>(ctx);
             let verdict = datapath::$stage::run::<$family, _, _>(&mut buffer, &mut tables, Side::Egress, now);
             skb::act(&mut buffer, verdict)
         }

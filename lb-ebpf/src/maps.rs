@@ -1,12 +1,15 @@
 //! The maps, each declared once. Names, keys, values and capacities are those of [`lb_common::tables`].
 
+use core::arch::asm;
+use core::ffi::c_void;
+
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{self, ArrayOfMaps};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray};
 use lb_common::datapath::Stage;
-use lb_common::ip::{V4, V6};
+use lb_common::ip::{Family, V4, V6};
 use lb_common::tables::{
     Affinity, AffinityKey, Backend, Config, Filter, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey,
     Name, RangeKey, SocketKey, SocketPeer, Traffic, map as shape,
@@ -58,13 +61,44 @@ const STAGES: u32 = Stage::ALL.len() as u32;
 /// Goes on in the program of a stage. Comes back only where the agent has not put it there, and says so.
 #[inline(always)]
 pub(crate) fn call<C: EbpfContext>(programs: &'static ProgramArray, ctx: &C, stage: Stage) -> Reason {
+    let ctx = ctx.as_ptr();
     // SAFETY: nothing of this run is needed any more, and nothing of it has to be dropped.
-    unsafe { programs.tail_call(ctx, stage.index()) };
+    unsafe {
+        match stage {
+            Stage::Flows(Family::V4) => tail_call::<{ Stage::Flows(Family::V4).index() }>(ctx, programs),
+            Stage::Flows(Family::V6) => tail_call::<{ Stage::Flows(Family::V6).index() }>(ctx, programs),
+            Stage::Portless(Family::V4) => tail_call::<{ Stage::Portless(Family::V4).index() }>(ctx, programs),
+            Stage::Portless(Family::V6) => tail_call::<{ Stage::Portless(Family::V6).index() }>(ctx, programs),
+        }
+    }
     if let Some(counter) = counter(Reason::NoProgram) {
         // SAFETY: the element is this CPU's own, and a program is not moved while it runs.
         unsafe { *counter += 1 };
     }
     Reason::NoProgram
+}
+
+/// Calls the program at an index that stands in the code. The kernel makes a plain jump of that; where the index is in a
+/// register, it is an indirect one, which many CPUs may not guess (retpolines).
+///
+/// # Safety
+/// On success it never returns, so nothing may wait to be dropped.
+#[inline(always)]
+unsafe fn tail_call<const INDEX: u32>(ctx: *mut c_void, programs: &'static ProgramArray) {
+    // SAFETY: helper 12, bpf_tail_call, takes the context, an array of programs and an index, and clobbers what helpers do.
+    unsafe {
+        asm!(
+            "r3 = {index}",
+            "call 12",
+            index = const INDEX,
+            inlateout("r1") ctx => _,
+            inlateout("r2") core::ptr::from_ref(programs) => _,
+            lateout("r0") _,
+            lateout("r3") _,
+            lateout("r4") _,
+            lateout("r5") _,
+        );
+    }
 }
 
 /// The one configuration, for the program that runs.

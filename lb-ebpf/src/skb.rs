@@ -92,7 +92,7 @@ impl Packet for Buffer {
 
 /// A packet, and the tables as a program at its place sees them.
 #[inline(always)]
-pub(crate) fn open(ctx: TcContext) -> (Buffer, Kernel<TcContext>) {
+pub(crate) fn open<const ENTRY: bool>(ctx: TcContext) -> (Buffer, Kernel<TcContext, ENTRY>) {
     let linear = ctx.data_end() - ctx.data();
     if linear < HEADERS as usize && (linear as u32) < ctx.len() {
         // Too short a packet is for the parser to refuse.
@@ -105,7 +105,7 @@ pub(crate) fn open(ctx: TcContext) -> (Buffer, Kernel<TcContext>) {
 /// Decides on a packet or calls the program that does, and does what was decided.
 #[inline(always)]
 pub(crate) fn enter(ctx: TcContext, side: Side, stages: &'static ProgramArray) -> i32 {
-    let (mut buffer, mut tables) = open(ctx);
+    let (mut buffer, mut tables) = open::<true>(ctx);
     let verdict = match datapath::enter(&mut buffer, &mut tables, side, crate::now) {
         Ok(verdict) => verdict,
         Err(stage) => Verdict::Drop(maps::call(stages, &buffer.0, stage)),

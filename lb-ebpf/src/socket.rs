@@ -176,10 +176,10 @@ fn forward<A: Call>(call: &Socket<A>, lasting: bool) -> i32 {
 #[inline(always)]
 fn lead<A: Call, B: Ip>(call: &Socket<A>, lasting: bool, addr: B, into: impl Fn(B) -> A) -> i32
 where
-    Kernel<()>: Tables<B>,
+    Kernel<(), true>: Tables<B>,
 {
     let called = socket::Call { cookie: call.cookie(), addr, port: call.port(), proto: call.protocol(), lasting };
-    match socket::forward(&mut Kernel(()), &called, || call.is_host(), crate::now) {
+    match socket::forward(&mut Kernel::<(), true>(()), &called, || call.is_host(), crate::now) {
         Decision::Pass => ALLOW,
         Decision::To(backend) => {
             A::set(call.0, into(backend.addr));
@@ -208,9 +208,9 @@ pub(crate) fn backward<A: Call>(call: &Socket<A>) -> i32 {
 #[inline(always)]
 fn show<A: Call, B: Ip>(call: &Socket<A>, addr: B, into: impl Fn(B) -> A)
 where
-    Kernel<()>: Tables<B>,
+    Kernel<(), true>: Tables<B>,
 {
-    if let Some(peer) = socket::backward(&Kernel(()), call.cookie(), addr, call.port()) {
+    if let Some(peer) = socket::backward(&Kernel::<(), true>(()), call.cookie(), addr, call.port()) {
         A::set(call.0, into(peer.addr));
         call.set_port(peer.port);
     }

@@ -18,8 +18,9 @@ use crate::maps::{self, Maps};
 /// `EEXIST` as helpers return it.
 const EXISTS: i32 = -17;
 
-/// The maps of this object, and the node's routes as they are seen where the program runs.
-pub(crate) struct Kernel<P>(pub(crate) P);
+/// The maps of this object, and the node's routes as they are seen where the program runs: in an entry program, or in that of
+/// a stage.
+pub(crate) struct Kernel<P, const ENTRY: bool>(pub(crate) P);
 
 /// A flow entry in its map.
 pub(crate) struct Entry<A: Maps>(*mut Flow<A>);
@@ -35,7 +36,7 @@ impl<A: Maps> Deref for Entry<A> {
     }
 }
 
-impl<A: Maps, P: Place> Tables<A> for Kernel<P> {
+impl<A: Maps, P: Place, const ENTRY: bool> Tables<A> for Kernel<P, ENTRY> {
     type Entry = Entry<A>;
 
     #[inline(always)]
@@ -191,7 +192,11 @@ impl<A: Maps, P: Place> Tables<A> for Kernel<P> {
 
     #[inline(always)]
     fn carried(&mut self, service: u32, is_answer: bool, bytes: u32) {
-        traffic_carried(service, is_answer.into(), bytes);
+        if ENTRY {
+            carried(service, is_answer, bytes);
+        } else {
+            traffic_carried(service, is_answer.into(), bytes);
+        }
     }
 
     #[inline(always)]
@@ -208,21 +213,26 @@ impl<A: Maps, P: Place> Tables<A> for Kernel<P> {
     }
 }
 
-// What each packet does near its end, where there are many ways behind the verifier. It looks at a function that is global,
-// and returns a number, once and by itself.
-
-/// [`Tables::carried`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn traffic_carried(service: u32, is_answer: u32, bytes: u32) -> u32 {
+#[inline(always)]
+fn carried(service: u32, is_answer: bool, bytes: u32) {
     if let Some(traffic) = maps::traffic(service) {
-        let way = (is_answer & 1) as usize;
+        let way = usize::from(is_answer);
         // SAFETY: the element is this CPU's own, and a program is not moved while it runs.
         unsafe {
             (*traffic).packets[way] += 1;
             (*traffic).bytes[way] += u64::from(bytes);
         }
     }
+}
+
+// In a stage there are many ways behind the verifier when it comes to count. It looks at a function that is global, and returns
+// a number, once and by itself. An entry program has few ways, and no time for a call.
+
+/// [`Tables::carried`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn traffic_carried(service: u32, is_answer: u32, bytes: u32) -> u32 {
+    carried(service, is_answer != 0, bytes);
     0
 }
 
@@ -231,7 +241,7 @@ extern "C" fn traffic_carried(service: u32, is_answer: u32, bytes: u32) -> u32 {
 #[inline(never)]
 extern "C" fn traffic_opened(service: u32) -> u32 {
     if let Some(traffic) = maps::traffic(service) {
-        // SAFETY: as above.
+        // SAFETY: as in `carried`.
         unsafe { (*traffic).connections += 1 };
     }
     0

@@ -58,7 +58,7 @@ impl Packet for Frame {
 
 /// A packet, and the tables as a program at its place sees them.
 #[inline(always)]
-pub(crate) fn open(ctx: XdpContext) -> (Frame, Kernel<XdpContext>) {
+pub(crate) fn open<const ENTRY: bool>(ctx: XdpContext) -> (Frame, Kernel<XdpContext, ENTRY>) {
     let tables = Kernel(XdpContext::new(ctx.ctx));
     (Frame(ctx), tables)
 }
@@ -66,7 +66,7 @@ pub(crate) fn open(ctx: XdpContext) -> (Frame, Kernel<XdpContext>) {
 /// Decides on a packet or calls the program that does, and does what was decided.
 #[inline(always)]
 pub(crate) fn enter(ctx: XdpContext) -> u32 {
-    let (mut frame, mut tables) = open(ctx);
+    let (mut frame, mut tables) = open::<true>(ctx);
     let verdict = match datapath::enter(&mut frame, &mut tables, Side::Ingress, crate::now) {
         Ok(verdict) => verdict,
         Err(stage) => Verdict::Drop(maps::call(&maps::XDP_INGRESS, &frame.0, stage)),
