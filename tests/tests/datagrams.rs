@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::Result;
 use sluice_tests::kernel_or_skip;
 use sluice_tests::lab::{
-    Agent, Exchange, FAMILIES, Lab, Load, Pod, Running, WORLDS, Way, cluster_ips, pod_manifest, service_manifest,
+    Agent, Exchange, FAMILIES, Family, Lab, Load, Pod, Running, WORLDS, Way, cluster_ips, pod_manifest,
+    service_manifest,
 };
 
 /// How long a UDP flow may stick to a backend that has left: the agent looks for such flows as soon as it knows, and a
@@ -25,23 +26,45 @@ enum Change {
 }
 
 /// Sockets of datagrams, each of which calls the Service again and again: every way and family, IPv4 in sockets of
-/// IPv6, too.
+/// IPv6, too, and every kind of address.
 fn datagrams(lab: &Lab, client: &Pod, ways: &[Way]) -> Result<Vec<(bool, String, Running)>> {
     let mapped = |to: SocketAddr| match to.ip() {
         IpAddr::V4(ip) => SocketAddr::new(ip.to_ipv6_mapped().into(), to.port()),
         IpAddr::V6(_) => to,
     };
-    let to = FAMILIES.map(|family| SocketAddr::new(family.cluster_ip(10), 53));
+    let mut calls: Vec<_> = FAMILIES.map(|family| SocketAddr::new(family.cluster_ip(10), 53)).into();
+    calls.push(mapped(calls[0]));
+    let mut calls: Vec<_> = calls.into_iter().flat_map(|to| [(to, false), (to, true)]).collect();
+    calls.extend(FAMILIES.into_iter().flat_map(others).map(|to| (to, false)));
     let mut streams = Vec::new();
-    for (&way, to) in ways.iter().flat_map(|way| [(way, to[0]), (way, to[1]), (way, mapped(to[0]))]) {
-        for connected in [false, true] {
-            let exchange = Exchange::Udp { size: 100, connected };
-            let load = Load { one_socket: true, timeout_ms: 80, ..Load::steady(exchange, to, 100) };
-            let is_led = way == Way::Host && connected;
-            streams.push((is_led, format!("{way:?} {to} {exchange:?}"), way.place(lab, client).start(load)?));
-        }
+    for (&way, (to, connected)) in ways.iter().flat_map(|way| calls.iter().map(move |call| (way, *call))) {
+        let exchange = Exchange::Udp { size: 100, connected };
+        let load = Load { one_socket: true, timeout_ms: 80, ..Load::steady(exchange, to, 100) };
+        let is_led = way == Way::Host && connected;
+        streams.push((is_led, format!("{way:?} {to} {exchange:?}"), way.place(lab, client).start(load)?));
     }
     Ok(streams)
+}
+
+const NODE_PORT: u16 = 30_053;
+
+/// Its addresses beside the ClusterIP: a NodePort, a load balancer's, an external one.
+fn others(family: Family) -> [SocketAddr; 3] {
+    let [balanced, external] = beside(family).map(|ip| SocketAddr::new(ip, 53));
+    [SocketAddr::new(family.node_ip(), NODE_PORT), balanced, external]
+}
+
+fn beside(family: Family) -> [IpAddr; 2] {
+    [1, 2].map(|n| family.pick([203, 0, 113, n].into(), [0xfd00, 0x203, 0, 0, 0, 0, 0, n.into()].into()))
+}
+
+/// The Service, of every kind at once.
+fn service() -> String {
+    let [[balanced4, external4], [balanced6, external6]] = FAMILIES.map(beside);
+    let kind = format!("  type: LoadBalancer\n  externalIPs: [\"{external4}\", \"{external6}\"]\n");
+    let text = service_manifest("web", &cluster_ips(10)).replace("  type: ClusterIP\n", &kind);
+    let text = text.replace("    port: 53\n", &format!("    port: 53\n    nodePort: {NODE_PORT}\n"));
+    text + &format!("status: {{loadBalancer: {{ingress: [{{ip: \"{balanced4}\"}}, {{ip: \"{balanced6}\"}}]}}}}\n")
 }
 
 /// What its process hears of a socket that was closed for it, while it waits and when it sends.
@@ -53,7 +76,7 @@ fn a_udp_socket_does_not_stick_to_a_backend_that_left() -> Result<()> {
     for (options, ways) in WORLDS {
         for change in [Change::Left, Change::Empty, Change::Deleted] {
             let lab = Lab::new()?;
-            lab.manifests.write("web.yaml", &service_manifest("web", &cluster_ips(10)))?;
+            lab.manifests.write("web.yaml", &service())?;
             let (pods, client) = (lab.pods("web", 11..14)?, lab.bare_pod("client", 40)?);
             let _agent = Agent::start(&lab, options)?;
             let streams = datagrams(&lab, &client, ways)?;
@@ -67,7 +90,7 @@ fn a_udp_socket_does_not_stick_to_a_backend_that_left() -> Result<()> {
             leave(if change == Change::Empty { &pods } else { &pods[..2] })?;
             if change != Change::Left {
                 std::thread::sleep(Duration::from_millis(700));
-                lab.manifests.write("web.yaml", &service_manifest("web", &cluster_ips(10)))?;
+                lab.manifests.write("web.yaml", &service())?;
                 lab.manifests.write("web-13.yaml", &pod_manifest("web-13", "web", &pods[2].ips))?;
             }
             std::thread::sleep(LEFT);

@@ -1,6 +1,7 @@
 //! Addresses beside ClusterIPs, and clients that stay: real sockets, the real agent.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -92,6 +93,60 @@ fn a_client_with_affinity_stays_until_its_backend_leaves() -> Result<()> {
             Ok(agent.json(&["services", "web:http"])?.as_array().is_some_and(|rows| rows[0]["backends"] == 6))
         })?;
         ensure!(pods_of(&client.client(), &at)? == after, "it went back");
+    }
+    Ok(())
+}
+
+/// A client stays for as long as it comes back in time, whatever else becomes of the Service; and not where nobody asks it
+/// to.
+#[test]
+fn affinity_lasts_while_it_is_used_and_is_switched_on_and_off() -> Result<()> {
+    kernel_or_skip!();
+    let lab = Lab::new()?;
+    let sticky = |seconds: u32| {
+        web(&format!(
+            "  sessionAffinity: ClientIP\n  sessionAffinityConfig: {{clientIP: {{timeoutSeconds: {seconds}}}}}\n"
+        ))
+    };
+    lab.manifests.write("web.yaml", &sticky(3))?;
+    let _pods = lab.pods("web", 11..17)?;
+    let client = lab.bare_pod("client", 40)?;
+    let agent = Agent::start(&lab, AgentOptions::default())?;
+    let calls = |family: Family, count: usize| {
+        let report =
+            client.client().run(Load::new(Exchange::Http, SocketAddr::new(family.cluster_ip(10), 80), count))?;
+        ensure!(report.failures().is_empty(), "{family:?}: {:?}", report.failures());
+        Ok(report.by_pod().into_keys().collect::<Vec<_>>())
+    };
+    let shown = |seconds: Option<u32>| {
+        agent.wait_until(&format!("affinity is {seconds:?}"), |agent| {
+            let rows = agent.json(&["services", "web:http"])?;
+            Ok(rows[0]["affinity_seconds"].as_u64() == seconds.map(u64::from))
+        })
+    };
+    for family in FAMILIES {
+        let first = calls(family, 1)?;
+        // Longer than it lasts, but never so long without a call.
+        for _ in 0..4 {
+            sleep(Duration::from_millis(1_500));
+            ensure!(calls(family, 1)? == first, "{family:?}: it left {first:?} while it came back in time");
+        }
+        // Each time another one of six may be the same.
+        let mut others = 0;
+        for _ in 0..12 {
+            sleep(Duration::from_millis(4_500));
+            others += usize::from(calls(family, 1)? != first);
+            if others > 0 {
+                break;
+            }
+        }
+        ensure!(others > 0, "{family:?}: it never left {first:?}, though it came back too late");
+        lab.manifests.write("web.yaml", &web(""))?;
+        shown(None)?;
+        ensure!(calls(family, 60)?.len() == 6, "{family:?}: not all answer where nobody stays");
+        lab.manifests.write("web.yaml", &sticky(3))?;
+        shown(Some(3))?;
+        ensure!(calls(family, 20)?.len() == 1, "{family:?}: it does not stay");
     }
     Ok(())
 }

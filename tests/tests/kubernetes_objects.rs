@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context, Result, ensure};
 use sluice_tests::lab::{
     Agent, AgentOptions, Exchange, FAMILIES, Family, HTTP_PORT, Lab, Load, Page, Pod, cluster_ips, endpoint_slice,
+    service_manifest,
 };
 use sluice_tests::plane::{Frontends, Plane, PlaneOptions, programmed, service, together};
 use sluice_tests::plane_or_skip;
@@ -90,6 +91,33 @@ fn a_service_moves_between_types() -> Result<()> {
     plane.apply(&service("web", &[ip]).replace(&format!("{:?}", ip.to_string()), "\"None\""))?;
     plane.agree(&agent)?;
     assert!(of(&programmed(&agent)?, &[ip]).is_empty());
+    Ok(())
+}
+
+/// The control plane calls endpoints ready then, which is all that the agent hears of it.
+#[test]
+fn endpoints_that_are_not_ready_serve_where_the_service_says_so() -> Result<()> {
+    plane_or_skip!();
+    let lab = Lab::new()?;
+    let plane = Plane::start(&lab, PlaneOptions::default())?;
+    let (pod, client) = (lab.pod("web", 11)?, lab.bare_pod("client", 20)?);
+    let agent = Agent::start_on(&lab, plane.source([])?, AgentOptions::default())?;
+    plane.apply(&service_manifest("web", &cluster_ips(10)))?;
+    plane.run_pod(&pod, "web")?;
+    for (ready, publish, served) in
+        [(true, false, true), (false, false, false), (false, true, true), (false, false, false), (true, true, true)]
+    {
+        plane.set_ready(&pod, ready)?;
+        let patch = format!(r#"{{"spec": {{"publishNotReadyAddresses": {publish}}}}}"#);
+        plane.kubectl(&["patch", "service", "web", "--type=merge", "--patch", &patch])?;
+        for family in FAMILIES {
+            let to = SocketAddr::new(family.cluster_ip(10), 80);
+            agent.wait_until(&format!("{to}: ready {ready}, published {publish}: served {served}"), |_| {
+                let answer = client.client().run(Load::new(Exchange::Http, to, 1))?.answers.remove(0);
+                Ok(if served { answer.result.is_ok() } else { answer.refused })
+            })?;
+        }
+    }
     Ok(())
 }
 

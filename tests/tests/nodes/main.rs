@@ -1,5 +1,6 @@
 //! Several nodes.
 
 mod coexistence;
+mod health;
 mod matrix;
 mod world;
