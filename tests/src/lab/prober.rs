@@ -22,6 +22,9 @@ use super::{Netns, Outcome, Outcomes, Place, Probe};
 /// Questions under way at the same time, of one prober.
 const IN_FLIGHT: usize = 128;
 
+/// Refusals of one question, after which it is not asked again.
+const REFUSALS: u32 = 3;
+
 /// What a prober is told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum Order {
@@ -99,7 +102,8 @@ async fn ask(probe: &Probe) -> Vec<(Outcome, u32)> {
         let (_, outcome) = Talk::begin(way, protocol, Call::Connected, patience(probe.patience_ms)).await;
         let silent = outcome == Outcome::Silent;
         *outcomes.entry(outcome).or_default() += 1;
-        if silent {
+        // A refusal may take a second, too: kube-proxy's over IPv6.
+        if silent || outcomes.get(&Outcome::Refused).is_some_and(|count| *count >= REFUSALS) {
             break;
         }
     }
