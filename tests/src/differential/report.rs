@@ -59,8 +59,17 @@ impl fmt::Display for Report {
             writeln!(f, "  {count:>8} differ as allowed: {name}")?;
         }
         writeln!(f, "  {:>8} differ", self.findings.len())?;
+        Findings(&self.findings[..self.findings.len().min(SHOWN)]).fmt(f)
+    }
+}
+
+/// Some of them, in full.
+pub(super) struct Findings<'a>(pub(super) &'a [Finding]);
+
+impl fmt::Display for Findings<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut last = "";
-        for finding in self.findings.iter().take(SHOWN) {
+        for finding in self.0 {
             let Finding { seed, changes, change, question, kube_proxy, sluice, objects } = finding;
             // Several questions are mostly about one Service.
             if objects != last {

@@ -13,6 +13,7 @@ use super::generate::Generator;
 use super::lasting::{Talks, Went, both};
 use super::model::{self, Service};
 use super::question::{Question, questions};
+use super::report::Findings;
 use super::{Api, Client, Cluster, FEATURES, Feature, Finding, Kind, PORTS, Report, Side, Subject};
 use crate::lab::{FAMILIES, Family, Outcome, Outcomes, Probe, Protocol, WorldOptions};
 use crate::packets::random::Seed;
@@ -66,7 +67,10 @@ pub fn run(options: &Options) -> Result<Report> {
     let bar = ProgressBar::new(options.clusters);
     bar.set_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} clusters, {eta} left  {msg}")?);
     for seed in (options.seed..).take(usize::try_from(options.clusters)?) {
+        let known = twins.report.findings.len();
         twins.cluster(seed, options.changes)?;
+        // A long run may be ended before its report.
+        bar.suspend(|| eprint!("{}", Findings(&twins.report.findings[known..])));
         bar.inc(1);
         bar.set_message(format!("{} differ", twins.report.findings.len()));
     }
