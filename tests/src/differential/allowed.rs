@@ -95,7 +95,7 @@ pub const ALLOWANCES: [Allowance; 9] = [
                  backend leaves, and opens another.",
         covers: Covers::Lasting(|lasted| {
             let talk = lasted.talk;
-            let led = matches!(talk.question.client, Client::Host(_)) && talk.call == Call::Connected;
+            let led = lasted.is_by_host() && talk.call == Call::Connected;
             let closed = matches!(&lasted.sluice, Fate::Ended(Outcome::Failed(_)));
             lasted.is_datagrams() && led && closed && !lasted.may.contains(&talk.backend)
         }),

@@ -203,7 +203,7 @@ impl<'a> Side<'a> {
 
     /// Lets clients ask, all at once; the answers come in the order of the questions.
     pub fn ask(&self, questions: &[(Client, Probe)]) -> Result<Vec<Outcomes>> {
-        self.spread(questions, Outcomes::new(), |prober, probes| prober.ask(probes))
+        self.spread(questions, Outcomes::new(), Prober::ask)
     }
 
     /// Lets clients begin conversations, all at once, as many as each probe has tries; what came of each.
@@ -229,7 +229,7 @@ impl<'a> Side<'a> {
         &self,
         questions: &[(Client, Probe)],
         nothing: T,
-        ask: impl Fn(&Prober<'_>, &[Probe]) -> Result<Vec<T>> + Sync,
+        ask: impl Fn(&Prober<'a>, &[Probe]) -> Result<Vec<T>> + Sync,
     ) -> Result<Vec<T>> {
         let batches = self.each(|client, prober| {
             let own = questions.iter().enumerate().filter(|(_, (by, _))| *by == client);
@@ -245,7 +245,7 @@ impl<'a> Side<'a> {
     }
 
     /// All clients do something at the same time.
-    fn each<T: Send>(&self, work: impl Fn(Client, &Prober<'_>) -> Result<T> + Sync) -> Result<BTreeMap<Client, T>> {
+    fn each<T: Send>(&self, work: impl Fn(Client, &Prober<'a>) -> Result<T> + Sync) -> Result<BTreeMap<Client, T>> {
         let work = &work;
         scope(|scope| {
             let begin = |(client, prober)| (client, scope.spawn(move || work(client, prober)));

@@ -106,6 +106,11 @@ impl<'a> Lasted<'a> {
         self.talk.question.protocol == Protocol::Udp
     }
 
+    /// From a process of a node.
+    pub(super) fn is_by_host(&self) -> bool {
+        matches!(self.talk.question.client, Client::Host(_))
+    }
+
     pub(super) fn is_node_port(&self) -> bool {
         matches!(self.talk.question.frontend, Frontend::NodePort(_))
     }
@@ -119,6 +124,8 @@ impl<'a> Lasted<'a> {
         match (&self.kube_proxy, &self.sluice) {
             // Each chooses anew.
             (Fate::Moved(one), Fate::Moved(other)) => [one, other].iter().all(|to| self.may.contains(to)),
+            // To whom sends without a connection, the kernel says of a rule of netfilter that it is not permitted.
+            (Fate::Ended(_), Fate::Ended(_)) if self.is_by_host() && self.talk.call == Call::EachTime => true,
             (one, other) => one == other,
         }
     }

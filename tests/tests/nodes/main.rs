@@ -3,4 +3,5 @@
 mod coexistence;
 mod health;
 mod matrix;
+mod rules;
 mod world;

@@ -14,6 +14,9 @@ use sluice_tests::lab::{
 use sluice_tests::plane::{Plane, PlaneOptions};
 use sluice_tests::plane_or_skip;
 
+use super::rules::Expected::{self, Answer, Error, Refusal, Silence};
+use super::rules::{RULES, Source};
+
 /// Where the only backend of a Service is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
@@ -58,135 +61,9 @@ pub(super) struct Row {
     pub(super) protocol: Protocol,
 }
 
-/// As whom the backend sees the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Source {
-    /// Itself.
-    Client,
-    /// The node that translates.
-    Node,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Expected {
-    Answer(Source),
-    Refusal,
-    Silence,
-    /// A process is told at its socket what a packet of it would not be told.
-    Error,
-}
-
-use Expected::{Answer, Error, Refusal, Silence};
-
-/// A row to which `when` applies, and no rule before, is treated so.
-struct Rule {
-    name: &'static str,
-    when: fn(&Row) -> bool,
-    kube_proxy: Expected,
-    sluice: Expected,
-}
-
-const RULES: [Rule; 15] = [
-    Rule {
-        name: "kube-proxy listens at loopback addresses for TCP only, with the policy Local only for endpoints of the node, \
-               and not at all for none: the port is closed. To Sluice it is an address as others are",
-        when: |row| row.kind == Kind::Loopback && row.place == Place::Nowhere,
-        kube_proxy: Refusal,
-        sluice: Refusal,
-    },
-    Rule {
-        name: "the same: closed with kube-proxy",
-        when: |row| {
-            let elsewhere = row.policy == Policy::Local && !row.is_here();
-            row.kind == Kind::Loopback && (row.protocol == Protocol::Udp || elsewhere)
-        },
-        kube_proxy: Refusal,
-        sluice: Answer(Source::Node),
-    },
-    Rule {
-        name: "the same: open",
-        when: |row| row.kind == Kind::Loopback,
-        kube_proxy: Answer(Source::Node),
-        sluice: Answer(Source::Node),
-    },
-    Rule {
-        name: "a Service without endpoints refuses",
-        when: |row| row.place == Place::Nowhere,
-        kube_proxy: Refusal,
-        sluice: Refusal,
-    },
-    Rule {
-        name: "internal policy Local with endpoints elsewhere only: a socket of the host is told",
-        when: |row| row.kind == Kind::ClusterIp && row.policy == Policy::Local && !row.is_here() && row.is_host(),
-        kube_proxy: Silence,
-        sluice: Error,
-    },
-    Rule {
-        name: "internal policy Local with endpoints elsewhere only",
-        when: |row| row.kind == Kind::ClusterIp && row.policy == Policy::Local && !row.is_here(),
-        kube_proxy: Silence,
-        sluice: Silence,
-    },
-    Rule {
-        name: "external policy Local with endpoints elsewhere only, for clients that are not of this node or a pod",
-        when: |row| row.kind != Kind::ClusterIp && row.policy == Policy::Local && !row.is_here() && row.is_foreign(),
-        kube_proxy: Silence,
-        sluice: Silence,
-    },
-    Rule {
-        name: "external policy Local keeps the client's address",
-        when: |row| row.kind != Kind::ClusterIp && row.policy == Policy::Local && row.is_foreign(),
-        kube_proxy: Answer(Source::Client),
-        sluice: Answer(Source::Client),
-    },
-    Rule {
-        name: "a pod calls another node's port with policy Local and endpoints elsewhere only: to Sluice it is a stranger, \
-               and kube-proxy leads it on, but the answer misses the node that translated",
-        when: |row| row.is_by_other_node() && row.policy == Policy::Local && !row.is_here(),
-        kube_proxy: Silence,
-        sluice: Silence,
-    },
-    Rule {
-        name: "a pod that reaches itself has another source, else the answer would not leave it",
-        when: |row| row.client == Client::Backend(0) && row.place == Place::Pod(0),
-        kube_proxy: Answer(Source::Node),
-        sluice: Answer(Source::Node),
-    },
-    Rule {
-        name: "a backend on the host network of the node that translates is reached without masquerading",
-        when: |row| row.place == Place::Host(row.at()),
-        kube_proxy: Answer(Source::Client),
-        sluice: Answer(Source::Client),
-    },
-    Rule {
-        name: "pods keep their address toward a ClusterIP, and with policy Local",
-        when: |row| row.is_pod() && (row.kind == Kind::ClusterIp || row.policy == Policy::Local),
-        kube_proxy: Answer(Source::Client),
-        sluice: Answer(Source::Client),
-    },
-    Rule {
-        name: "kube-proxy masquerades all others; Sluice keeps the address where the answer comes by anyway: of its pods",
-        when: |row| row.is_pod() && row.client.node() == row.at(),
-        kube_proxy: Answer(Source::Node),
-        sluice: Answer(Source::Client),
-    },
-    Rule {
-        name: "the same: from backends on the node that translates",
-        when: Row::is_here,
-        kube_proxy: Answer(Source::Node),
-        sluice: Answer(Source::Client),
-    },
-    Rule {
-        name: "everyone else is masqueraded",
-        when: |_| true,
-        kube_proxy: Answer(Source::Node),
-        sluice: Answer(Source::Node),
-    },
-];
-
 impl Row {
     /// The node that translates.
-    fn at(&self) -> usize {
+    pub(super) fn at(&self) -> usize {
         match self.kind {
             Kind::NodePort(node) => node,
             _ => self.client.node(),
@@ -194,25 +71,25 @@ impl Row {
     }
 
     /// Whether the backend is on the node that translates.
-    fn is_here(&self) -> bool {
+    pub(super) fn is_here(&self) -> bool {
         matches!(self.place, Place::Pod(node) | Place::Host(node) if node == self.at())
     }
 
-    fn is_pod(&self) -> bool {
+    pub(super) fn is_pod(&self) -> bool {
         matches!(self.client, Client::Backend(_) | Client::Pod(_))
     }
 
     /// A pod that calls the port of another node.
-    fn is_by_other_node(&self) -> bool {
+    pub(super) fn is_by_other_node(&self) -> bool {
         self.is_pod() && self.client.node() != self.at()
     }
 
-    fn is_host(&self) -> bool {
+    pub(super) fn is_host(&self) -> bool {
         matches!(self.client, Client::Host(_))
     }
 
     /// Neither a pod nor of the node that translates.
-    fn is_foreign(&self) -> bool {
+    pub(super) fn is_foreign(&self) -> bool {
         !(self.is_pod() || self.is_host() && self.client.node() == self.at())
     }
 
