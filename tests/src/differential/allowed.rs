@@ -26,7 +26,7 @@ pub(super) enum Covers {
 }
 
 /// All of them.
-pub const ALLOWANCES: [Allowance; 9] = [
+pub const ALLOWANCES: [Allowance; 10] = [
     Allowance {
         name: "a pod keeps its address",
         reason: "Its answers come by its own device, where they are translated back. kube-proxy masquerades to be sure \
@@ -98,6 +98,16 @@ pub const ALLOWANCES: [Allowance; 9] = [
             let led = lasted.is_by_host() && talk.call == Call::Connected;
             let closed = matches!(&lasted.sluice, Fate::Ended(Outcome::Failed(_)));
             lasted.is_datagrams() && led && closed && !lasted.may.contains(&talk.backend)
+        }),
+    },
+    Allowance {
+        name: "a socket of the node that sends without a connection moves on",
+        reason: "It is led datagram by datagram, the same way while a Service stays as it is. When endpoints come or go, or \
+                 session affinity is switched, some of such sockets go elsewhere, also from a backend that is still there.",
+        covers: Covers::Lasting(|lasted| {
+            let led = lasted.is_by_host() && lasted.talk.call == Call::EachTime;
+            let moved = matches!(lasted.sluice, Fate::Moved(to) if lasted.may.contains(&to));
+            lasted.is_datagrams() && led && moved && lasted.kube_proxy == Fate::Stays
         }),
     },
 ];
