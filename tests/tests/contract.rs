@@ -162,6 +162,7 @@ const TRAPS: &[Row] = &[
             "a_retried_syn_reaches_the_same_backend_though_the_set_has_changed",
         ],
     ),
+    ("parallel first datagrams of one flow", &["of_two_first_packets_at_once_one_chooses_for_both"]),
     (
         "two virtual IPs that lead one client port to one backend",
         &[

@@ -1,5 +1,9 @@
 //! The life of a flow: how it begins, what it survives, when it is over.
 
+use lb_common::flow;
+use lb_common::ip::Be16;
+use lb_common::tables::{Backend, Flow, FlowKey};
+
 use super::*;
 
 both_families! {
@@ -16,6 +20,7 @@ both_families! {
     a_flow_whose_half_was_lost_after_the_answer_is_promoted
     a_reset_that_the_other_side_ignores_ends_nothing
     an_established_flow_outlives_its_service
+    of_two_first_packets_at_once_one_chooses_for_both
 }
 
 mod rules {
@@ -222,5 +227,32 @@ mod rules {
         assert_eq!(path.call(me, service, ACK, Reason::EstablishedFlow), backend);
         let (verdict, ..) = path.send(Side::Ingress, client::<A>(1, 40_001), service, SYN);
         assert_eq!(verdict, Verdict::Pass(Reason::NotService));
+    }
+    /// As a resolver asks for A and AAAA: two datagrams of one socket, on two CPUs, between which the set may change.
+    pub(super) fn of_two_first_packets_at_once_one_chooses_for_both<A: Net>() {
+        let mut tables = Path::<A>::three().tables;
+        let ip = |of: SocketAddr| A::from_ip(of.ip()).unwrap();
+        let (me, service) = (client::<A>(1, 40_000), vip::<A>(1, 53));
+        let key = FlowKey {
+            src: ip(me),
+            dst: ip(service),
+            sport: Be16::new(me.port()),
+            dport: Be16::new(service.port()),
+            proto: proto::UDP,
+            side: Side::Ingress as u8,
+            zero: 0,
+        };
+        // Each has found no flow, and has chosen.
+        let chosen = |n: u8| {
+            let backend = Backend { addr: ip(pod::<A>(n)), port: Be16::new(8080), flags: 0 };
+            Flow { backend: n.into(), ..flow::there(&key, &backend, key.src, 0, 100) }
+        };
+        let (mut first, mut second) = (chosen(1), chosen(2));
+        assert_eq!(flow::open(&mut tables, &key, &mut first), Reason::NewFlow);
+        assert_eq!(flow::open(&mut tables, &key, &mut second), Reason::HalfOpenFlow);
+        assert_eq!((second.dst, second.backend), (first.dst, 1), "it goes where the first one went");
+        let half_open = &A::flows(&tables).half_open;
+        assert_eq!(half_open.len(), 2, "no way back is left from a backend that nobody was led to");
+        assert!(half_open.keys().all(|key| key.src == ip(me) || key.src == ip(pod::<A>(1))));
     }
 }
