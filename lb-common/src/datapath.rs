@@ -164,7 +164,7 @@ fn go_on<A: Ip, P: Packet, T: Tables<A>>(
     flow: &Flow<A>,
     reason: Reason,
 ) -> Verdict {
-    let verdict = if flow.state & (state::MASQUERADE | state::HAIRPIN) == state::MASQUERADE {
+    let verdict = if flow.leaves() {
         leave(packet, tables, parsed, flow, reason)
     } else {
         translate(packet, parsed, flow, reason)
@@ -200,11 +200,9 @@ fn leave<A: Ip, P: Packet, T: Tables<A>>(
     flow: &Flow<A>,
     reason: Reason,
 ) -> Verdict {
-    let mut exit = Exit::of(parsed);
-    match route::find(packet, tables, flow, &mut exit) {
-        None => {}
-        Some(Reason::HandedOver) => return Verdict::Pass(Reason::HandedOver),
-        Some(why) => return Verdict::Drop(why),
+    let mut exit = Exit::of(parsed.proto, parsed.l4, parsed.l4_len);
+    if let Some(reason) = route::find(packet, tables, flow, &mut exit) {
+        return stay(reason);
     }
     match route::send(packet, flow, &exit) {
         Some(()) => Verdict::Leave(reason, exit.device),
@@ -212,8 +210,42 @@ fn leave<A: Ip, P: Packet, T: Tables<A>>(
     }
 }
 
+/// What becomes of a packet that finds no way out, for that reason.
+#[inline(always)]
+const fn stay(reason: Reason) -> Verdict {
+    match reason {
+        Reason::HandedOver => Verdict::Pass(reason),
+        _ => Verdict::Drop(reason),
+    }
+}
+
+/// Sends a packet without ports of its own where its flow goes; `exit` is what is known of it, and `write` translates it.
+#[inline(always)]
+pub(crate) fn send_along<A: Ip, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    flow: &Flow<A>,
+    mut exit: Exit,
+    reason: Reason,
+    write: impl FnOnce(&mut P) -> Option<()>,
+) -> Verdict {
+    if flow.leaves() {
+        if let Some(reason) = route::find(packet, tables, flow, &mut exit) {
+            return stay(reason);
+        }
+        if route::head::<A, P>(packet, &exit).is_none() {
+            return Verdict::Drop(Reason::WriteFailed);
+        }
+    }
+    match write(packet) {
+        Some(()) if flow.leaves() => Verdict::Leave(reason, exit.device),
+        Some(()) => way(flow, reason),
+        None => Verdict::Drop(Reason::WriteFailed),
+    }
+}
+
 /// Where a packet goes that was translated as its flow says.
 #[inline(always)]
-pub(crate) const fn way<A: Ip>(flow: &Flow<A>, reason: Reason) -> Verdict {
+const fn way<A: Ip>(flow: &Flow<A>, reason: Reason) -> Verdict {
     if flow.state & state::HAIRPIN != 0 { Verdict::Return(reason) } else { Verdict::Forward(reason) }
 }

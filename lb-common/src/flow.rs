@@ -43,6 +43,12 @@ impl<A: Ip> Flow<A> {
     pub const fn over(&self) -> bool {
         self.state & state::RST != 0 || self.state & state::FINS == state::FINS
     }
+
+    /// Whether its packets leave the node at once.
+    #[inline(always)]
+    pub const fn leaves(&self) -> bool {
+        self.state & (state::MASQUERADE | state::HAIRPIN) == state::MASQUERADE
+    }
 }
 
 /// The other entry of a pair.

@@ -9,6 +9,7 @@ use crate::datapath;
 use crate::packet::{ETHERNET, Packet};
 use crate::parse::{Extent, Fragment, Header, Network, Parsed};
 use crate::rewrite;
+use crate::route::Exit;
 use crate::tables::{FlowKey, FlowTable, FragmentKey, FragmentPorts, FrontendKey, Side, Tables};
 use crate::verdict::{Reason, Verdict};
 
@@ -53,8 +54,11 @@ pub fn run<A: Header, P: Packet, T: Tables<A>>(packet: &mut P, tables: &mut T, s
         tables.flow(FlowTable::Established, &key).or_else(|| tables.flow(FlowTable::HalfOpen, &key))
     });
     match found {
-        Some(flow) if rewrite::addresses(packet, &flow).is_some() => datapath::way(&flow, Reason::LaterFragment),
-        Some(_) => Verdict::Drop(Reason::WriteFailed),
+        Some(flow) => {
+            let exit = Exit::of(network.proto, network.l4, network.l4_len);
+            let write = |packet: &mut P| rewrite::addresses(packet, &flow);
+            datapath::send_along(packet, tables, &flow, exit, Reason::LaterFragment, write)
+        }
         None if to_service => Verdict::Drop(Reason::Fragment),
         None => Verdict::Pass(Reason::NotService),
     }

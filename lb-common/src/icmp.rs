@@ -6,9 +6,11 @@
 
 use crate::csum;
 use crate::datapath;
+use crate::flow::state;
 use crate::ip::{Ip, V4, V6};
 use crate::packet::{ETHERNET, Icmp, Packet, Ports, TCP_CHECKSUM, UDP_CHECKSUM, proto};
 use crate::parse::{Extent, Header, Network, network};
+use crate::route::Exit;
 use crate::tables::{Filter, Flow, FlowKey, FlowTable, Side, Tables};
 use crate::verdict::{Reason, Verdict};
 
@@ -66,10 +68,9 @@ pub fn run<A: Messages, P: Packet, T: Tables<A>>(packet: &mut P, tables: &mut T,
     let Some(flow) = found else {
         return Verdict::Pass(Reason::Icmp);
     };
-    match translate(packet, &outer, &quote, &flow) {
-        Some(()) => datapath::way(&flow, Reason::IcmpError),
-        None => Verdict::Drop(Reason::WriteFailed),
-    }
+    let exit = Exit::of(quote.proto, outer.l4, outer.l4_len);
+    let write = |packet: &mut P| translate(packet, &outer, &quote, &flow);
+    datapath::send_along(packet, tables, &flow, exit, Reason::IcmpError, write)
 }
 
 /// The packet that an error quotes, and its ports; `None` where there is none of a protocol that has ports.
@@ -88,11 +89,14 @@ fn quoted<A: Messages, P: Packet>(packet: &P, outer: &Network<A>) -> Option<(Net
     Some((quote, packet.load(quote.l4)?))
 }
 
-/// Writes what `flow` says into an error, and backwards into what it quotes. A router's own address stays as its source.
+/// Writes what `flow` says into an error, and backwards into what it quotes. A router's own address stays as its source, but
+/// toward a backend to which the node stands for its client: there it stands for whatever is on the client's side (RFC 5508,
+/// 4.2), since a backend's node need not believe that address where it comes from.
 #[inline(always)]
 fn translate<A: Ip, P: Packet>(packet: &mut P, outer: &Network<A>, quote: &Network<A>, flow: &Flow<A>) -> Option<()> {
     let inside = quotation(packet, outer, quote, flow)?;
-    let src = if outer.src == quote.dst { flow.src } else { outer.src };
+    let stands_for = flow.leaves() && flow.state & state::THERE != 0;
+    let src = if outer.src == quote.dst || stands_for { flow.src } else { outer.src };
     let outside = csum::addresses([&outer.src, &outer.dst], [&src, &flow.dst]);
     let addresses = ETHERNET + A::SOURCE;
     packet.store(addresses, &src)?;

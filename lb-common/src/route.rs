@@ -7,7 +7,6 @@
 use crate::csum;
 use crate::ip::{Be16, Ip};
 use crate::packet::{ETHERNET, Ethernet, Packet};
-use crate::parse::Parsed;
 use crate::rewrite;
 use crate::tables::{Flow, Tables, device};
 use crate::verdict::Reason;
@@ -114,11 +113,11 @@ pub struct Exit {
 }
 
 impl Exit {
-    /// For a packet whose door is not known yet.
+    /// For a packet whose door is not known yet: the protocol of its flow, where its transport header is, and the bytes from
+    /// there on.
     #[inline(always)]
-    pub const fn of<A: Ip>(parsed: &Parsed<A>) -> Self {
-        let len = (parsed.l4 + parsed.l4_len) as u32;
-        Self { device: 0, macs: [[0; 6]; 2], len, l4: parsed.l4 as u16, proto: parsed.proto }
+    pub const fn of(proto: u8, l4: usize, l4_len: usize) -> Self {
+        Self { device: 0, macs: [[0; 6]; 2], len: (l4 + l4_len) as u32, l4: l4 as u16, proto }
     }
 }
 
@@ -148,13 +147,19 @@ pub fn find<A: Ip, P: Packet, T: Tables<A>>(packet: &P, tables: &T, flow: &Flow<
 /// Translates a packet and makes it ready to leave; `None` where it refused a write.
 #[inline(never)]
 pub fn send<A: Ip, P: Packet>(packet: &mut P, flow: &Flow<A>, exit: &Exit) -> Option<()> {
+    head::<A, P>(packet, exit)?;
+    let l4 = packet.opaque(exit.l4.into());
+    rewrite::apply(packet, exit.proto, l4, flow)
+}
+
+/// Addresses a packet to its next hop, with one hop less left. `None` where it refused a write.
+#[inline(always)]
+pub fn head<A: Ip, P: Packet>(packet: &mut P, exit: &Exit) -> Option<()> {
     let [dst, src] = exit.macs;
     if dst != [0; 6] {
         packet.store(0, &Ethernet { dst, src, ethertype: Be16::new(A::ETHERTYPE) })?;
     }
-    count_down::<A, P>(packet)?;
-    let l4 = packet.opaque(exit.l4.into());
-    rewrite::apply(packet, exit.proto, l4, flow)
+    count_down::<A, P>(packet)
 }
 
 /// One hop less.

@@ -18,10 +18,10 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// Whether the packet was translated and goes on.
+    /// Whether the packet goes on as its flow says, if only by the next program.
     #[inline(always)]
     pub const fn goes_on(self) -> bool {
-        matches!(self, Self::Forward(_) | Self::Return(_))
+        matches!(self, Self::Forward(_) | Self::Return(_) | Self::Leave(..) | Self::Pass(Reason::HandedOver))
     }
 
     /// Whether the packet was translated, wherever it goes.

@@ -1,6 +1,10 @@
 //! Clients outside whose backend is on another node: masqueraded, and sent on at once, there and back.
 
+use std::net::IpAddr;
+
 use lb_common::route::Hop;
+use sluice_tests::packets::fragments::{apart, together};
+use sluice_tests::packets::icmp::{TROUBLES, Told, Trouble, error, told};
 use sluice_tests::packets::world::{Network, far};
 
 use super::*;
@@ -16,6 +20,10 @@ both_families! {
     a_packet_without_hops_left_goes_no_further
     a_backend_that_calls_its_own_service_is_masqueraded
     without_an_address_nothing_is_masqueraded
+    an_error_from_the_backend_s_side_leaves_toward_the_client
+    an_error_from_the_client_s_side_leaves_toward_the_backend_as_the_nodes_own
+    what_has_no_ports_stays_as_it_came_where_xdp_cannot_send_it
+    fragments_leave_behind_the_first_one_in_both_directions
 }
 
 /// Where packets leave in these tests, and by which MACs.
@@ -45,6 +53,16 @@ impl<A: Net> Path<A> {
         path.tables.hops = hosts(Network::Client).chain(hosts(Network::Far)).map(|ip| (ip, OUT)).collect();
         path
     }
+}
+
+/// Sends an error that leaves; what it says then.
+fn leaves<A: Net>(path: &mut Path<A>, error: &[u8]) -> Told {
+    let mut frame = Frame(error.to_vec());
+    assert_eq!(frame.run(&mut path.tables, Side::Ingress, 100), Verdict::Leave(Reason::IcmpError, 7));
+    verify_checksums(&frame.0).expect("right checksums after translation");
+    assert_eq!(frame.0[..12], [2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 7], "the MACs of the way");
+    assert_eq!(frame.0[14 + A::HOPS], 63, "one hop less");
+    told(&frame.0)
 }
 
 mod rules {
@@ -179,5 +197,82 @@ mod rules {
         let (verdict, ..) = path.send(Side::Ingress, client::<A>(1, 40_000), service, SYN);
         assert_eq!(verdict, Verdict::Drop(Reason::NoNodeAddress));
         assert_eq!(path.entries(), (0, 0));
+    }
+
+    pub(super) fn an_error_from_the_backend_s_side_leaves_toward_the_client<A: Net>() {
+        let service = vip::<A>(1, 80);
+        for (l4, reply) in [(SYN, None), (SYN, Some(SYN_ACK)), (UDP, Some(UDP))] {
+            let mut path = Path::<A>::outside(&[(service, l4.number(), &[far::<A>(1)])]);
+            let me = client::<A>(1, 40_000);
+            let (port, backend) = path.forth(me, service, l4, Reason::NewFlow);
+            if let Some(reply) = reply {
+                path.back(backend, port, reply);
+            }
+            let lost = packets::packet(port, backend, l4, b"payload");
+            let router: IpAddr = A::host(Network::Far, 20);
+            for (trouble, from) in TROUBLES.into_iter().flat_map(|t| [(t, backend.ip()), (t, router)]) {
+                let told = leaves(&mut path, &error(from, port.ip(), trouble, &lost, 1000));
+                let from = if from == router { router } else { service.ip() };
+                assert_eq!((told.ends, told.quoted), ((from, me.ip()), (me, service)), "{trouble:?}");
+            }
+        }
+    }
+
+    pub(super) fn an_error_from_the_client_s_side_leaves_toward_the_backend_as_the_nodes_own<A: Net>() {
+        let service = vip::<A>(1, 80);
+        let mut path = Path::<A>::outside(&[(service, proto::TCP, &[far::<A>(1)])]);
+        let me = client::<A>(1, 40_000);
+        let (port, backend) = path.forth(me, service, SYN, Reason::NewFlow);
+        path.back(backend, port, SYN_ACK);
+        let lost = packets::packet(service, me, ACK, b"payload");
+        let router: IpAddr = A::host(Network::Client, 20);
+        for (trouble, from) in TROUBLES.into_iter().flat_map(|t| [(t, me.ip()), (t, router)]) {
+            let told = leaves(&mut path, &error(from, service.ip(), trouble, &lost, 1000));
+            assert_eq!((told.ends, told.quoted), ((port.ip(), backend.ip()), (backend, port)), "{trouble:?}");
+        }
+    }
+
+    pub(super) fn what_has_no_ports_stays_as_it_came_where_xdp_cannot_send_it<A: Net>() {
+        let service = vip::<A>(1, 53);
+        let mut path = Path::<A>::outside(&[(service, proto::UDP, &[far::<A>(1)])]);
+        let me = client::<A>(1, 40_000);
+        let whole = packets::packet(me, service, UDP, &[0x5a; 900]);
+        let lost = packets::packet(service, me, UDP, b"answer");
+        let error = error(me.ip(), service.ip(), Trouble::Port, &lost, 1000);
+        let fragments = apart(&whole, 7, 512);
+        path.tables.hops.insert(A::host(Network::Far, 1), Hop::HandOver);
+        for bytes in fragments.iter().chain([&error]) {
+            let mut frame = Frame(bytes.clone());
+            assert_eq!(frame.run(&mut path.tables, Side::Ingress, 100), Verdict::Pass(Reason::HandedOver));
+            assert_eq!(frame.0, *bytes);
+        }
+        path.tables.hops.insert(A::host(Network::Far, 1), Hop::Neighbour { device: 7 });
+        for (bytes, reason) in [(&fragments[1], Reason::LaterFragment), (&error, Reason::IcmpError)] {
+            let mut frame = Frame(bytes.clone());
+            assert_eq!(frame.run(&mut path.tables, Side::Ingress, 100), Verdict::Leave(reason, 7));
+            assert_eq!(frame.0[..12], bytes[..12], "the kernel writes the MACs");
+        }
+    }
+
+    pub(super) fn fragments_leave_behind_the_first_one_in_both_directions<A: Net>() {
+        let service = vip::<A>(1, 53);
+        let mut path = Path::<A>::outside(&[(service, proto::UDP, &[far::<A>(1)])]);
+        let me = client::<A>(1, 40_000);
+        let mut send = |whole: &[u8], reason| {
+            let mut left = Vec::new();
+            for (n, fragment) in apart(whole, 7, 256).into_iter().enumerate() {
+                let mut frame = Frame(fragment);
+                let verdict = frame.run(&mut path.tables, Side::Ingress, 100);
+                assert_eq!(verdict, Verdict::Leave(if n == 0 { reason } else { Reason::LaterFragment }, 7));
+                assert_eq!(frame.0[14 + A::HOPS], 63, "one hop less");
+                left.push(frame.0);
+            }
+            let whole = together(&left);
+            verify_checksums(&whole).expect("right checksums after translation");
+            ends(&whole)
+        };
+        let (port, backend) = send(&packets::packet(me, service, UDP, &[0x5a; 900]), Reason::NewFlow);
+        assert_eq!((port.ip(), backend), (node::<A>(), far::<A>(1)));
+        assert_eq!(send(&packets::packet(backend, port, UDP, &[0xa5; 900]), Reason::Reply), (service, me));
     }
 }

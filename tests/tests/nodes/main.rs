@@ -2,6 +2,7 @@
 
 mod coexistence;
 mod health;
+mod leaving;
 mod matrix;
 mod rules;
 mod world;
