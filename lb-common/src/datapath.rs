@@ -5,6 +5,7 @@
 
 pub mod flows;
 pub mod portless;
+pub mod too_long;
 
 use crate::flow::state;
 use crate::icmp::Messages;
@@ -23,15 +24,19 @@ pub enum Stage {
     Flows(Family),
     /// [`portless`]
     Portless(Family),
+    /// [`too_long`]
+    TooLong(Family),
 }
 
 impl Stage {
     /// All, in the order of their numbers, with the ends of their programs' names.
-    pub const ALL: [(Self, &'static str); 4] = [
+    pub const ALL: [(Self, &'static str); 6] = [
         (Self::Flows(Family::V4), "flows_v4"),
         (Self::Flows(Family::V6), "flows_v6"),
         (Self::Portless(Family::V4), "portless_v4"),
         (Self::Portless(Family::V6), "portless_v6"),
+        (Self::TooLong(Family::V4), "too_long_v4"),
+        (Self::TooLong(Family::V6), "too_long_v6"),
     ];
 
     /// The index in an array of programs.
@@ -40,6 +45,7 @@ impl Stage {
         match self {
             Self::Flows(family) => family as u32,
             Self::Portless(family) => 2 + family as u32,
+            Self::TooLong(family) => 4 + family as u32,
         }
     }
 }
@@ -52,12 +58,17 @@ where
     P: Packet,
     T: Tables<V4> + Tables<V6>,
 {
-    match enter(packet, tables, side, &now) {
-        Ok(verdict) => verdict,
-        Err(Stage::Flows(Family::V4)) => flows::run::<V4, _, T>(packet, tables, side, now),
-        Err(Stage::Flows(Family::V6)) => flows::run::<V6, _, T>(packet, tables, side, now),
-        Err(Stage::Portless(Family::V4)) => portless::run::<V4, _, T>(packet, tables, side, now),
-        Err(Stage::Portless(Family::V6)) => portless::run::<V6, _, T>(packet, tables, side, now),
+    let mut result = enter(packet, tables, side, &now);
+    loop {
+        result = match result {
+            Ok(verdict) => return verdict,
+            Err(Stage::Flows(Family::V4)) => flows::run::<V4, _, T>(packet, tables, side, &now),
+            Err(Stage::Flows(Family::V6)) => flows::run::<V6, _, T>(packet, tables, side, &now),
+            Err(Stage::Portless(Family::V4)) => portless::run::<V4, _, T>(packet, tables, side, &now),
+            Err(Stage::Portless(Family::V6)) => portless::run::<V6, _, T>(packet, tables, side, &now),
+            Err(Stage::TooLong(Family::V4)) => too_long::run::<V4, _, T>(packet, tables, side, &now),
+            Err(Stage::TooLong(Family::V6)) => too_long::run::<V6, _, T>(packet, tables, side, &now),
+        };
     }
 }
 
@@ -93,7 +104,7 @@ fn family<A: Messages, P: Packet, T: Tables<A>>(
         Err(Reason::Fragment | Reason::Icmp) => return Err(Stage::Portless(A::FAMILY)),
         Err(reason) => Verdict::Pass(reason),
     };
-    Ok(count(tables, verdict))
+    conclude(tables, verdict)
 }
 
 /// The short way, which nearly all packets take; `None` for those that need more than a look-up and a rewrite.
@@ -144,6 +155,15 @@ fn concerns<A: Ip, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, side: Side) -> 
 fn to_frontend<A: Ip, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> bool {
     let frontend = |port| tables.filtered(Filter::Frontend.bit(&parsed.dst, port));
     frontend(Be16::new(0)) || frontend(parsed.ports.dst)
+}
+
+/// Counts why a packet with ports got its verdict, but leaves one that is too long to the stage for it.
+#[inline(always)]
+fn conclude<A: Ip, T: Tables<A>>(tables: &mut T, verdict: Verdict) -> Result<Verdict, Stage> {
+    match verdict {
+        Verdict::Drop(Reason::TooLong) => Err(Stage::TooLong(A::FAMILY)),
+        verdict => Ok(count(tables, verdict)),
+    }
 }
 
 /// Counts why a packet got its verdict.

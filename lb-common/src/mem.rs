@@ -269,10 +269,11 @@ impl<A: Of> Tables<A> for Native {
     }
 
     fn hop(&self, way: &Way<'_, A>) -> Hop {
-        if way.len > self.longest {
-            return Hop::TooLong;
+        match self.hops.get(&way.flow.dst.into()) {
+            Some(Hop::Nowhere) | None => Hop::Nowhere,
+            Some(_) if way.len > self.longest => Hop::TooLong { mtu: self.longest as u16 },
+            Some(hop) => *hop,
         }
-        self.hops.get(&way.flow.dst.into()).copied().unwrap_or(Hop::Nowhere)
     }
 
     fn source(&self, _to: &A, _from: u32) -> A {

@@ -13,6 +13,12 @@ pub trait Packet {
     /// Bytes of the packet, those of an aggregate (GSO) included.
     fn length(&self) -> usize;
 
+    /// Payload of each packet that a device makes of an aggregate (GSO), in bytes; 0 where it is one packet.
+    #[inline(always)]
+    fn segment(&self) -> usize {
+        0
+    }
+
     /// The bytes at `offset`; `None` where the packet is too short.
     fn load<T: Pod>(&self, offset: usize) -> Option<T>;
 
@@ -30,12 +36,23 @@ pub trait Packet {
     /// that cannot be.
     fn resize(&mut self, len: usize) -> Option<()>;
 
-    /// Writes the checksum of a new TCP segment at `offset`: `full`, or where a device is still to complete it
-    /// (`CHECKSUM_PARTIAL`, which the packet keeps from what it was), `pseudo`, the sum of the pseudo header alone.
+    /// Cuts the packet to `len` bytes, of an aggregate its first packet, and makes room for `room` bytes before them, which
+    /// have to be written; `None` where that cannot be.
+    fn enclose(&mut self, room: usize, len: usize) -> Option<()>;
+
+    /// Whether a device is still to complete the checksum at `offset` (`CHECKSUM_PARTIAL`): it is the sum of the pseudo
+    /// header then, and the device will do it to these bytes whatever has become of them.
+    #[inline(always)]
+    fn is_partial(&mut self, _offset: usize) -> Option<bool> {
+        Some(false)
+    }
+
+    /// Writes the checksum of a new TCP segment at `offset`: `full`, or where a device is still to complete it, `pseudo`, the
+    /// sum of the pseudo header alone.
     #[inline(always)]
     fn store_l4(&mut self, offset: usize, full: u16, pseudo: u16) -> Option<()> {
-        let _ = pseudo;
-        self.store(offset, &full)
+        let partial = self.is_partial(offset)?;
+        self.store(offset, if partial { &pseudo } else { &full })
     }
 
     /// Corrects the TCP or UDP checksum at `offset` after addresses and ports were replaced.
@@ -65,6 +82,8 @@ pub mod proto {
 
 /// Offset of the checksum in a TCP header.
 pub const TCP_CHECKSUM: usize = 16;
+/// Offset of the byte in a TCP header whose high four bits say how many words it has.
+pub const TCP_OFFSET: usize = 12;
 /// Offset of the checksum in a UDP header.
 pub const UDP_CHECKSUM: usize = 6;
 

@@ -21,15 +21,18 @@ pub fn refuse<P: Packet>(packet: &mut P) -> Option<()> {
     }
 }
 
-/// A family that can write the header of a refusal.
-trait Reply: Header {
+/// A family that can write the header of an answer.
+pub trait Reply: Header {
     /// An IP header of this family.
     type Header: Pod;
     /// The part of the refused packet that ICMP quotes: its IP header and 8 bytes.
     type Quote: Pod + AsRef<[u32]>;
     /// Type and code of port unreachable.
     const PORT_UNREACHABLE: [u8; 2];
+    /// Type and code of the error about a packet that is too long.
+    const TOO_BIG: [u8; 2];
 
+    /// The header of an answer with so many bytes of payload.
     fn header(src: Self, dst: Self, proto: u8, payload: u16) -> Self::Header;
 }
 
@@ -90,7 +93,7 @@ fn reset<A: Ip, P: Packet>(packet: &P, parsed: &Parsed<A>) -> Option<Tcp> {
 
 /// The sum of the pseudo header of an answer to `parsed`.
 #[inline(always)]
-fn pseudo<A: Ip>(parsed: &Parsed<A>, proto: u8, len: usize) -> u64 {
+pub(crate) fn pseudo<A: Ip>(parsed: &Parsed<A>, proto: u8, len: usize) -> u64 {
     let words = parsed.src.words().iter().chain(parsed.dst.words());
     let addresses = words.fold(0u64, |sum, word| sum + u64::from(*word));
     addresses + u64::from(Be16::new(u16::from(proto)).wire()) + u64::from(Be16::new(len as u16).wire())
@@ -103,6 +106,7 @@ impl Reply for V4 {
     type Header = Ipv4;
     type Quote = [u32; 7];
     const PORT_UNREACHABLE: [u8; 2] = [3, 3];
+    const TOO_BIG: [u8; 2] = [3, 4];
 
     #[inline(always)]
     fn header(src: Self, dst: Self, proto: u8, payload: u16) -> Ipv4 {
@@ -127,6 +131,7 @@ impl Reply for V6 {
     type Header = Ipv6;
     type Quote = [u32; 12];
     const PORT_UNREACHABLE: [u8; 2] = [1, 4];
+    const TOO_BIG: [u8; 2] = [2, 0];
 
     #[inline(always)]
     fn header(src: Self, dst: Self, proto: u8, payload: u16) -> Ipv6 {

@@ -6,7 +6,7 @@
 
 use crate::csum;
 use crate::ip::{Be16, Ip};
-use crate::packet::{ETHERNET, Ethernet, Packet};
+use crate::packet::{ETHERNET, Ethernet, Packet, TCP_OFFSET, Udp, proto};
 use crate::rewrite;
 use crate::tables::{Flow, Tables, device};
 use crate::verdict::Reason;
@@ -18,7 +18,7 @@ pub struct Way<'a, A: Ip> {
     pub flow: &'a Flow<A>,
     /// IP protocol number.
     pub proto: u8,
-    /// Bytes from its IP header on.
+    /// Bytes from its IP header on; of an aggregate, those of the longest packet that becomes of it.
     pub len: usize,
     /// Index of the device that it came in through.
     pub from: u32,
@@ -43,8 +43,11 @@ pub enum Hop {
     },
     /// It leaves, but this program cannot send it there.
     HandOver,
-    /// It is too long for the device.
-    TooLong,
+    /// It is too long for the way.
+    TooLong {
+        /// What the way takes: bytes from the IP header on.
+        mtu: u16,
+    },
     /// No route leads there.
     Nowhere,
 }
@@ -60,6 +63,8 @@ pub struct Found {
     pub dst: [u8; 6],
     /// The MAC of the device.
     pub src: [u8; 6],
+    /// The MTU of the way, where the packet is longer.
+    pub mtu: u16,
 }
 
 /// Results of the kernel's look-up (`BPF_FIB_LKUP_RET_…` of linux/bpf.h).
@@ -68,7 +73,7 @@ pub mod fib {
     pub const SUCCESS: i64 = 0;
     /// It knows the next hop, not its MAC.
     pub const NO_NEIGHBOUR: i64 = 7;
-    /// The packet is longer than the device takes.
+    /// The packet is longer than the way takes.
     pub const TOO_LONG: i64 = 8;
 }
 
@@ -77,11 +82,11 @@ impl Found {
     /// take it. `bits` tells those of [`device`].
     #[inline(always)]
     pub fn at_xdp(&self, from: u32, bits: impl FnOnce(u32) -> u32) -> Hop {
-        let &Self { code, device, dst, src } = self;
+        let &Self { code, device, dst, src, mtu } = self;
         match code {
             fib::SUCCESS if device == from || bits(device) & device::XDP != 0 => Hop::Direct { device, dst, src },
             fib::SUCCESS | fib::NO_NEIGHBOUR => Hop::HandOver,
-            fib::TOO_LONG => Hop::TooLong,
+            fib::TOO_LONG => Hop::TooLong { mtu },
             _ => Hop::Nowhere,
         }
     }
@@ -91,7 +96,7 @@ impl Found {
     pub const fn at_tc(&self) -> Hop {
         match self.code {
             fib::SUCCESS | fib::NO_NEIGHBOUR => Hop::Neighbour { device: self.device },
-            fib::TOO_LONG => Hop::TooLong,
+            fib::TOO_LONG => Hop::TooLong { mtu: self.mtu },
             _ => Hop::Nowhere,
         }
     }
@@ -127,13 +132,11 @@ impl Exit {
 /// Out of line, as is [`send`]: few flows come here, and the kernel's look-up wants a good part of the stack.
 #[inline(never)]
 pub fn find<A: Ip, P: Packet, T: Tables<A>>(packet: &P, tables: &T, flow: &Flow<A>, exit: &mut Exit) -> Option<Reason> {
-    let len = (exit.len as usize).wrapping_sub(ETHERNET);
-    let way = Way { flow, proto: exit.proto, len, from: packet.device() };
-    match tables.hop(&way) {
+    match hop(packet, tables, flow, exit) {
         Hop::Direct { device, dst, src } => (exit.device, exit.macs) = (device, [dst, src]),
         Hop::Neighbour { device } => exit.device = device,
         Hop::HandOver => return Some(Reason::HandedOver),
-        Hop::TooLong => return Some(Reason::TooLong),
+        Hop::TooLong { .. } => return Some(Reason::TooLong),
         Hop::Nowhere => return Some(Reason::NoRoute),
     }
     // Checked last: what XDP hands over is for the next program to judge.
@@ -142,6 +145,35 @@ pub fn find<A: Ip, P: Packet, T: Tables<A>>(packet: &P, tables: &T, flow: &Flow<
         Some(_) => None,
         None => Some(Reason::WriteFailed),
     }
+}
+
+/// The MTU of the way out of the node, where a packet is longer.
+#[inline(always)]
+pub fn limit<A: Ip, P: Packet, T: Tables<A>>(packet: &P, tables: &T, flow: &Flow<A>, exit: &Exit) -> Option<u16> {
+    match hop(packet, tables, flow, exit) {
+        Hop::TooLong { mtu } => Some(mtu),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn hop<A: Ip, P: Packet, T: Tables<A>>(packet: &P, tables: &T, flow: &Flow<A>, exit: &Exit) -> Hop {
+    let whole = (exit.len as usize).wrapping_sub(ETHERNET);
+    let len = match packet.segment() {
+        0 => whole,
+        // The packets that a device will make of it. One that cannot be read is for others to refuse.
+        payload => {
+            let l4 = usize::from(exit.l4);
+            let header = match exit.proto {
+                proto::TCP => {
+                    packet.load(packet.opaque(l4 + TCP_OFFSET)).map_or(0, |words: u8| usize::from(words >> 4) * 4)
+                }
+                _ => size_of::<Udp>(),
+            };
+            whole.min(l4.wrapping_sub(ETHERNET) + header + payload)
+        }
+    };
+    tables.hop(&Way { flow, proto: exit.proto, len, from: packet.device() })
 }
 
 /// Translates a packet and makes it ready to leave; `None` where it refused a write.

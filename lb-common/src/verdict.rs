@@ -11,6 +11,8 @@ pub enum Verdict {
     Return(Reason),
     /// It was translated; send it out of this device, by its index. At TC the kernel writes the MACs.
     Leave(Reason, u32),
+    /// It was made its own answer; send it back out of the device it came from, MACs swapped.
+    Answer(Reason),
     /// Refuse it: answer with [`crate::reject`].
     Reject(Reason),
     /// Let it vanish.
@@ -38,6 +40,7 @@ impl Verdict {
             | Self::Forward(r)
             | Self::Return(r)
             | Self::Leave(r, _)
+            | Self::Answer(r)
             | Self::Reject(r)
             | Self::Drop(r) => r,
         }
@@ -127,7 +130,7 @@ reasons! {
     NoRoute => "no_route",
     /// The packet has no hops left to be sent on to another node.
     HopLimit => "hop_limit",
-    /// The packet is too long for the device that leads to another node.
+    /// The packet is too long for the way to another node; its sender is told the MTU.
     TooLong => "too_long",
     /// The kernel refused to change the packet.
     WriteFailed => "write_failed",

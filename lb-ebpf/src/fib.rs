@@ -74,14 +74,16 @@ fn params<A: Routed>(src: &A, dst: &A, from: u32) -> bpf_fib_lookup {
 }
 
 #[inline(always)]
-fn find<A: Routed>(ctx: *mut c_void, way: &Way<'_, A>, len: u16, flags: u32) -> Found {
+fn find<A: Routed>(ctx: *mut c_void, way: &Way<'_, A>, flags: u32) -> Found {
     let mut params = params(&way.flow.src, &way.flow.dst, way.from);
     params.l4_protocol = way.proto;
     params.sport = way.flow.sport.wire();
     params.dport = way.flow.dport.wire();
-    params.__bindgen_anon_1.tot_len = len;
+    params.__bindgen_anon_1.tot_len = way.len as u16;
     let code = look_up(ctx, &mut params, flags);
-    Found { code, device: params.ifindex, dst: params.dmac, src: params.smac }
+    // SAFETY: plain bytes, all of them set: the kernel writes the MTU in the place of the length.
+    let mtu = unsafe { params.__bindgen_anon_1.mtu_result };
+    Found { code, device: params.ifindex, dst: params.dmac, src: params.smac, mtu }
 }
 
 /// Linux 6.7 and newer know the address; an older kernel refuses the flag.
@@ -95,7 +97,7 @@ fn source<A: Routed>(ctx: *mut c_void, to: &A, from: u32) -> Option<A> {
 impl Place for XdpContext {
     #[inline(always)]
     fn hop<A: Routed>(&self, way: &Way<'_, A>) -> Hop {
-        let found = find(self.ctx.cast(), way, way.len as u16, 0);
+        let found = find(self.ctx.cast(), way, 0);
         found.at_xdp(way.from, |device| maps::device(device).unwrap_or_default())
     }
 
@@ -108,8 +110,8 @@ impl Place for XdpContext {
 impl Place for TcContext {
     #[inline(always)]
     fn hop<A: Routed>(&self, way: &Way<'_, A>) -> Hop {
-        // Without a length the kernel judges the buffer itself, aggregates included.
-        find(self.skb.skb.cast(), way, 0, BPF_FIB_LOOKUP_SKIP_NEIGH).at_tc()
+        // With a length, since without one the kernel takes all aggregates, and looks at the device alone, not at the route.
+        find(self.skb.skb.cast(), way, BPF_FIB_LOOKUP_SKIP_NEIGH).at_tc()
     }
 
     #[inline(always)]

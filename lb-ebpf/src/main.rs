@@ -48,22 +48,22 @@ macro_rules! stages {
         #[xdp(frags)]
         fn $xdp(ctx: XdpContext) -> u32 {
             let (mut frame, mut tables) = xdp::open::<false>(ctx);
-            let verdict = datapath::$stage::run::<$family, _, _>(&mut frame, &mut tables, Side::Ingress, now);
-            xdp::act(&mut frame, verdict)
+            let result = datapath::$stage::run::<$family, _, _>(&mut frame, &mut tables, Side::Ingress, now);
+            xdp::conclude(&mut frame, result)
         }
 
         #[classifier]
         fn $ingress(ctx: TcContext) -> i32 {
             let (mut buffer, mut tables) = skb::open::<false>(ctx);
-            let verdict = datapath::$stage::run::<$family, _, _>(&mut buffer, &mut tables, Side::Ingress, now);
-            skb::act(&mut buffer, verdict)
+            let result = datapath::$stage::run::<$family, _, _>(&mut buffer, &mut tables, Side::Ingress, now);
+            skb::conclude(&mut buffer, result, &maps::TC_INGRESS)
         }
 
         #[classifier]
         fn $egress(ctx: TcContext) -> i32 {
             let (mut buffer, mut tables) = skb::open::<false>(ctx);
-            let verdict = datapath::$stage::run::<$family, _, _>(&mut buffer, &mut tables, Side::Egress, now);
-            skb::act(&mut buffer, verdict)
+            let result = datapath::$stage::run::<$family, _, _>(&mut buffer, &mut tables, Side::Egress, now);
+            skb::conclude(&mut buffer, result, &maps::TC_EGRESS)
         }
     )*};
 }
@@ -73,6 +73,8 @@ stages! {
     xdp_ingress_flows_v6, tc_ingress_flows_v6, tc_egress_flows_v6 => flows, V6;
     xdp_ingress_portless_v4, tc_ingress_portless_v4, tc_egress_portless_v4 => portless, V4;
     xdp_ingress_portless_v6, tc_ingress_portless_v6, tc_egress_portless_v6 => portless, V6;
+    xdp_ingress_too_long_v4, tc_ingress_too_long_v4, tc_egress_too_long_v4 => too_long, V4;
+    xdp_ingress_too_long_v6, tc_ingress_too_long_v6, tc_egress_too_long_v6 => too_long, V6;
 }
 
 macro_rules! cgroup {

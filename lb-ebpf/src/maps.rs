@@ -69,6 +69,8 @@ pub(crate) fn call<C: EbpfContext>(programs: &'static ProgramArray, ctx: &C, sta
             Stage::Flows(Family::V6) => tail_call::<{ Stage::Flows(Family::V6).index() }>(ctx, programs),
             Stage::Portless(Family::V4) => tail_call::<{ Stage::Portless(Family::V4).index() }>(ctx, programs),
             Stage::Portless(Family::V6) => tail_call::<{ Stage::Portless(Family::V6).index() }>(ctx, programs),
+            Stage::TooLong(Family::V4) => tail_call::<{ Stage::TooLong(Family::V4).index() }>(ctx, programs),
+            Stage::TooLong(Family::V6) => tail_call::<{ Stage::TooLong(Family::V6).index() }>(ctx, programs),
         }
     }
     if let Some(counter) = counter(Reason::NoProgram) {

@@ -1,11 +1,11 @@
 //! Packets at TC, in socket buffers.
 
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT};
-use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_skb_change_tail};
+use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head, bpf_skb_change_tail};
 use aya_ebpf::maps::ProgramArray;
 use aya_ebpf::programs::TcContext;
 use lb_common::csum;
-use lb_common::datapath;
+use lb_common::datapath::{self, Stage};
 use lb_common::packet::{self, Packet};
 use lb_common::reject;
 use lb_common::tables::Side;
@@ -37,6 +37,12 @@ impl Packet for Buffer {
     }
 
     #[inline(always)]
+    fn segment(&self) -> usize {
+        // SAFETY: the context is this run's own.
+        unsafe { (*self.0.skb.skb).gso_size as usize }
+    }
+
+    #[inline(always)]
     fn load<T: bytemuck::Pod>(&self, offset: usize) -> Option<T> {
         bytes::load(self.0.data(), self.0.data_end(), offset)
     }
@@ -58,14 +64,22 @@ impl Packet for Buffer {
         (resized && self.0.pull_data(len as u32).is_ok()).then_some(())
     }
 
+    #[inline(always)]
+    fn enclose(&mut self, room: usize, len: usize) -> Option<()> {
+        self.resize(len)?;
+        // SAFETY: the context is this run's own.
+        (unsafe { bpf_skb_change_head(self.0.skb.skb, room as u32, 0) } == 0).then_some(())
+    }
+
     /// A helper that is told of changed data, not of a changed pseudo header, leaves a checksum alone that a device will
     /// complete: so it tells which kind this one is.
     #[inline(always)]
-    fn store_l4(&mut self, offset: usize, full: u16, pseudo: u16) -> Option<()> {
-        self.store(offset, &full)?;
+    fn is_partial(&mut self, offset: usize) -> Option<bool> {
+        let field: u16 = self.load(offset)?;
         self.0.l4_csum_replace(offset, 0, 1, 0).ok()?;
-        let left_alone = self.load::<u16>(offset)? == full;
-        self.store(offset, if left_alone { &pseudo } else { &full })
+        let left_alone = self.load::<u16>(offset)? == field;
+        self.store(offset, &field)?;
+        Some(left_alone)
     }
 
     /// The helper knows whether the checksum is complete or still to be completed by a device, and what it makes of the
@@ -106,16 +120,22 @@ pub(crate) fn open<const ENTRY: bool>(ctx: TcContext) -> (Buffer, Kernel<TcConte
 #[inline(always)]
 pub(crate) fn enter(ctx: TcContext, side: Side, stages: &'static ProgramArray) -> i32 {
     let (mut buffer, mut tables) = open::<true>(ctx);
-    let verdict = match datapath::enter(&mut buffer, &mut tables, side, crate::now) {
+    let result = datapath::enter(&mut buffer, &mut tables, side, crate::now);
+    conclude(&mut buffer, result, stages)
+}
+
+/// Does what was decided, or calls the program that decides.
+#[inline(always)]
+pub(crate) fn conclude(buffer: &mut Buffer, result: Result<Verdict, Stage>, stages: &'static ProgramArray) -> i32 {
+    let verdict = match result {
         Ok(verdict) => verdict,
         Err(stage) => Verdict::Drop(maps::call(stages, &buffer.0, stage)),
     };
-    act(&mut buffer, verdict)
+    act(buffer, verdict)
 }
 
-/// Does what was decided.
 #[inline(always)]
-pub(crate) fn act(buffer: &mut Buffer, verdict: Verdict) -> i32 {
+fn act(buffer: &mut Buffer, verdict: Verdict) -> i32 {
     match verdict {
         Verdict::Pass(_) | Verdict::Forward(_) => NEXT,
         Verdict::Drop(reason) => {
@@ -124,7 +144,7 @@ pub(crate) fn act(buffer: &mut Buffer, verdict: Verdict) -> i32 {
         }
         // SAFETY: the helper takes numbers only; without a next hop it looks it up.
         Verdict::Leave(_, device) => unsafe { bpf_redirect_neigh(device, core::ptr::null_mut(), 0, 0) as i32 },
-        Verdict::Return(_) => {
+        Verdict::Return(_) | Verdict::Answer(_) => {
             let ready = packet::turn(buffer);
             back(buffer, ready)
         }

@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len};
 use aya_ebpf::programs::XdpContext;
-use lb_common::datapath;
+use lb_common::datapath::{self, Stage};
 use lb_common::packet::{self, Packet};
 use lb_common::reject;
 use lb_common::tables::Side;
@@ -54,6 +54,13 @@ impl Packet for Frame {
         };
         (resized == 0).then_some(())
     }
+
+    #[inline(always)]
+    fn enclose(&mut self, room: usize, len: usize) -> Option<()> {
+        self.resize(len)?;
+        // SAFETY: the context is this run's own.
+        (unsafe { bpf_xdp_adjust_head(self.0.ctx, -(room as i32)) } == 0).then_some(())
+    }
 }
 
 /// A packet, and the tables as a program at its place sees them.
@@ -67,16 +74,22 @@ pub(crate) fn open<const ENTRY: bool>(ctx: XdpContext) -> (Frame, Kernel<XdpCont
 #[inline(always)]
 pub(crate) fn enter(ctx: XdpContext) -> u32 {
     let (mut frame, mut tables) = open::<true>(ctx);
-    let verdict = match datapath::enter(&mut frame, &mut tables, Side::Ingress, crate::now) {
+    let result = datapath::enter(&mut frame, &mut tables, Side::Ingress, crate::now);
+    conclude(&mut frame, result)
+}
+
+/// Does what was decided, or calls the program that decides.
+#[inline(always)]
+pub(crate) fn conclude(frame: &mut Frame, result: Result<Verdict, Stage>) -> u32 {
+    let verdict = match result {
         Ok(verdict) => verdict,
         Err(stage) => Verdict::Drop(maps::call(&maps::XDP_INGRESS, &frame.0, stage)),
     };
-    act(&mut frame, verdict)
+    act(frame, verdict)
 }
 
-/// Does what was decided.
 #[inline(always)]
-pub(crate) fn act(frame: &mut Frame, verdict: Verdict) -> u32 {
+fn act(frame: &mut Frame, verdict: Verdict) -> u32 {
     match verdict {
         Verdict::Pass(_) | Verdict::Forward(_) => XDP_PASS,
         Verdict::Drop(reason) => {
@@ -86,7 +99,7 @@ pub(crate) fn act(frame: &mut Frame, verdict: Verdict) -> u32 {
         Verdict::Leave(_, device) if device == frame.device() => XDP_TX,
         // SAFETY: the helper takes numbers only.
         Verdict::Leave(_, device) => unsafe { bpf_redirect(device, 0) as u32 },
-        Verdict::Return(_) => back(packet::turn(frame)),
+        Verdict::Return(_) | Verdict::Answer(_) => back(packet::turn(frame)),
         Verdict::Reject(reason) => {
             crate::log::dropped(&frame.0, reason);
             back(reject::refuse(frame))

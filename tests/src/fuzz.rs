@@ -71,7 +71,7 @@ fn one(tables: &mut Native, side: Side, bytes: &[u8], now: u32) {
         Verdict::Forward(_) | Verdict::Return(_) | Verdict::Leave(..) => {
             assert_eq!(frame.0.len(), bytes.len(), "{verdict:?} {bytes:x?}");
         }
-        Verdict::Reject(_) | Verdict::Drop(_) => {}
+        Verdict::Answer(_) | Verdict::Reject(_) | Verdict::Drop(_) => {}
     }
     if sound && !matches!(verdict, Verdict::Drop(_)) {
         verify_checksums(&frame.0).unwrap_or_else(|error| panic!("{error}: {verdict:?} of {bytes:x?}"));

@@ -1,6 +1,6 @@
 //! Packets of flows: the first one, which opens it, those that change its state, and all others as well.
 
-use super::{account, concerns, count, go_on, to_frontend, translate};
+use super::{Stage, account, concerns, conclude, go_on, to_frontend, translate};
 use crate::csum;
 use crate::flow::{self, state};
 use crate::fragment;
@@ -13,13 +13,16 @@ use crate::tables::{Backend, Flow, FlowKey, FlowTable, Origin, Side, Tables, bac
 use crate::verdict::{Reason, Verdict};
 
 /// Decides on a packet that has ports, and translates it. Counts the reason.
+///
+/// # Errors
+/// The stage that decides on a packet that is too long for its way.
 #[inline(always)]
 pub fn run<A: Header, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &mut T,
     side: Side,
     now: impl Fn() -> u32,
-) -> Verdict {
+) -> Result<Verdict, Stage> {
     let verdict = match parse::<A, P>(packet) {
         Err(reason) => Verdict::Pass(reason),
         Ok(parsed) => {
@@ -33,7 +36,7 @@ pub fn run<A: Header, P: Packet, T: Tables<A>>(
             verdict
         }
     };
-    count(tables, verdict)
+    conclude(tables, verdict)
 }
 
 /// A packet that comes in through a device: toward a Service, or an answer to a masqueraded flow.

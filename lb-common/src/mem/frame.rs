@@ -1,8 +1,10 @@
-//! A packet in memory.
+//! A packet in memory, on which the decisions run without a kernel.
 
 use std::vec::Vec;
 
 use super::Native;
+use crate::packet::Packet;
+use crate::tables::Side;
 use crate::verdict::Verdict;
 
 /// A packet in a buffer of its own. It came in through device [`Frame::DEVICE`].
@@ -14,10 +16,10 @@ impl Frame {
     pub const DEVICE: u32 = 1;
 
     /// Decides on the packet and does what was decided, as the programs in the kernel do.
-    pub fn run(&mut self, tables: &mut Native, side: crate::tables::Side, now: u32) -> Verdict {
+    pub fn run(&mut self, tables: &mut Native, side: Side, now: u32) -> Verdict {
         let verdict = crate::datapath::run(self, tables, side, || now);
         let done = match verdict {
-            Verdict::Return(_) => crate::packet::turn(self),
+            Verdict::Return(_) | Verdict::Answer(_) => crate::packet::turn(self),
             Verdict::Reject(_) => crate::reject::refuse(self),
             _ => Some(()),
         };
@@ -25,7 +27,7 @@ impl Frame {
     }
 }
 
-impl crate::packet::Packet for Frame {
+impl Packet for Frame {
     fn device(&self) -> u32 {
         Self::DEVICE
     }
@@ -46,6 +48,12 @@ impl crate::packet::Packet for Frame {
 
     fn resize(&mut self, len: usize) -> Option<()> {
         self.0.resize(len, 0);
+        Some(())
+    }
+
+    fn enclose(&mut self, room: usize, len: usize) -> Option<()> {
+        self.0.truncate(len);
+        self.0.splice(..0, core::iter::repeat_n(0, room));
         Some(())
     }
 }

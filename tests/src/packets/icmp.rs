@@ -76,6 +76,8 @@ pub struct Told {
     pub quoted: (SocketAddr, SocketAddr),
     /// The quotation, from its IP header on.
     pub quote: Vec<u8>,
+    /// The MTU that it names, if its kind does.
+    pub mtu: Option<u32>,
 }
 
 /// Reads an error with etherparse.
@@ -84,9 +86,17 @@ pub struct Told {
 /// When the frame holds none that quotes a packet with ports.
 pub fn told(frame: &[u8]) -> Told {
     let packet = SlicedPacket::from_ethernet(frame).expect("a whole frame");
-    let quote = match &packet.transport {
-        Some(TransportSlice::Icmpv4(icmp)) => icmp.payload(),
-        Some(TransportSlice::Icmpv6(icmp)) => icmp.payload(),
+    let (quote, mtu) = match &packet.transport {
+        Some(TransportSlice::Icmpv4(icmp)) => match icmp.icmp_type() {
+            Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu }) => {
+                (icmp.payload(), Some(next_hop_mtu.into()))
+            }
+            _ => (icmp.payload(), None),
+        },
+        Some(TransportSlice::Icmpv6(icmp)) => match icmp.icmp_type() {
+            Icmpv6Type::PacketTooBig { mtu } => (icmp.payload(), Some(mtu)),
+            _ => (icmp.payload(), None),
+        },
         other => panic!("no ICMP: {other:?}"),
     };
     let inner = LaxSlicedPacket::from_ip(quote).expect("a quoted IP header");
@@ -105,5 +115,6 @@ pub fn told(frame: &[u8]) -> Told {
         ends: addresses(&packet).expect("an IP packet"),
         quoted: (SocketAddr::new(src, ports.0), SocketAddr::new(dst, ports.1)),
         quote: quote.to_vec(),
+        mtu,
     }
 }

@@ -17,6 +17,8 @@ both_families! {
     two_virtual_ips_with_one_backend_do_not_collide
     what_xdp_cannot_send_stays_as_it_came_and_tc_sends_it
     what_leads_nowhere_is_dropped_and_counted
+    who_sends_what_is_too_long_is_told_the_mtu
+    of_fragments_that_are_too_long_the_first_is_answered
     a_packet_without_hops_left_goes_no_further
     a_backend_that_calls_its_own_service_is_masqueraded
     without_an_address_nothing_is_masqueraded
@@ -159,14 +161,59 @@ mod rules {
 
     pub(super) fn what_leads_nowhere_is_dropped_and_counted<A: Net>() {
         let service = vip::<A>(1, 80);
-        for (hop, reason) in [(Hop::Nowhere, Reason::NoRoute), (Hop::TooLong, Reason::TooLong)] {
-            let mut path = Path::<A>::outside(&[(service, proto::TCP, &[far::<A>(1)])]);
-            path.tables.hops.insert(A::host(Network::Far, 1), hop);
-            let me = client::<A>(1, 40_000);
-            let dropped = (Verdict::Drop(reason), me, service);
-            assert_eq!(path.send(Side::Ingress, me, service, SYN), dropped);
-            assert_eq!(path.tables.counters[&reason], 1);
+        let mut path = Path::<A>::outside(&[(service, proto::TCP, &[far::<A>(1)])]);
+        path.tables.hops.insert(A::host(Network::Far, 1), Hop::Nowhere);
+        let me = client::<A>(1, 40_000);
+        let dropped = (Verdict::Drop(Reason::NoRoute), me, service);
+        assert_eq!(path.send(Side::Ingress, me, service, SYN), dropped);
+        assert_eq!(path.tables.counters[&Reason::NoRoute], 1);
+    }
+
+    pub(super) fn who_sends_what_is_too_long_is_told_the_mtu<A: Net>() {
+        let service = vip::<A>(1, 80);
+        let mut path = Path::<A>::outside(&[(service, proto::TCP, &[far::<A>(1)])]);
+        let me = client::<A>(1, 40_000);
+        let (port, backend) = path.forth(me, service, SYN, Reason::NewFlow);
+        path.back(backend, port, SYN_ACK);
+        path.tables.longest = 1300;
+        // There and back, of established and of new flows.
+        let new = client::<A>(1, 40_001);
+        for (n, (from, to, l4)) in (1..).zip([(me, service, ACK), (backend, port, ACK), (new, service, SYN)]) {
+            let headers = packets::packet(from, to, l4, b"").len() - 14;
+            let fits = packets::packet(from, to, l4, &vec![0x5a; 1300 - headers]);
+            let too_long = packets::packet(from, to, l4, &vec![0x5a; 1301 - headers]);
+            let mut frame = Frame(too_long.clone());
+            assert_eq!(frame.run(&mut path.tables, Side::Ingress, 100), Verdict::Answer(Reason::TooLong));
+            verify_checksums(&frame.0).expect("right checksums of the answer");
+            let told = told(&frame.0);
+            assert_eq!((told.ends, told.quoted), ((to.ip(), from.ip()), (from, to)));
+            assert_eq!(told.mtu, Some(1300));
+            assert_eq!(told.quote, too_long[14..][..told.quote.len()], "the packet as it came");
+            assert_eq!(frame.0[..6], packets::FROM, "back to whom it came from");
+            assert_eq!(path.tables.counters[&Reason::TooLong], n);
+            let verdict = Frame(fits).run(&mut path.tables, Side::Ingress, 100);
+            assert!(matches!(verdict, Verdict::Leave(..)), "{verdict:?}");
         }
+    }
+
+    pub(super) fn of_fragments_that_are_too_long_the_first_is_answered<A: Net>() {
+        let service = vip::<A>(1, 53);
+        let mut path = Path::<A>::outside(&[(service, proto::UDP, &[far::<A>(1)])]);
+        path.tables.longest = 500;
+        let (me, mut verdicts) = (client::<A>(1, 40_000), Vec::new());
+        for fragment in apart(&packets::packet(me, service, UDP, &[0x5a; 1500]), 7, 512) {
+            let mut frame = Frame(fragment);
+            verdicts.push(frame.run(&mut path.tables, Side::Ingress, 100));
+            if verdicts.len() == 1 {
+                verify_checksums(&frame.0).expect("right checksums of the answer");
+                assert_eq!(told(&frame.0).mtu, Some(500));
+            }
+        }
+        assert_eq!(verdicts[..2], [Verdict::Answer(Reason::TooLong), Verdict::Drop(Reason::Fragment)]);
+        // An error is never answered by another (RFC 1122, 3.2.2).
+        let lost = packets::packet(service, me, UDP, &[0xa5; 600]);
+        let mut frame = Frame(error(me.ip(), service.ip(), Trouble::Port, &lost, 600));
+        assert_eq!(frame.run(&mut path.tables, Side::Ingress, 100), Verdict::Drop(Reason::TooLong));
     }
 
     pub(super) fn a_packet_without_hops_left_goes_no_further<A: Net>() {

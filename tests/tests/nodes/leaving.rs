@@ -119,9 +119,13 @@ fn datagrams_in_fragments_leave_whole() -> Result<()> {
         let (world, backend, client) = world(network)?;
         let _agent = start(&world, &backend, xdp)?;
         for (family, (name, place)) in FAMILIES.into_iter().flat_map(|f| clients(&world, &client).map(|c| (f, c))) {
-            // What is made for a wider link than the overlay is no matter of fragments.
-            if network == Network::Vxlan && name == "outside" {
-                continue;
+            if network == Network::Vxlan {
+                // Made for a wider link than the overlay: the first is lost, and tells what fits.
+                let first = Load {
+                    timeout_ms: 200,
+                    ..Load::new(Exchange::Udp { size: 4000, connected: true }, to(family, DATAGRAMS), 1)
+                };
+                place.run(first)?;
             }
             for size in [1473, 4000, 20_000] {
                 let load = Load::new(Exchange::Udp { size, connected: true }, to(family, DATAGRAMS), 4);
