@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::ip::{Be16, Ip, V4, V6};
 use lb_common::mem::{Image, Runs};
-use lb_common::tables::{Backend, Frontend, FrontendKey};
+use lb_common::tables::{Backend, Frontend, FrontendKey, Origin, Table};
 
-use super::draft::{RunsBefore, SideBefore};
+use super::draft::{RunsBefore, SideBefore, stays};
 use super::{Draft, Planned};
 use crate::model::Protocol;
 
@@ -27,7 +27,7 @@ pub struct Departures {
 pub struct Departed<A: Ip> {
     /// By frontend of datagrams.
     pub datagrams: BTreeMap<FrontendKey<A>, Leads<A>>,
-    /// By Service port whose clients stay with a backend: where all of its frontends that ask for that lead together.
+    /// By [`Frontend::stay`] of clients that stay with a backend: where all frontends together lead them.
     pub sticky: BTreeMap<u32, Leads<A>>,
 }
 
@@ -110,17 +110,16 @@ impl Draft {
                 let leads = leads(then.ids(old.as_ref()), now.ids(new), &side.backends);
                 departed.datagrams.insert(*key, leads);
             }
-            for sticky in old.iter().chain(new).filter(|frontend| frontend.affinity > 0) {
-                stayed.entry(sticky.service).or_insert_with(BTreeSet::new);
+            for stay in old.iter().chain(new).flat_map(stays) {
+                stayed.entry(stay).or_insert_with(BTreeSet::new);
             }
-            if let Some(old) = old.as_ref().filter(|old| old.affinity > 0) {
-                stayed.entry(old.service).or_default().append(&mut then.ids(Some(old)));
+            for stay in old.iter().flat_map(stays) {
+                stayed.entry(stay).or_default().append(&mut then.stayed(old.as_ref(), stay));
             }
         }
-        for (service, old) in stayed {
-            let frontends = self.sticky::<A>(service).filter_map(|key| side.frontends.get(key));
-            let new = frontends.flat_map(|frontend| now.ids(Some(frontend))).collect();
-            departed.sticky.insert(service, leads(old, new, &side.backends));
+        for (stay, old) in stayed {
+            let new = self.sticky::<A>(stay).flat_map(|key| now.stayed(side.frontends.get(key), stay)).collect();
+            departed.sticky.insert(stay, leads(old, new, &side.backends));
         }
         departed
     }
@@ -141,8 +140,18 @@ struct Seen<'a> {
 impl Seen<'_> {
     /// The backends that a frontend leads to, if there is one.
     fn ids(&self, frontend: Option<&Frontend>) -> BTreeSet<u32> {
+        self.all(frontend.into_iter().flat_map(Frontend::tables))
+    }
+
+    /// Those that it leads clients of a stay to.
+    fn stayed(&self, frontend: Option<&Frontend>, stay: u32) -> BTreeSet<u32> {
+        let of = |frontend: &'_ Frontend| Origin::ALL.map(|origin| (frontend.stay(origin), frontend.table(origin)));
+        let tables = frontend.into_iter().flat_map(of).filter(|(of, table)| *of == stay && table.len > 0);
+        self.all(tables.map(|(_, table)| table))
+    }
+
+    fn all(&self, tables: impl Iterator<Item = Table>) -> BTreeSet<u32> {
         let runs: &Runs = &self.image.runs;
-        let tables = frontend.into_iter().flat_map(Frontend::tables);
         let slots = tables.filter_map(|table| match self.before.and_then(|before| before.get(&table.at)) {
             Some(before) => before.as_ref(),
             None => runs.get(&table.at),

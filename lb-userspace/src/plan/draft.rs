@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use lb_common::ip::{V4, V6};
 use lb_common::mem::{Image, Of, Slots};
-use lb_common::tables::{Backend, Config, Frontend, FrontendKey, Name, RangeKey};
+use lb_common::tables::{Backend, Config, Frontend, FrontendKey, Name, Origin, RangeKey};
 
 use super::changes::{Changed, Changes, SideChanges};
 use super::{Op, Planned};
@@ -29,15 +29,21 @@ pub struct Draft {
     sticky: Sticky,
 }
 
-/// Frontends whose clients stay with a backend, by family and Service port.
-#[derive(Debug, Default)]
-pub(super) struct Sticky {
-    pub(super) v4: ByService<V4>,
-    pub(super) v6: ByService<V6>,
+/// Where clients of a frontend stay with a backend ([`Frontend::stay`]), each once or twice; nowhere without affinity.
+pub(super) fn stays(frontend: &Frontend) -> impl Iterator<Item = u32> + use<> {
+    let (stays, any) = (Origin::ALL.map(|origin| frontend.stay(origin)), frontend.affinity > 0);
+    stays.into_iter().filter(move |_| any)
 }
 
-/// Frontends by Service port.
-pub(super) type ByService<A> = BTreeMap<u32, BTreeSet<FrontendKey<A>>>;
+/// Frontends whose clients stay with a backend, by family and [`Frontend::stay`].
+#[derive(Debug, Default)]
+pub(super) struct Sticky {
+    pub(super) v4: ByStay<V4>,
+    pub(super) v6: ByStay<V6>,
+}
+
+/// Frontends by stay.
+pub(super) type ByStay<A> = BTreeMap<u32, BTreeSet<FrontendKey<A>>>;
 
 #[derive(Debug, Default)]
 pub(super) struct Touched {
@@ -90,9 +96,9 @@ impl Draft {
         &self.before.runs
     }
 
-    /// The frontends of a Service port whose clients stay with a backend.
-    pub(super) fn sticky<A: Planned>(&self, service: u32) -> impl Iterator<Item = &FrontendKey<A>> {
-        A::sticky(&self.sticky).get(&service).into_iter().flatten()
+    /// The frontends whose clients stay there.
+    pub(super) fn sticky<A: Planned>(&self, stay: u32) -> impl Iterator<Item = &FrontendKey<A>> {
+        A::sticky(&self.sticky).get(&stay).into_iter().flatten()
     }
 
     /// The maps are now as this is.
@@ -158,18 +164,17 @@ impl Draft {
         if let Some(old) = old {
             self.leave_bit(old.bit(&key));
         }
-        let sticky = |frontend: Option<Frontend>| frontend.filter(|frontend| frontend.affinity > 0);
-        let services = A::sticky_mut(&mut self.sticky);
-        if let Some(old) = sticky(old)
-            && let Some(keys) = services.get_mut(&old.service)
-        {
-            keys.remove(&key);
-            if keys.is_empty() {
-                services.remove(&old.service);
+        let sticky = A::sticky_mut(&mut self.sticky);
+        for stay in old.iter().flat_map(stays) {
+            if let Some(keys) = sticky.get_mut(&stay) {
+                keys.remove(&key);
+                if keys.is_empty() {
+                    sticky.remove(&stay);
+                }
             }
         }
-        if let Some(new) = sticky(frontend) {
-            services.entry(new.service).or_default().insert(key);
+        for stay in frontend.iter().flat_map(stays) {
+            sticky.entry(stay).or_default().insert(key);
         }
     }
 

@@ -14,7 +14,7 @@ pub use departures::{Departed, Departures, Leads};
 pub use draft::Draft;
 pub use op::{FamilyOp, Op};
 
-use draft::{ByService, SideBefore, Sticky, Touched};
+use draft::{ByStay, SideBefore, Sticky, Touched};
 use lb_common::ip::{V4, V6};
 use lb_common::mem::Of;
 
@@ -30,10 +30,10 @@ pub trait Planned: Of {
     fn before_mut(touched: &mut Touched) -> &mut SideBefore<Self>;
     #[doc(hidden)]
     #[expect(private_interfaces, reason = "only this room asks")]
-    fn sticky(sticky: &Sticky) -> &ByService<Self>;
+    fn sticky(sticky: &Sticky) -> &ByStay<Self>;
     #[doc(hidden)]
     #[expect(private_interfaces, reason = "only this room asks")]
-    fn sticky_mut(sticky: &mut Sticky) -> &mut ByService<Self>;
+    fn sticky_mut(sticky: &mut Sticky) -> &mut ByStay<Self>;
 }
 
 macro_rules! planned {
@@ -51,11 +51,11 @@ macro_rules! planned {
                 &mut touched.$field
             }
             #[expect(private_interfaces, reason = "only this room asks")]
-            fn sticky(sticky: &Sticky) -> &ByService<Self> {
+            fn sticky(sticky: &Sticky) -> &ByStay<Self> {
                 &sticky.$field
             }
             #[expect(private_interfaces, reason = "only this room asks")]
-            fn sticky_mut(sticky: &mut Sticky) -> &mut ByService<Self> {
+            fn sticky_mut(sticky: &mut Sticky) -> &mut ByStay<Self> {
                 &mut sticky.$field
             }
         }

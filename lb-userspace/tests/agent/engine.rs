@@ -7,7 +7,7 @@ use lb_common::mem::{Image, Slots};
 use lb_common::tables::RangeKey;
 use lb_userspace::compile::NodeFacts;
 use lb_userspace::metrics::{Metrics, Probes, Snapshot, StoreErrors};
-use lb_userspace::model::{Protocol, Service, SourceRanges};
+use lb_userspace::model::{Protocol, Service, SourceRanges, TrafficPolicy};
 use lb_userspace::plan::Departures;
 use lb_userspace::reconcile::{self, Engine, Listeners, News, Status};
 use lb_userspace::state::Changed;
@@ -197,6 +197,19 @@ fn sticky(endpoints: u8) -> Message {
     ])
 }
 
+/// The same for clients inside, of endpoints on their node alone.
+fn local(message: Message) -> Message {
+    let Message::Events(events) = message else { unreachable!() };
+    let local = |event| match event {
+        Event::Service(Change::Apply(service)) => {
+            let internal_policy = TrafficPolicy::Local;
+            Event::Service(Change::Apply(Service { internal_policy, ..service }))
+        }
+        other => other,
+    };
+    Message::Events(events.into_iter().map(local).collect())
+}
+
 #[test]
 fn only_what_a_backend_left_is_told_to_those_who_look_for_flows() {
     let (mut engine, mut now) = run(MemoryStore::default(), Instant::now(), [two_services()]);
@@ -213,7 +226,10 @@ fn only_what_a_backend_left_is_told_to_those_who_look_for_flows() {
         ("a Service of TCP has affinity", sticky(2), [0, 0, 0]),
         ("it has one endpoint less", sticky(1), [0, 0, 1]),
         ("it has one more", sticky(2), [0, 0, 0]),
-        ("it is gone", Message::Events(vec![Event::Service(Change::Delete(name(2)))]), [0, 0, 1]),
+        ("another traffic policy leads its clients", local(sticky(2)), [0, 0, 1]),
+        ("an endpoint here came", local(sticky(4)), [0, 0, 0]),
+        ("the endpoint here left", local(sticky(3)), [0, 0, 1]),
+        ("it is gone", Message::Events(vec![Event::Service(Change::Delete(name(2)))]), [0, 0, 0]),
     ];
     for (what, message, expected) in rows {
         engine.receive(message, now);
