@@ -1,32 +1,35 @@
-//! Room in an array: first fit over a list of what is free.
+//! Room in an array: the smallest place that is large enough.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is free of an array.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extents {
     /// Offset → length. No two touch.
     free: BTreeMap<u32, u32>,
+    /// The same by length, so that no place that is too small is ever looked at.
+    by_len: BTreeSet<(u32, u32)>,
+    room: u32,
 }
 
 impl Extents {
     /// An empty array.
     pub fn new(capacity: u32) -> Self {
-        Self { free: [(0, capacity)].into_iter().filter(|(_, len)| *len > 0).collect() }
+        let mut extents = Self::default();
+        extents.add(0, capacity);
+        extents
     }
 
     /// How much there is in all.
     pub fn room(&self) -> u32 {
-        self.free.values().sum()
+        self.room
     }
 
-    /// Takes `len` (at least 1) at the first place that has room.
+    /// Takes `len` (at least 1) at the smallest place that has room, the first of these.
     pub fn take(&mut self, len: u32) -> Option<u32> {
-        let (at, room) = self.free.iter().find(|(_, room)| **room >= len).map(|(at, room)| (*at, *room))?;
-        self.free.remove(&at);
-        if room > len {
-            self.free.insert(at + len, room - len);
-        }
+        let (room, at) = *self.by_len.range((len, 0)..).next()?;
+        self.remove(at);
+        self.add(at + len, room - len);
         Some(at)
     }
 
@@ -36,13 +39,9 @@ impl Extents {
             return false;
         };
         let Some(end) = at.checked_add(len).filter(|end| *end <= start + room) else { return false };
-        self.free.remove(&start);
-        if at > start {
-            self.free.insert(start, at - start);
-        }
-        if start + room > end {
-            self.free.insert(end, start + room - end);
-        }
+        self.remove(start);
+        self.add(start, at - start);
+        self.add(end, start + room - end);
         true
     }
 
@@ -51,13 +50,27 @@ impl Extents {
         if let Some((start, room)) = self.free.range(..at).next_back().map(|(start, room)| (*start, *room))
             && start + room == at
         {
-            self.free.remove(&start);
+            self.remove(start);
             (at, len) = (start, room + len);
         }
-        if let Some(room) = self.free.remove(&(at + len)) {
-            len += room;
+        len += self.remove(at + len).unwrap_or(0);
+        self.add(at, len);
+    }
+
+    fn add(&mut self, at: u32, len: u32) {
+        if len > 0 {
+            self.free.insert(at, len);
+            self.by_len.insert((len, at));
+            self.room += len;
         }
-        self.free.insert(at, len);
+    }
+
+    /// The length of what was there.
+    fn remove(&mut self, at: u32) -> Option<u32> {
+        let len = self.free.remove(&at)?;
+        self.by_len.remove(&(len, at));
+        self.room -= len;
+        Some(len)
     }
 }
 
@@ -68,15 +81,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_place_with_room_is_taken() {
-        let mut extents = Extents::new(10);
-        assert_eq!(
-            [extents.take(3), extents.take(3), extents.take(4), extents.take(1)],
-            [Some(0), Some(3), Some(6), None]
-        );
-        extents.give(0, 3);
-        extents.give(6, 4);
-        assert_eq!([extents.take(4), extents.take(2)], [Some(6), Some(0)]);
+    fn the_smallest_place_with_room_is_taken() {
+        let mut extents = Extents::new(20);
+        assert_eq!([8, 1, 3, 8, 1].map(|len| extents.take(len)), [Some(0), Some(8), Some(9), Some(12), None]);
+        extents.give(0, 8);
+        extents.give(9, 3);
+        assert_eq!(extents.room(), 11);
+        assert_eq!([2, 4, 1, 4, 1].map(|len| extents.take(len)), [Some(9), Some(0), Some(11), Some(4), None]);
     }
 
     #[test]

@@ -47,11 +47,11 @@ fn slice(i: u32, but: u32) -> EndpointSlice {
     }
 }
 
-fn lists() -> Message {
+fn lists(services: u32) -> Message {
     Message::Events(vec![
         Event::Node(Change::Reset(vec![])),
-        Event::EndpointSlice(Change::Reset((0..SERVICES).map(|i| slice(i, u32::MAX)).collect())),
-        Event::Service(Change::Reset((0..SERVICES).map(service).collect())),
+        Event::EndpointSlice(Change::Reset((0..services).map(|i| slice(i, u32::MAX)).collect())),
+        Event::Service(Change::Reset((0..services).map(service).collect())),
     ])
 }
 
@@ -78,8 +78,8 @@ fn ten_thousand_services() {
     let now = Instant::now();
     println!("resident before: {} MiB", resident());
     let mut engine = Engine::new(MemoryStore::default(), options(), now);
-    let lists_ = lists();
-    took("state takes in 10,000 Services x 10", || engine.receive(lists_, now));
+    let all = lists(SERVICES);
+    took("state takes in 10,000 Services x 10", || engine.receive(all, now));
     println!("resident with the state: {} MiB", resident());
     took("first round: compile, plan, write to memory", || engine.work(|| now));
     println!("resident after it: {} MiB (the store in memory takes 40)", resident());
@@ -106,7 +106,7 @@ fn ten_thousand_services() {
     let writes = store.writes();
     let (_, read) = took("reading the store", || store.read().map(|image| image.runs.len()));
     let mut engine = Engine::new(store, options(), sweep);
-    engine.receive(lists(), sweep);
+    engine.receive(lists(SERVICES), sweep);
     took("restart: read, recover, compile, compare, write 1000", || engine.work(|| sweep));
     println!("{:<60} {read:>12.1?}", "  of which reading");
     println!("{} entries written", engine.into_store().writes() - writes);
@@ -177,5 +177,32 @@ fn a_folder_of_ten_thousand_services() {
             folder.look_at(&names, SystemTime::now());
             folder.news()
         });
+    }
+}
+
+/// What a round for one changed EndpointSlice costs among so many Services: allocations, their bytes, and writes.
+fn one_change(services: u32) -> [u64; 3] {
+    let now = Instant::now();
+    let mut engine = Engine::new(MemoryStore::default(), options(), now);
+    engine.receive(lists(services), now);
+    engine.work(|| now);
+    let change = |engine: &mut Engine<_>, i, but| {
+        engine.receive(Message::Events(vec![Event::EndpointSlice(Change::Apply(slice(i, but)))]), now);
+        engine.work(|| now);
+        engine.take_departures();
+    };
+    // Lists that grow by the way are long enough from then on.
+    (0..8).for_each(|i| change(&mut engine, i, 0));
+    let before = engine.status().writes;
+    let measured = allocation_counter::measure(|| (8..16).for_each(|i| change(&mut engine, i, 0)));
+    [measured.count_total, measured.bytes_total, engine.status().writes - before]
+}
+
+#[test]
+fn a_change_of_one_service_costs_the_same_among_few_and_among_many() {
+    let (few, many) = (one_change(100), one_change(3_000));
+    assert_eq!(few[2], many[2], "writes");
+    for (what, few, many) in [("allocations", few[0], many[0]), ("bytes", few[1], many[1])] {
+        assert!(many <= few + few / 4, "{what} of a change: {few} among 100 Services, {many} among 3,000");
     }
 }
