@@ -54,9 +54,15 @@ impl Slots {
     }
 
     /// The backends of all slots, in their order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = u32> + '_ {
+    pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        let (few, many): (&[u8], &[u32]) = match &self.0.slots {
+            Positions::Few(slots) => (slots, &[]),
+            Positions::Many(slots) => (&[], slots),
+        };
+        let positions = few.iter().map(|position| usize::from(*position));
+        let positions = positions.chain(many.iter().map(|position| *position as usize));
         // Each position was made of an id, so there is one.
-        (0..self.len()).map(|slot| self.get(slot).unwrap_or_default())
+        positions.map(|position| self.0.ids.get(position).copied().unwrap_or_default())
     }
 }
 

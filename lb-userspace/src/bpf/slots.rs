@@ -85,6 +85,22 @@ impl SlotArray {
         Ok(())
     }
 
+    /// Whether these are the slots of a table.
+    ///
+    /// # Errors
+    /// A chunk cannot be mapped.
+    pub(super) fn are(&mut self, at: u32, slots: &Slots) -> io::Result<bool> {
+        let (place, mut ids, mut same) = (at as usize..at as usize + slots.len(), slots.iter(), true);
+        if place.end > self.len {
+            return Ok(false);
+        }
+        self.visit(place, |words, places| {
+            let slot = |place| words.and_then(|words| words.half(place)).map_or(0, |slot| slot.load(Ordering::Relaxed));
+            same &= places.zip(&mut ids).all(|(place, id)| slot(place) == id);
+        })?;
+        Ok(same)
+    }
+
     /// Reads those of a table; only its beginning where it ends beyond the array.
     ///
     /// # Errors

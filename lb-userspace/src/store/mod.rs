@@ -23,6 +23,14 @@ pub trait Store {
     /// A map cannot be read.
     fn read(&mut self) -> Result<Image, StoreError>;
 
+    /// The same, where most of it is known to be as `known` says: what is can be shared with that.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    fn read_again(&mut self, _known: &Image) -> Result<Image, StoreError> {
+        self.read()
+    }
+
     /// Makes one write.
     ///
     /// # Errors
