@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use aya::maps::ProgramArray;
 use aya::programs::Program;
@@ -21,6 +23,9 @@ static EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/
 const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
 /// The ring buffer of aya-log: the only map that each agent has anew.
 const LOG_MAP: &str = "AYA_LOGS";
+
+/// Threads that load programs: two thirds of the work are four of them.
+const THREADS: usize = 4;
 
 /// The kernel's side, as the build made it.
 #[derive(Clone, Copy, Debug)]
@@ -74,8 +79,8 @@ impl Object {
         }
         let mut ebpf = loader.load(self.0).map_err(|error| Error::Load(chain(&error)))?;
         let mut fds = BTreeMap::new();
-        for (name, program) in ebpf.programs_mut() {
-            load(program).map_err(|error| Error::program(name, &error))?;
+        verify(&mut ebpf)?;
+        for (name, program) in ebpf.programs() {
             let fd = program.fd().map_err(|error| Error::program(name, &error))?;
             let fd = fd.as_fd().try_clone_to_owned().map_err(|error| Error::Load(error.to_string()))?;
             let path = pins.programs().join(name);
@@ -106,6 +111,24 @@ fn join(ebpf: &mut Ebpf, hook: Hook) -> Result<(), Error> {
         })?;
     }
     Ok(())
+}
+
+/// Has the kernel verify the programs, which is most of what a start costs: as many at a time as there are processors for.
+fn verify(ebpf: &mut Ebpf) -> Result<(), Error> {
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let programs = Mutex::new(ebpf.programs_mut());
+    let next = || programs.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || {
+        while let Some((name, program)) = next() {
+            load(program).map_err(|error| Error::program(name, &error))?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..threads.min(THREADS)).map(|_| scope.spawn(work)).collect();
+        let panicked = |_| Err(Error::Load("a thread that loads programs panicked".to_owned()));
+        others.into_iter().map(|other| other.join().unwrap_or_else(panicked)).fold(work(), Result::and)
+    })
 }
 
 fn load(program: &mut Program) -> Result<(), aya::programs::ProgramError> {
