@@ -28,6 +28,17 @@ pub(super) struct Seen {
     pub(super) faults: Vec<Problem>,
 }
 
+/// Whose programs run before this agent's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Before {
+    /// Nobody's: ours may run before the maps are complete, since each frontend is complete as soon as it is there.
+    Nothing,
+    /// Those of an agent with the same maps: ours may run at once.
+    ThisLayout,
+    /// Those of an agent with other maps: these serve until ours are complete.
+    OtherLayout,
+}
+
 /// Programs in the kernel.
 pub(super) struct Datapath {
     settings: Settings,
@@ -66,10 +77,14 @@ impl Datapath {
         })
     }
 
-    /// Whether an earlier agent's programs run: then ours take over at once, else when the maps are complete.
-    pub(super) fn takes_over(&self) -> anyhow::Result<bool> {
+    /// Whose programs run.
+    pub(super) fn before(&self) -> anyhow::Result<Before> {
         let pins = &self.settings.pins;
-        Ok(!pins.attachments()?.is_empty() || !pins.sockets()?.is_empty())
+        Ok(match !pins.attachments()?.is_empty() || !pins.sockets()?.is_empty() {
+            true => Before::ThisLayout,
+            false if pins.hold_links()? => Before::OtherLayout,
+            false => Before::Nothing,
+        })
     }
 
     /// Until when connections that another proxy began go on through that ([`Config::strangers_until`]). On a node where

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{info, warn};
 
-use super::datapath::{Datapath, Seen, config};
+use super::datapath::{Before, Datapath, Seen, config};
 use super::health_checks::HealthCheckServers;
 use super::observed::{Observed, Said};
 use super::source::Opened;
@@ -23,8 +23,9 @@ use crate::devices::{self, Nodes, Survey};
 use crate::health::Question;
 use crate::http::Server;
 use crate::metrics::{Probes, Programming};
-use crate::plan::Departures;
+use crate::plan::{Departures, Op};
 use crate::reconcile::{self, Listeners, News, Options, Status};
+use crate::store::Store;
 use crate::watch::kubernetes::Events;
 use crate::watch::{Feed, Health, Problem, Reason};
 
@@ -48,9 +49,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let survey = devices::survey(&devices.borrow_and_update(), &settings.globs);
     let events = source.events(&settings.node);
     let mut agent = Agent::new(settings, survey, events, datapath.strangers_until()?)?;
-    if datapath.takes_over()? {
-        info!("taking over what an earlier agent attached");
-        agent.attach(&mut datapath)?;
+    let before = datapath.before()?;
+    if before == Before::Nothing {
+        // Programs that run must know until when strangers pass, and so must the next agent if this one is killed.
+        BpfStore::open(&agent.settings.pins)?.write(&Op::Config(agent.facts()?.config))?;
     }
     let programming = Programming::default();
     let (departures, departed) = mpsc::unbounded_channel();
@@ -64,6 +66,15 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         levels: levels_seen,
     };
     agent.serve(Observed::new(&agent.settings, said)?, &programming);
+    // A link takes the kernel ten milliseconds: time in which lists come in and maps are filled.
+    if before == Before::OtherLayout {
+        info!("what an agent of another layout attached serves until the maps are complete");
+    } else {
+        if before == Before::ThisLayout {
+            info!("taking over what an earlier agent attached");
+        }
+        agent.attach(&mut datapath)?;
+    }
     let mut repair = interval(REPAIR);
     repair.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
