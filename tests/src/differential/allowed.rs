@@ -4,7 +4,7 @@ use super::Client;
 use super::compare::Case;
 use super::lasting::{Fate, Lasted};
 use super::question::Frontend;
-use crate::lab::{Call, Outcome};
+use crate::lab::{Call, Outcome, Protocol};
 
 /// A difference that is meant to be. docs/behaviour.md tells of each, by its name.
 #[derive(Clone, Copy)]
@@ -26,7 +26,7 @@ pub(super) enum Covers {
 }
 
 /// All of them.
-pub const ALLOWANCES: [Allowance; 10] = [
+pub const ALLOWANCES: [Allowance; 11] = [
     Allowance {
         name: "a pod keeps its address",
         reason: "Its answers come by its own device, where they are translated back. kube-proxy masquerades to be sure \
@@ -70,6 +70,14 @@ pub const ALLOWANCES: [Allowance; 10] = [
                  backend for as long as they go on. With Sluice they end.",
         covers: Covers::Lasting(|lasted| {
             lasted.is_datagrams() && !lasted.offered && lasted.kube_proxy == Fate::Stays && lasted.is_ended()
+        }),
+    },
+    Allowance {
+        name: "datagrams to an address that is no more",
+        reason: "A new socket may have the port of one before it, whose flow kube-proxy has left.",
+        covers: Covers::Answer(|case| {
+            let nobody = case.question.may.is_empty() && !case.sluice.is_answered();
+            case.question.protocol == Protocol::Udp && nobody && case.kube_proxy.ends_as(case.sluice)
         }),
     },
     Allowance {

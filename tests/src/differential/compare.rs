@@ -25,6 +25,11 @@ impl Found {
         self.answers.keys().next().copied().filter(|_| one)
     }
 
+    /// Whether the last rounds of both came to the same where nobody answered.
+    pub(super) fn ends_as(&self, other: &Self) -> bool {
+        self.others == other.others
+    }
+
     /// Whether it was told of something else than silence.
     pub(super) fn is_told(&self) -> bool {
         self.answers.is_empty() && !self.others.contains("silence")

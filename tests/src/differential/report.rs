@@ -68,13 +68,13 @@ pub(super) struct Findings<'a>(pub(super) &'a [Finding]);
 
 impl fmt::Display for Findings<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut last = "";
+        let mut last = None;
         for finding in self.0 {
             let Finding { seed, changes, change, question, kube_proxy, sluice, objects } = finding;
             // Several questions are mostly about one Service.
-            if objects != last {
+            if last != Some((seed, changes, objects)) {
                 writeln!(f, "\nseed {seed}, after {changes} changes ({change}):\n  {objects}")?;
-                last = objects;
+                last = Some((seed, changes, objects));
             }
             writeln!(f, "  {question}\n    kube-proxy: {kube_proxy}\n    Sluice:     {sluice}")?;
         }

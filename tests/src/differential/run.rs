@@ -116,9 +116,10 @@ impl Twins<'_> {
             self.wait()?;
             let step = Step { seed, changes: done, change: &change };
             self.go_on(services, step)?;
-            // What has gone must be silent, too.
+            // What has gone must be silent, too: nobody serves it.
             let gone = before.iter().filter(|old| services.iter().all(|service| service.number != old.number));
-            let asked: Vec<_> = services.iter().chain(gone).cloned().collect();
+            let gone = gone.map(|old| Service { slices: Vec::new(), ..old.clone() });
+            let asked: Vec<_> = services.iter().cloned().chain(gone).collect();
             self.ask(&asked, step, &mut choice)?;
         }
         self.report.clusters += 1;
