@@ -21,6 +21,9 @@ pub(crate) struct Arguments {
     /// Lead packets to other nodes' pods over VXLAN, in place of routes
     #[arg(long)]
     vxlan: bool,
+    /// Wire pods to a bridge, in place of point-to-point links
+    #[arg(long)]
+    bridge: bool,
     /// Run kube-proxy in both worlds, with all it knows: what differs then is the lab's own doing
     #[arg(long)]
     self_check: bool,
@@ -32,12 +35,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::for_kubernetes()?;
     build::object(&toolchain)?;
     build::everything()?;
-    let Arguments { clusters, seed, changes, vxlan, self_check } = arguments;
+    let Arguments { clusters, seed, changes, vxlan, bridge, self_check } = arguments;
     let mut differential = Command::new(workspace::built("sluice-differential", false));
     for (name, value) in [("--clusters", *clusters), ("--seed", *seed), ("--changes", *changes as u64)] {
         differential.arg(name).arg(value.to_string());
     }
-    for (name, wanted) in [("--vxlan", *vxlan), ("--self-check", *self_check)] {
+    for (name, wanted) in [("--vxlan", *vxlan), ("--bridge", *bridge), ("--self-check", *self_check)] {
         differential.args(wanted.then_some(name));
     }
     differential.env(workspace::BINARY_VARIABLE, workspace::built("sluice", false));

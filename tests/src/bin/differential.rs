@@ -22,15 +22,19 @@ struct Arguments {
     /// Lead packets to other nodes' pods over VXLAN, in place of routes
     #[arg(long)]
     vxlan: bool,
+    /// Wire pods to a bridge, in place of point-to-point links
+    #[arg(long)]
+    bridge: bool,
     /// Run kube-proxy in both worlds, with all it knows: what differs then is the lab's own doing
     #[arg(long)]
     self_check: bool,
 }
 
 fn main() -> ExitCode {
-    let Arguments { clusters, seed, changes, vxlan, self_check } = Arguments::parse();
+    let Arguments { clusters, seed, changes, vxlan, bridge, self_check } = Arguments::parse();
     let network = if vxlan { Network::Vxlan } else { Network::Routed };
-    let world = WorldOptions { network, wiring: Wiring::PointToPoint };
+    let wiring = if bridge { Wiring::Bridge } else { Wiring::PointToPoint };
+    let world = WorldOptions { network, wiring };
     let beside = if self_check { Subject::KubeProxy } else { Subject::Sluice };
     match run(&Options { clusters, seed, changes, world, beside }) {
         Ok(report) => {

@@ -10,7 +10,7 @@ use anyhow::{Result, anyhow};
 
 use crate::lab::{
     Agent, AgentOptions, Call, FAMILIES, Family, Node, Outcome, Outcomes, Pod, Probe, Prober, Responder, SocketPath,
-    Source, World, WorldOptions, cli,
+    Source, Wiring, World, WorldOptions, cli,
 };
 use crate::plane::{KubeProxy, Mode};
 
@@ -56,6 +56,11 @@ impl Cluster {
         let world = World::new(options)?;
         let (mut backends, mut responders, mut pods) = (Vec::new(), Vec::new(), Vec::new());
         for (number, node) in world.nodes.iter().enumerate() {
+            if options.wiring == Wiring::Bridge {
+                // Netfilter sees what a bridge forwards, too, as Kubernetes asks of nodes with a bridge.
+                let see = |family| format!("net/bridge/bridge-nf-call-{family}");
+                node.sysctl(&[(&see("iptables"), "1"), (&see("ip6tables"), "1")])?;
+            }
             let mut on_node = Vec::new();
             for n in BACKENDS {
                 let pod = node.bare_pod(&format!("{}{n}", short(number)), n)?;

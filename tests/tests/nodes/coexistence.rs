@@ -45,21 +45,12 @@ fn nft(node: &Node, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Lets netfilter see what a bridge forwards, too, as Kubernetes asks of nodes with a bridge.
-fn filter_bridge(node: &Node, wiring: Wiring) -> Result<()> {
-    if wiring == Wiring::PointToPoint {
-        return Ok(());
-    }
-    node.sysctl(&[("net/bridge/bridge-nf-call-iptables", "1"), ("net/bridge/bridge-nf-call-ip6tables", "1")])
-}
-
 #[test]
 fn a_rule_that_drops_what_is_invalid_harms_nothing() -> Result<()> {
     plane_or_skip!();
     for options in WORLDS {
         let cluster = Cluster::new(options)?;
         for node in &cluster.world.nodes {
-            filter_bridge(node, options.wiring)?;
             nft(node, &[INVALID])?;
         }
         let plane = Plane::start_in(&cluster.world, PlaneOptions { api_servers: 1, controllers: false })?;
@@ -87,7 +78,6 @@ fn a_rule_toward_a_pod_applies_to_traffic_through_a_service() -> Result<()> {
         Api::new(&plane)?.apply(&objects(&cluster))?;
         let side = Side::start(&cluster, Subject::Sluice, &plane.kubeconfig())?;
         let node = &cluster.world.nodes[0];
-        filter_bridge(node, options.wiring)?;
         nft(node, &["add table inet network_policy"])?;
         nft(node, &["add chain inet network_policy forward { type filter hook forward priority 0; }"])?;
         for client in [Client::Pod(0), Client::Pod(2), Client::Outside(0)] {
