@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use lb_common::ip::{Family, V4};
 use lb_common::mem::{Image, Slots};
-use lb_common::tables::RangeKey;
+use lb_common::tables::{Affinity, AffinityKey, Origin, RangeKey};
+use lb_userspace::affinity;
 use lb_userspace::compile::NodeFacts;
 use lb_userspace::metrics::{Metrics, Probes, Snapshot, StoreErrors};
 use lb_userspace::model::{Protocol, Service, SourceRanges, TrafficPolicy};
@@ -208,6 +209,50 @@ fn local(message: Message) -> Message {
         other => other,
     };
     Message::Events(events.into_iter().map(local).collect())
+}
+
+/// The same with one policy for its ClusterIP and the other for a load balancer's address; all endpoints are on the node.
+fn sticky_twice(endpoints: u8) -> Message {
+    let Message::Events(mut events) = sticky(endpoints) else { unreachable!() };
+    for event in &mut events {
+        match event {
+            Event::Service(Change::Apply(service)) => {
+                service.cluster_ips = vec![ip(Family::V4, 96, 4)];
+                service.internal_policy = TrafficPolicy::Local;
+                service.load_balancer_ips = vec![ip(Family::V4, 97, 2)];
+            }
+            Event::EndpointSlice(Change::Apply(slice)) => {
+                slice.endpoints.iter_mut().for_each(|endpoint| endpoint.node = Some("node".into()));
+            }
+            _ => {}
+        }
+    }
+    Message::Events(events)
+}
+
+#[test]
+fn clients_are_let_go_by_each_policy_under_which_they_stay() {
+    let (mut engine, now) = run(MemoryStore::default(), Instant::now(), [two_services(), sticky_twice(2)]);
+    engine.take_departures();
+    let before = image(&mut engine);
+    engine.receive(sticky_twice(1), now);
+    settle(&mut engine, now);
+    let departures = engine.take_departures();
+    let after = image(&mut engine);
+    let mut stays = std::collections::BTreeSet::new();
+    for (key, frontend) in before.v4.frontends.iter().filter(|(_, frontend)| frontend.affinity > 0) {
+        for origin in Origin::ALL {
+            let [old, new] =
+                [&before, &after].map(|image| image.runs[&image.v4.frontends[key].table(origin).at].clone());
+            let stay = AffinityKey { client: V4::default(), service: frontend.stay(origin) };
+            for id in old.ids() {
+                let left = affinity::left_behind(&departures.v4, &stay, &Affinity { backend: *id, seen: 0 });
+                assert_eq!(left, !new.ids().contains(id), "{key:?} {origin:?} {id}: {departures:?}");
+            }
+            stays.insert(stay.service);
+        }
+    }
+    assert_eq!(stays.len(), 2, "a stay of each policy");
 }
 
 #[test]
