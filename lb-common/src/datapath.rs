@@ -205,7 +205,7 @@ fn account<A: Ip, T: Tables<A>>(tables: &mut T, parsed: &Parsed<A>, flow: &Flow<
 /// Translates a packet.
 #[inline(always)]
 fn translate<A: Ip, P: Packet>(packet: &mut P, parsed: &Parsed<A>, flow: &Flow<A>, reason: Reason) -> Verdict {
-    match rewrite::apply(packet, parsed.proto, parsed.l4, flow) {
+    match rewrite::apply(packet, parsed.proto, parsed.l4, parsed.l4_len, flow) {
         Some(()) => way(flow, reason),
         None => Verdict::Drop(Reason::WriteFailed),
     }

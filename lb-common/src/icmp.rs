@@ -82,7 +82,8 @@ fn quoted<A: Messages, P: Packet>(packet: &P, outer: &Network<A>) -> Option<(Net
         return None;
     }
     let quote = A::network(packet, outer.l4 + size_of::<Icmp>(), there, Extent::Quoted).ok()?;
-    let has_ports = matches!(quote.proto, proto::TCP | proto::UDP) && quote.fragment.is_none_or(|part| part.first);
+    let has_ports =
+        matches!(quote.proto, proto::TCP | proto::UDP | proto::SCTP) && quote.fragment.is_none_or(|part| part.first);
     if !has_ports || quote.l4_len < LEAST {
         return None;
     }
@@ -122,9 +123,9 @@ fn quotation<A: Ip, P: Packet>(packet: &mut P, outer: &Network<A>, quote: &Netwo
         change = csum::add(change, fix(packet, at + header, flow.addrs)?);
     }
     let offset = if quote.proto == proto::TCP { TCP_CHECKSUM } else { UDP_CHECKSUM };
-    // Of a TCP header the first 8 bytes may be all that is quoted, and UDP may have none. One that the sender left to its
-    // device to complete was never right; the change keeps it as wrong as it was.
-    let is_there = quote.l4_len >= offset + size_of::<u16>();
+    // Of a TCP header the first 8 bytes may be all that is quoted, UDP may have none, and that of SCTP covers more than is
+    // quoted. One that the sender left to its device to complete was never right; the change keeps it as wrong as it was.
+    let is_there = quote.proto != proto::SCTP && quote.l4_len >= offset + size_of::<u16>();
     if is_there && (quote.proto == proto::TCP || packet.load::<u16>(quote.l4 + offset)? != 0) {
         change = csum::add(change, fix(packet, quote.l4 + offset, ports)?);
     }

@@ -11,6 +11,7 @@
 extern crate std;
 
 pub mod bench;
+pub mod crc;
 pub mod csum;
 pub mod datapath;
 pub mod flow;
@@ -26,6 +27,7 @@ pub mod parse;
 pub mod reject;
 pub mod rewrite;
 pub mod route;
+pub mod sctp;
 pub mod service;
 pub mod socket;
 pub mod tables;

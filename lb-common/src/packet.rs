@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::crc;
 use crate::csum;
 use crate::ip::{Be16, V4, V6};
 
@@ -67,6 +68,13 @@ pub trait Packet {
         }
         self.store(offset, &csum::mark(csum::update(field, csum::add(addresses, ports)), optional))
     }
+
+    /// What a change of the first 32 bits of `len` bytes does to their CRC-32C: [`crc::change`]. In the kernel a function
+    /// that is verified once, not again on each way that leads there.
+    #[inline(always)]
+    fn crc_change(bits: u32, len: u32) -> u32 {
+        crc::change(bits, len)
+    }
 }
 
 /// Bytes of the Ethernet header, where the IP header begins.
@@ -78,6 +86,8 @@ pub mod proto {
     pub const TCP: u8 = 6;
     /// User Datagram Protocol.
     pub const UDP: u8 = 17;
+    /// Stream Control Transmission Protocol.
+    pub const SCTP: u8 = 132;
 }
 
 /// Offset of the checksum in a TCP header.
@@ -184,7 +194,7 @@ pub fn turn<P: Packet>(packet: &mut P) -> Option<()> {
     packet.store(0, &ethernet.swapped())
 }
 
-/// The ports, with which TCP and UDP both begin.
+/// The ports, with which TCP, UDP and SCTP begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Ports {

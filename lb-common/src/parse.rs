@@ -5,7 +5,8 @@
 
 use crate::ip::{Be16, Ip, V4, V6};
 use crate::packet::{ETHERNET, Ipv4, Ipv6, Ipv6Fragment, Packet, Ports, Tcp, Udp, proto, tcp};
-use crate::tables::{FlowKey, Side};
+use crate::sctp::{self, Sctp};
+use crate::tables::{Flow, FlowKey, Side};
 use crate::verdict::Reason;
 
 /// The largest packet that a length field of 16 bits can state. Above it (BIG TCP aggregates) the field is 0.
@@ -20,11 +21,11 @@ pub struct Parsed<A: Ip> {
     pub dst: A,
     /// Source and destination port.
     pub ports: Ports,
-    /// IP protocol number: TCP or UDP.
+    /// IP protocol number: TCP, UDP or SCTP.
     pub proto: u8,
-    /// Flags of TCP; else 0.
+    /// Flags of TCP; of SCTP those that mean the same; of UDP 0.
     pub flags: u8,
-    /// Offset of the TCP or UDP header.
+    /// Offset of the transport header.
     pub l4: usize,
     /// Bytes from there to the packet's end by its IP header.
     pub l4_len: usize,
@@ -53,10 +54,16 @@ impl<A: Ip> Parsed<A> {
         self.flags & (tcp::SYN | tcp::ACK) == tcp::SYN
     }
 
-    /// Whether it is a segment of TCP that ends the connection at once.
+    /// Whether it ends the connection at once.
     #[inline(always)]
     pub const fn resets(&self) -> bool {
         self.flags & tcp::RST != 0
+    }
+
+    /// Whether its checksum can follow where its ports go: that of SCTP covers all fragments, and this may be one of several.
+    #[inline(always)]
+    pub fn can_become(&self, flow: &Flow<A>) -> bool {
+        !self.first || self.proto != proto::SCTP || self.ports == (Ports { src: flow.sport, dst: flow.dport })
     }
 }
 
@@ -144,9 +151,18 @@ pub fn parse<A: Header, P: Packet>(packet: &P) -> Result<Parsed<A>, Reason> {
             }
             (header.ports, 0)
         }
+        proto::SCTP => {
+            let header: Sctp = packet.load(l4).ok_or(Reason::Malformed)?;
+            if l4_len < size_of::<Sctp>() {
+                return Err(Reason::Malformed);
+            }
+            (header.common.ports, sctp::flags(header.chunk))
+        }
         _ if proto == A::ICMP => return Err(Reason::Icmp),
         _ => return Err(Reason::NoPorts),
     };
+    // The protocols are one way for the verifier.
+    let [proto, flags] = [proto, flags].map(|byte| packet.opaque(byte.into()) as u8);
     Ok(Parsed { src, dst, ports, proto, flags, l4, l4_len, first: fragment.is_some() })
 }
 

@@ -6,6 +6,7 @@ use crate::csum;
 use crate::ip::{Be16, Ip, V4, V6};
 use crate::packet::{ETHERNET, Ethernet, Icmp, Ipv4, Ipv6, Packet, Ports, TCP_CHECKSUM, Tcp, proto, tcp};
 use crate::parse::{Header, Parsed, parse};
+use crate::sctp;
 
 /// Turns a packet into its own refusal, to be sent back out of the device that it came from.
 ///
@@ -36,6 +37,11 @@ pub trait Reply: Header {
     fn header(src: Self, dst: Self, proto: u8, payload: u16) -> Self::Header;
 }
 
+/// Bytes behind the IP header that are always quoted (RFC 792).
+const LEAST: usize = 8;
+/// What is quoted of SCTP beyond.
+type Rest = [u32; (sctp::QUOTED - LEAST) / size_of::<u32>()];
+
 // Out of line: each family has a stack of its own.
 #[inline(never)]
 fn answer<A: Reply, P: Packet>(packet: &mut P, ethernet: &Ethernet) -> Option<()> {
@@ -57,12 +63,18 @@ fn answer<A: Reply, P: Packet>(packet: &mut P, ethernet: &Ethernet) -> Option<()
             return None;
         }
         let icmp = Icmp { kind: A::PORT_UNREACHABLE, checksum: 0, unused: 0 };
-        let len = size_of::<Icmp>() + size_of::<A::Quote>();
-        let covered = csum::sum(&bytemuck::cast::<Icmp, [u32; 2]>(icmp)) + csum::sum(quote.as_ref());
+        let end = size_of::<Icmp>() + size_of::<A::Quote>();
+        let is_longer = parsed.proto == proto::SCTP && parsed.l4_len >= sctp::QUOTED;
+        let (rest, len): (Rest, usize) =
+            if is_longer { (packet.load(l4 + LEAST)?, end + size_of::<Rest>()) } else { ([0; _], end) };
+        let covered = csum::sum(&bytemuck::cast::<Icmp, [u32; 2]>(icmp)) + csum::sum(quote.as_ref()) + csum::sum(&rest);
         let sum = if A::ICMP_PSEUDO { covered + pseudo(&parsed, A::ICMP, len) } else { covered };
         packet.resize(l4 + len)?;
         packet.store(l4, &Icmp { checksum: !csum::fold(sum), ..icmp })?;
         packet.store(l4 + size_of::<Icmp>(), &quote)?;
+        if is_longer {
+            packet.store(l4 + end, &rest)?;
+        }
         (A::ICMP, len)
     };
     packet.store(0, &ethernet.swapped())?;

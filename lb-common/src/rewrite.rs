@@ -3,15 +3,21 @@
 use crate::csum;
 use crate::ip::Ip;
 use crate::packet::{ETHERNET, Packet, Ports, TCP_CHECKSUM, UDP_CHECKSUM, proto};
+use crate::sctp;
 use crate::tables::Flow;
 
-/// Rewrites a packet, whose transport header is at `l4`, as its flow says; the checksums take the change that the flow holds.
+/// Rewrites a packet, whose `l4_len` bytes from the transport header on begin at `l4`, as its flow says; the checksums take
+/// the change that the flow holds, or for SCTP that of the ports.
 ///
 /// `None` where the packet refused a write; it may be half written then and must be dropped.
 #[inline(always)]
-pub fn apply<A: Ip, P: Packet>(packet: &mut P, proto: u8, l4: usize, flow: &Flow<A>) -> Option<()> {
+pub fn apply<A: Ip, P: Packet>(packet: &mut P, proto: u8, l4: usize, l4_len: usize, flow: &Flow<A>) -> Option<()> {
     addresses(packet, flow)?;
-    packet.store(l4, &Ports { src: flow.sport, dst: flow.dport })?;
+    let ports = Ports { src: flow.sport, dst: flow.dport };
+    if proto == proto::SCTP {
+        return sctp::rewrite(packet, l4, l4_len, ports);
+    }
+    packet.store(l4, &ports)?;
     // Last, since in the kernel this call makes all that was known of the packet's bounds void.
     match proto {
         proto::TCP => packet.fix_l4(l4 + TCP_CHECKSUM, flow.addrs, flow.ports, false),

@@ -161,6 +161,8 @@ fn hop<A: Ip, P: Packet, T: Tables<A>>(packet: &P, tables: &T, flow: &Flow<A>, e
     let whole = (exit.len as usize).wrapping_sub(ETHERNET);
     let len = match packet.segment() {
         0 => whole,
+        // Each part of an aggregate of SCTP has a length of its own: the kernel judges.
+        _ if exit.proto == proto::SCTP => 0,
         // The packets that a device will make of it. One that cannot be read is for others to refuse.
         payload => {
             let l4 = usize::from(exit.l4);
@@ -181,7 +183,7 @@ fn hop<A: Ip, P: Packet, T: Tables<A>>(packet: &P, tables: &T, flow: &Flow<A>, e
 pub fn send<A: Ip, P: Packet>(packet: &mut P, flow: &Flow<A>, exit: &Exit) -> Option<()> {
     head::<A, P>(packet, exit)?;
     let l4 = packet.opaque(exit.l4.into());
-    rewrite::apply(packet, exit.proto, l4, flow)
+    rewrite::apply(packet, exit.proto, l4, (exit.len as usize).wrapping_sub(l4), flow)
 }
 
 /// Addresses a packet to its next hop, with one hop less left. `None` where it refused a write.

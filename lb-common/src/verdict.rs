@@ -92,6 +92,8 @@ reasons! {
     Fragment => "fragment",
     /// A fragment behind the first of its packet, translated like that.
     LaterFragment => "later_fragment",
+    /// The first fragment of a packet of SCTP, whose checksum cannot follow to other ports: it covers the others, too.
+    SctpFragment => "sctp_fragment",
     /// Passed as it came: shorter than its headers say, or headers that contradict each other.
     Malformed => "malformed",
     /// Passed as it came: more IPv6 extension headers than are followed.

@@ -102,6 +102,11 @@ impl Packet for Buffer {
         }
         self.store(offset, &csum::mark(csum::update(before, csum::add(addresses, ports)), optional))
     }
+
+    #[inline(always)]
+    fn crc_change(bits: u32, len: u32) -> u32 {
+        bytes::crc_change(bits, len)
+    }
 }
 
 /// A packet, and the tables as a program at its place sees them.

@@ -61,6 +61,11 @@ impl Packet for Frame {
         // SAFETY: the context is this run's own.
         (unsafe { bpf_xdp_adjust_head(self.0.ctx, -(room as i32)) } == 0).then_some(())
     }
+
+    #[inline(always)]
+    fn crc_change(bits: u32, len: u32) -> u32 {
+        bytes::crc_change(bits, len)
+    }
 }
 
 /// A packet, and the tables as a program at its place sees them.

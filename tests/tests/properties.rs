@@ -13,6 +13,7 @@ use lb_common::verdict::{Reason, Verdict};
 use proptest::prelude::*;
 use sluice_tests::fuzz;
 use sluice_tests::packets::random::Seed;
+use sluice_tests::packets::sctp::chunk;
 use sluice_tests::packets::world::{Net, add_service, client, empty, pod, vip};
 use sluice_tests::packets::{L4, SYN, UDP, ends, packet};
 
@@ -21,6 +22,7 @@ fn tables<A: Net>(pods: u8) -> Native {
     let pods: Vec<_> = (1..=pods).map(pod::<A>).collect();
     add_service::<A>(&mut image, vip::<A>(1, 80), proto::TCP, &pods);
     add_service::<A>(&mut image, vip::<A>(1, 80), proto::UDP, &pods);
+    add_service::<A>(&mut image, vip::<A>(1, 80), proto::SCTP, &pods);
     let mut tables = Native::new(image);
     tables.devices.insert(Frame::DEVICE, device::INSIDE);
     tables
@@ -75,10 +77,9 @@ proptest! {
     fn an_answer_comes_from_the_address_that_was_called(
         host in 1u8..=255,
         port in 1u16..,
-        udp: bool,
+        l4 in proptest::sample::select(&[SYN, UDP, L4::Sctp(chunk::INIT)]),
         payload in proptest::collection::vec(any::<u8>(), 0..64),
     ) {
-        let l4 = if udp { UDP } else { SYN };
         round_trip::<V4>(host, port, l4, &payload)?;
         round_trip::<V6>(host, port, l4, &payload)?;
     }

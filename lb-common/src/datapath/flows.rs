@@ -68,6 +68,9 @@ fn ingress<A: Ip, P: Packet, T: Tables<A>>(
         }
         None => return Verdict::Pass(Reason::NotService),
     };
+    if !parsed.can_become(flow) {
+        return Verdict::Drop(Reason::SctpFragment);
+    }
     go_on(packet, tables, parsed, flow, reason)
 }
 
@@ -83,6 +86,7 @@ fn egress<A: Ip, P: Packet, T: Tables<A>>(
         return Verdict::Pass(Reason::NotService);
     }
     match follow(tables, parsed, &parsed.key(Side::Egress), now()) {
+        Some((entry, _)) if !parsed.can_become(&entry) => Verdict::Drop(Reason::SctpFragment),
         Some((entry, reason)) => {
             let verdict = translate(packet, parsed, &entry, reason);
             account(tables, parsed, &entry, verdict)
@@ -138,7 +142,7 @@ fn follow_in<A: Ip, T: Tables<A>>(
     }
     if parsed.flags & (tcp::FIN | tcp::RST) != 0 {
         flow::close(tables, table, key, &mut entry, parsed.flags);
-    } else if entry.state & state::RST != 0 && parsed.proto == proto::TCP {
+    } else if entry.state & state::RST != 0 {
         flow::revive(tables, table, key, &mut entry);
     }
     let reason = match (entry.state & state::THERE != 0, table) {
@@ -191,7 +195,7 @@ fn left<A: Ip, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, now: u32) -> Option
     if tables.draining() {
         return Some(Reason::Draining);
     }
-    let midstream = parsed.proto == proto::TCP && !parsed.opens();
+    let midstream = parsed.proto != proto::UDP && !parsed.opens();
     (midstream && now < tables.strangers_until()).then_some(Reason::Stranger)
 }
 

@@ -4,6 +4,7 @@
 pub mod fragments;
 pub mod icmp;
 pub mod random;
+pub mod sctp;
 pub mod world;
 
 use std::net::{IpAddr, SocketAddr};
@@ -13,13 +14,15 @@ use etherparse::{
     Ipv6FlowLabel, Ipv6Header, NetSlice, PacketBuilder, SlicedPacket, TcpHeader, TransportSlice,
 };
 
-/// TCP or UDP.
+/// TCP, UDP or SCTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum L4 {
     /// A segment with these flags.
     Tcp(Flags),
     /// A datagram.
     Udp,
+    /// A packet of SCTP whose first chunk is of this type.
+    Sctp(u8),
 }
 
 impl L4 {
@@ -28,6 +31,7 @@ impl L4 {
         match self {
             Self::Tcp(_) => IpNumber::TCP.0,
             Self::Udp => IpNumber::UDP.0,
+            Self::Sctp(_) => IpNumber::SCTP.0,
         }
     }
 }
@@ -71,6 +75,10 @@ pub fn packet_with(ip: IpHeaders, sport: u16, dport: u16, l4: L4, payload: &[u8]
     let builder = PacketBuilder::ethernet2(FROM, TO).ip(ip);
     let mut frame = Vec::new();
     match l4 {
+        L4::Sctp(chunk) => {
+            let packet = sctp::packet(sport, dport, chunk, payload);
+            builder.write(&mut frame, IpNumber::SCTP, &packet)
+        }
         L4::Udp => builder.udp(sport, dport).write(&mut frame, payload),
         L4::Tcp(Flags(flags)) => {
             let mut header = TcpHeader::new(sport, dport, SEQUENCE, 64_000);
@@ -136,7 +144,10 @@ pub fn ends(frame: &[u8]) -> (SocketAddr, SocketAddr) {
     let (sport, dport) = match packet.transport {
         Some(TransportSlice::Tcp(tcp)) => (tcp.source_port(), tcp.destination_port()),
         Some(TransportSlice::Udp(udp)) => (udp.source_port(), udp.destination_port()),
-        other => panic!("no ports: {other:?}"),
+        _ => {
+            let packet = sctp::read(&packet).expect("a packet with ports");
+            (sctp::port(packet, 0), sctp::port(packet, 2))
+        }
     };
     (SocketAddr::new(src, sport), SocketAddr::new(dst, dport))
 }
@@ -199,7 +210,8 @@ pub fn verify_checksums(frame: &[u8]) -> Result<(), String> {
             let right = icmp.header().icmp_type.calc_checksum(src.octets(), dst.octets(), icmp.payload());
             same("ICMPv6", icmp.checksum(), right.map_err(|error| error.to_string())?)
         }
-        Some(TransportSlice::Igmp(_)) | None => Ok(()),
+        Some(TransportSlice::Igmp(_)) => Ok(()),
+        None => sctp::read(&packet).map_or(Ok(()), sctp::verify),
     }
 }
 

@@ -12,8 +12,9 @@ use lb_common::tables::{Flow, FlowKey, Frontend, Side, Table, frontend as flags}
 
 use super::fragments::apart;
 use super::icmp::{TROUBLES, error};
+use super::sctp::chunk;
 use super::world::{Net, add_service, client, empty, far, frontend, node, pod, vip};
-use super::{ACK, FIN_ACK, RST, SYN, SYN_ACK, UDP, echo, ip, packet_with};
+use super::{ACK, FIN_ACK, L4, RST, SYN, SYN_ACK, UDP, echo, ip, packet_with};
 
 /// A stream of numbers, repeatable from its seed (SplitMix64).
 #[derive(Clone, Debug)]
@@ -45,15 +46,15 @@ impl Seed {
 pub fn image<A: Net>() -> Image {
     let mut image = empty();
     let pods = [pod::<A>(1), pod::<A>(2), pod::<A>(3)];
-    add_service::<A>(&mut image, vip::<A>(1, 80), proto::TCP, &pods);
-    add_service::<A>(&mut image, vip::<A>(1, 53), proto::UDP, &pods);
-    add_service::<A>(&mut image, vip::<A>(2, 80), proto::TCP, &pods[..1]);
-    add_service::<A>(&mut image, vip::<A>(2, 53), proto::UDP, &pods[..1]);
-    add_service::<A>(&mut image, vip::<A>(3, 80), proto::TCP, &[]);
-    add_service::<A>(&mut image, vip::<A>(3, 53), proto::UDP, &[]);
     let own = SocketAddr::new(client::<A>(1, 0).ip(), 8080);
     add_service::<A>(&mut image, vip::<A>(4, 80), proto::TCP, &[own]);
-    for (l4, port) in [(proto::TCP, 80), (proto::UDP, 53)] {
+    add_service::<A>(&mut image, vip::<A>(4, 5000), proto::SCTP, &[own]);
+    // Of SCTP it matters whether the ports stay.
+    add_service::<A>(&mut image, vip::<A>(2, 8080), proto::SCTP, &pods);
+    for (l4, port) in [(proto::TCP, 80), (proto::UDP, 53), (proto::SCTP, 5000)] {
+        add_service::<A>(&mut image, vip::<A>(1, port), l4, &pods);
+        add_service::<A>(&mut image, vip::<A>(2, port), l4, &pods[..1]);
+        add_service::<A>(&mut image, vip::<A>(3, port), l4, &[]);
         add_service::<A>(&mut image, vip::<A>(5, port), l4, &pods);
         frontend::<A>(&mut image, vip::<A>(5, port), l4).affinity = u32::MAX;
         add_service::<A>(&mut image, vip::<A>(6, port), l4, &pods);
@@ -75,16 +76,17 @@ pub fn packet<A: Net>(seed: &mut Seed) -> (Side, Vec<u8>) {
     let me = client::<A>(seed.of(&[1, 2]), seed.of(&[40_000, 40_001, 2_000]));
     let own = SocketAddr::new(client::<A>(1, 0).ip(), 8080);
     let backend = seed.of(&[pod::<A>(1), pod::<A>(2), pod::<A>(3), own]);
-    let there = seed.of(&[SYN, SYN, ACK, ACK, ACK, FIN_ACK, RST, UDP, UDP]);
-    let port = if seed.below(12) == 0 {
-        81
-    } else if there == UDP {
-        53
-    } else {
-        80
+    let sctp = L4::Sctp(seed.of(&[chunk::INIT, chunk::INIT, chunk::COOKIE_ECHO, chunk::DATA, chunk::ABORT]));
+    let there = seed.of(&[SYN, SYN, ACK, ACK, ACK, FIN_ACK, RST, UDP, UDP, sctp, sctp]);
+    let port = match there {
+        _ if seed.below(12) == 0 => 81,
+        L4::Tcp(_) => 80,
+        L4::Udp => 53,
+        L4::Sctp(_) => seed.of(&[5000, 5000, 8080]),
     };
     let service = vip::<A>(seed.of(&[1, 1, 2, 2, 3, 4, 4, 5, 5, 6, 7, 7, 8, 8, 9]), port);
-    let back = seed.of(&[SYN_ACK, SYN_ACK, ACK, FIN_ACK, RST, UDP, UDP]);
+    let sctp = L4::Sctp(seed.of(&[chunk::INIT_ACK, chunk::INIT_ACK, chunk::DATA, chunk::SHUTDOWN_ACK]));
+    let back = seed.of(&[SYN_ACK, SYN_ACK, ACK, FIN_ACK, RST, UDP, UDP, sctp, sctp]);
     let len = seed.of(&[0, 1, 7, 64, 999, 999, 1_400]);
     let payload: Vec<u8> = (0..len).map(|_| seed.number() as u8).collect();
     let (side, src, dst, l4) = match seed.below(12) {
@@ -129,7 +131,9 @@ pub fn packet<A: Net>(seed: &mut Seed) -> (Side, Vec<u8>) {
     }
     if seed.below(30) == 0 {
         let at = seed.below(frame.len() as u64) as usize;
-        frame[at] ^= 1 << seed.below(8);
+        // Answers to a client that never was would leave by a route that no test knows.
+        let source = 14 + A::SOURCE..14 + A::SOURCE + size_of::<A>();
+        frame[at] ^= u8::from(!source.contains(&at)) << seed.below(8);
     }
     if seed.below(40) == 0 {
         // Prog run takes no frame below 14 bytes, nor TC one without an IP header.
@@ -142,7 +146,7 @@ pub fn packet<A: Net>(seed: &mut Seed) -> (Side, Vec<u8>) {
 
 /// Whether a frame has neither options nor extension headers.
 fn whole<A: Net>(frame: &[u8]) -> bool {
-    if A::ICMP == 1 { frame[14] == 0x45 } else { matches!(frame[14 + 6], proto::TCP | proto::UDP) }
+    if A::ICMP == 1 { frame[14] == 0x45 } else { matches!(frame[14 + 6], proto::TCP | proto::UDP | proto::SCTP) }
 }
 
 fn maybe_with_options(seed: &mut Seed, headers: IpHeaders) -> IpHeaders {

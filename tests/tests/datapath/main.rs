@@ -29,6 +29,7 @@ mod handover;
 mod icmp;
 mod leaving;
 mod policies;
+mod sctp;
 mod sockets;
 mod verdicts;
 
