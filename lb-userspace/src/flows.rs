@@ -22,9 +22,14 @@ const HALF_CLOSED: u64 = 240;
 const CLOSED: u64 = 120;
 /// One has said RST: time for what is still in flight, as netfilter has it.
 const RESET: u64 = 10;
+/// An association of SCTP at rest, as netfilter has it: seven heartbeats (RFC 9260, 8.3: every 30 s).
+const ASSOCIATION: u64 = 210;
+/// One that ends, also with ABORT, as netfilter has it when it is closed. Its 3 s for one that still closes (SHUTDOWN ACK)
+/// would be over before that is sent a second time.
+const ASSOCIATION_ENDS: u64 = 10;
 /// UDP (RFC 4787, REQ-5: at least two minutes).
 const DATAGRAMS: u64 = 120;
-/// Only one side has spoken.
+/// Only one side has spoken. As long as a cookie of SCTP is good for (RFC 9260, 16: Valid.Cookie.Life).
 const HALF_OPEN: u64 = 60;
 /// How long answers to datagrams may be on their way.
 const IN_FLIGHT: u64 = 2;
@@ -114,8 +119,8 @@ pub fn goes_now<A: Of>(entries: &BTreeMap<FlowKey<A>, Flow<A>>, key: &FlowKey<A>
     is_first || !entries.contains_key(&other) && age(flow.seen, now) > ticks(IN_FLIGHT)
 }
 
-/// A connection that was silent for so many seconds is not waited for: keep-alives of HTTP/2, of gRPC and of Go's TCP come
-/// more often, and a peer that is dead would hold up the rest.
+/// A connection that was silent for so many seconds is not waited for: keep-alives of HTTP/2, of gRPC and of Go's TCP, and
+/// heartbeats of SCTP, come more often, and a peer that is dead would hold up the rest.
 const QUIET: u64 = 60;
 /// One that is over may have its last segment on the way, sent again after a second if it was lost.
 const LAST: u64 = 2;
@@ -124,7 +129,7 @@ const LAST: u64 = 2;
 /// another backend.
 pub fn unfinished<A: Of>(entries: &BTreeMap<FlowKey<A>, Flow<A>>, now: u32) -> usize {
     let there =
-        entries.iter().filter(|(key, flow)| flow.state & state::THERE != 0 && key.proto == Protocol::Tcp.number());
+        entries.iter().filter(|(key, flow)| flow.state & state::THERE != 0 && key.proto != Protocol::Udp.number());
     let needed = there.filter(|(key, flow)| {
         let partner = entries.get(&mirror(key, flow).0);
         let seen = partner.map_or(flow.seen, |partner| newer(flow.seen, partner.seen, now));
@@ -146,7 +151,9 @@ fn is_over<A: Of>(
 
 /// How long, in seconds, a flow in this state may be silent.
 fn timeout(table: FlowTable, proto: u8, bits: u32) -> u64 {
+    let is = |protocol: Protocol| proto == protocol.number();
     let closing = match bits {
+        bits if bits & (state::RST | state::FINS) != 0 && is(Protocol::Sctp) => Some(ASSOCIATION_ENDS),
         bits if bits & state::RST != 0 => Some(RESET),
         bits if bits & state::FINS == state::FINS => Some(CLOSED),
         bits if bits & state::FINS != 0 => Some(HALF_CLOSED),
@@ -156,7 +163,8 @@ fn timeout(table: FlowTable, proto: u8, bits: u32) -> u64 {
         (Some(closing), FlowTable::Established) => closing,
         (Some(closing), FlowTable::HalfOpen) => closing.min(HALF_OPEN),
         (None, FlowTable::HalfOpen) => HALF_OPEN,
-        (None, FlowTable::Established) if proto == Protocol::Udp.number() => DATAGRAMS,
+        (None, FlowTable::Established) if is(Protocol::Udp) => DATAGRAMS,
+        (None, FlowTable::Established) if is(Protocol::Sctp) => ASSOCIATION,
         (None, FlowTable::Established) => ESTABLISHED,
     }
 }

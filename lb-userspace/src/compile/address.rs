@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use lb_common::ip::{Be16, Ip};
 use lb_common::tables::{FrontendKey, Kind};
 
-use crate::model::{Protocol, Service, ServicePort};
+use crate::model::Service;
 
 /// A frontend that a Service would like to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,7 +62,7 @@ pub(super) fn wishes<A: Ip>(service: &Service, place: &Place) -> Vec<Wish<A>> {
     if !service.cluster_ips.iter().any(|ip| A::from_ip(*ip).is_some()) {
         return wishes;
     }
-    for (i, port) in (0..).zip(&service.ports).filter(|(_, port)| is_translated(port)) {
+    for (i, port) in (0..).zip(&service.ports) {
         let mut add = |kind, ip: IpAddr, number| {
             let Some(addr) = A::from_ip(ip) else { return };
             let key = FrontendKey::new(addr, Be16::new(number), port.protocol.number());
@@ -96,11 +96,6 @@ pub(super) fn virtual_ips(service: &Service, place: &Place) -> impl Iterator<Ite
         .into_iter()
         .chain(of(Kind::LoadBalancer, &service.load_balancer_ips))
         .chain(of(Kind::ExternalIp, external))
-}
-
-/// Whether the packet path translates a port's protocol.
-pub(super) fn is_translated(port: &ServicePort) -> bool {
-    port.protocol != Protocol::Sctp
 }
 
 #[cfg(test)]

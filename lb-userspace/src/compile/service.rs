@@ -73,7 +73,7 @@ impl Compiler {
         let mut named = Vec::new();
         // Mostly there is one; a growing list would take room for four.
         work.new.ports.reserve_exact(work.service.ports.len());
-        for (at, port) in (0..).zip(&work.service.ports).filter(|(_, port)| address::is_translated(port)) {
+        for (at, port) in (0..).zip(&work.service.ports) {
             let Some(name) = name::of(&work.service.name, &port.name) else {
                 work.complain(Reason::InvalidObject, format!("port {}: its name is too long", port.port));
                 self.close(work, at);
@@ -248,9 +248,6 @@ impl Work<'_> {
     fn notices(&mut self) {
         for text in &self.service.left_out {
             self.complain(Reason::InvalidObject, format!("{text}; it is left out"));
-        }
-        if !self.service.ports.iter().all(address::is_translated) {
-            self.complain(Reason::NotSupported, "spec.ports: SCTP is not supported yet: its ports are not programmed");
         }
     }
 

@@ -245,27 +245,19 @@ fn an_address_that_becomes_the_nodes_own_is_given_up_and_comes_back() {
 }
 
 #[test]
-fn ports_of_sctp_are_told_of_once_and_not_programmed() {
+fn one_number_is_a_port_of_each_protocol() {
     let mut world = World::new(Limits::default());
-    let port = |name: &str, port, protocol| ServicePort {
-        name: name.into(),
-        port,
-        protocol,
-        target: TargetPort::Number(port),
-        node_port: None,
-    };
-    let sctp = [port("x", 80, Protocol::Sctp), port("y", 81, Protocol::Sctp)];
-    let mut mixed = service("a", "10.96.0.1");
-    mixed.ports.extend(sctp.clone());
-    let mut alone = service("b", "10.96.0.2");
-    alone.ports = sctp.to_vec();
-    world.apply(Event::Service(Change::Apply(mixed))).apply(Event::Service(Change::Apply(alone)));
-    let problem =
-        |name| format!("Service ns/{name}: spec.ports: SCTP is not supported yet: its ports are not programmed");
-    assert_eq!(world.run(), [problem("a"), problem("b")]);
-    let image = world.compiler.image();
-    assert_eq!(world.frontends(), ["10.96.0.1:80 0"]);
-    assert_eq!((image.v4.frontends.len(), image.names.len()), (2, 1), "nor the whole address of the other");
+    let (mut service, mut slice) = (service("a", "10.96.0.1"), slice("a", 2));
+    let all = [(Protocol::Tcp, "t"), (Protocol::Udp, "u"), (Protocol::Sctp, "s")];
+    let port = service.ports.remove(0);
+    service.ports = all.map(|(protocol, name)| ServicePort { name: name.into(), protocol, ..port.clone() }).into();
+    slice.ports = all.map(|(protocol, name)| EndpointPort { name: name.into(), protocol, port: 80 }).into();
+    world.apply(Event::Service(Change::Apply(service))).apply(Event::EndpointSlice(Change::Apply(slice)));
+    assert!(world.run().is_empty());
+    let frontends = &world.compiler.image().v4.frontends;
+    let ports = frontends.iter().filter(|(key, _)| key.port.get() == 80);
+    let led: Vec<_> = ports.map(|(key, frontend)| (key.proto, frontend.inside.len > 0)).collect();
+    assert_eq!(led, [(6, true), (17, true), (132, true)]);
 }
 
 #[test]

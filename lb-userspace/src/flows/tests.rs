@@ -9,6 +9,7 @@ use super::*;
 const NOW: u32 = 100_000;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+const SCTP: u8 = 132;
 
 fn ip(last: u8) -> V4 {
     Ipv4Addr::new(10, 0, 0, last).into()
@@ -63,8 +64,13 @@ fn silence_ends_a_flow_sooner_or_later() {
         ("reset", Established, TCP, state::RST, 10),
         ("reset after closed", Established, TCP, state::RST | state::FINS, 10),
         ("datagrams", Established, UDP, 0, 120),
+        ("an association", Established, SCTP, 0, 210),
+        ("an association that closes", Established, SCTP, state::FIN_THERE, 10),
+        ("a closed association", Established, SCTP, state::FINS, 10),
+        ("an aborted association", Established, SCTP, state::RST, 10),
         ("a connection not answered", HalfOpen, TCP, 0, 60),
         ("a datagram not answered", HalfOpen, UDP, 0, 60),
+        ("an association not answered", HalfOpen, SCTP, 0, 60),
         ("refused", HalfOpen, TCP, state::RST, 10),
     ];
     for (what, table, proto, bits, timeout) in rows {
@@ -126,7 +132,9 @@ fn an_answer_to_datagrams_still_finds_its_way_back() {
 #[test]
 fn a_connection_stays_with_its_backend_whatever_becomes_of_the_service() {
     let nothing = Image::default();
-    assert_eq!(removed(FlowTable::Established, &pair(TCP, 1, 0, (0, 0)), &nothing), 0);
+    for proto in [TCP, SCTP] {
+        assert_eq!(removed(FlowTable::Established, &pair(proto, 1, 0, (0, 0)), &nothing), 0);
+    }
 }
 
 #[test]
@@ -160,6 +168,7 @@ fn connections_that_speak_are_waited_for_and_those_that_ended_or_fell_silent_are
         ("closed", TCP, state::FINS, (4, 4), 0),
         ("reset", TCP, state::RST, (4, 4), 0),
         ("datagrams", UDP, 0, (0, 0), 0),
+        ("an association", SCTP, 0, (50, 45), 1),
     ];
     for (name, proto, bits, ages, expected) in rows {
         assert_eq!(unfinished(&pair(proto, 1, bits, ages), NOW), expected, "{name}");

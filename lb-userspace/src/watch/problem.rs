@@ -44,8 +44,6 @@ pub enum Reason {
     AddressRefused,
     /// A map is full.
     NoRoom,
-    /// What is asked for is not supported.
-    NotSupported,
     /// The source cannot be read.
     SourceUnavailable,
     /// Programs cannot be attached.
@@ -56,14 +54,13 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 9] = [
         Self::InvalidManifest,
         Self::InvalidObject,
         Self::ClusterIpClash,
         Self::PortClash,
         Self::AddressRefused,
         Self::NoRoom,
-        Self::NotSupported,
         Self::SourceUnavailable,
         Self::NotAttached,
         Self::NotListening,
@@ -78,7 +75,6 @@ impl Reason {
             Self::PortClash => "PortClash",
             Self::AddressRefused => "AddressRefused",
             Self::NoRoom => "NoRoom",
-            Self::NotSupported => "NotSupported",
             Self::SourceUnavailable => "SourceUnavailable",
             Self::NotAttached => "NotAttached",
             Self::NotListening => "NotListening",
