@@ -3,7 +3,7 @@
 use super::Client;
 use super::compare::Case;
 use super::lasting::{Fate, Lasted};
-use super::question::Frontend;
+use super::question::{Frontend, Question};
 use crate::lab::{Call, Outcome, Protocol};
 
 /// A difference that is meant to be. docs/behaviour.md tells of each, by its name.
@@ -57,6 +57,15 @@ pub const ALLOWANCES: [Allowance; 11] = [
             let own = case.question.client.node();
             let of_other = matches!(case.question.frontend, Frontend::NodePort(node) if node != own);
             case.question.external_local && case.is_pod() && of_other
+        }),
+    },
+    Allowance {
+        name: "a process of the node over SCTP",
+        reason: "The kernel asks no program when a socket of SCTP connects, and what a process sends meets none.",
+        covers: Covers::Answer(|case| {
+            let Question { client, protocol, .. } = case.question;
+            let is_own = matches!(client, Client::Host(node) if *node == case.question.at());
+            is_own && *protocol == Protocol::Sctp && !case.sluice.is_answered()
         }),
     },
     Allowance {

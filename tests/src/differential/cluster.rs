@@ -14,7 +14,7 @@ use crate::lab::{
 };
 use crate::plane::{KubeProxy, Mode};
 
-/// Ports at which every backend answers, over TCP and UDP.
+/// Ports at which every backend answers, over all protocols.
 pub const PORTS: [u16; 3] = [8080, 8081, 8082];
 /// Numbers of the pods that are backends, on each node. The first is a client as well.
 const BACKENDS: [u8; 2] = [11, 12];

@@ -135,11 +135,13 @@ impl<'a> Generator<'a> {
     fn ports(&mut self, number: u16) -> Vec<Port> {
         let node_port = |at: u16| 30_000 + number * 3 + at;
         let port = |protocol, port, at| Port { protocol, port, node_port: node_port(at) };
-        match self.seed.below(4) {
+        match self.seed.below(6) {
             0 => vec![port(Protocol::Tcp, 80, 0)],
             1 => vec![port(Protocol::Udp, 53, 0)],
-            // Both protocols on one port.
+            // Several protocols on one port.
             2 => vec![port(Protocol::Tcp, 53, 0), port(Protocol::Udp, 53, 0)],
+            3 => vec![port(Protocol::Sctp, 5000, 0)],
+            4 => vec![port(Protocol::Sctp, 80, 0), port(Protocol::Tcp, 80, 0)],
             _ => vec![port(Protocol::Tcp, 80, 0), port(Protocol::Udp, 53, 1), port(Protocol::Tcp, 443, 2)],
         }
     }

@@ -263,7 +263,7 @@ impl Lasted<'_> {
             Fate::Ended(Outcome::Refused) => "is refused",
             Fate::Ended(_) => "ends",
         };
-        format!("{} {fate}", if self.is_datagrams() { "UDP" } else { "TCP" })
+        format!("{} {fate}", self.talk.question.protocol.name())
     }
 }
 

@@ -27,6 +27,7 @@ mod place;
 mod pod;
 mod probe;
 mod prober;
+mod sctp;
 mod server;
 mod talk;
 mod way;

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 
-use super::Netns;
 use super::server::{Tasks, bound, tcp_listener};
+use super::{Netns, sctp};
 
 /// A transport protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -24,17 +24,20 @@ pub enum Protocol {
     Tcp,
     /// UDP.
     Udp,
+    /// SCTP, in user space.
+    Sctp,
 }
 
 impl Protocol {
-    /// Both, for tables of tests.
-    pub const ALL: [Self; 2] = [Self::Tcp, Self::Udp];
+    /// All, for tables of tests.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
 
     /// As Kubernetes writes it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Tcp => "TCP",
             Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
         }
     }
 }
@@ -113,10 +116,14 @@ pub struct Responder {
 }
 
 impl Responder {
-    /// Listens at all these addresses and ports, for both protocols.
+    /// Listens at all these addresses and ports, for all protocols.
     pub fn start(ns: &Netns, ips: &[IpAddr], ports: &[u16]) -> Result<Self> {
         let at: Vec<_> = ips.iter().flat_map(|ip| ports.iter().map(|port| SocketAddr::new(*ip, *port))).collect();
+        let (ips, ports) = (ips.to_vec(), ports.to_vec());
         let tasks = Tasks::start(ns, move || {
+            for ip in ips {
+                sctp::answer(ip, ports.clone(), line)?;
+            }
             for at in at {
                 let listener = tcp_listener(at)?;
                 tokio::spawn(async move {

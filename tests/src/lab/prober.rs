@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 
 use super::place::client_program;
+use super::sctp::Presence;
 use super::talk::{Call, Talk};
 use super::{Netns, Outcome, Outcomes, Place, Probe};
 
@@ -115,6 +116,7 @@ async fn ask(probe: &Probe) -> Vec<(Outcome, u32)> {
 pub struct Prober<'a> {
     ns: &'a Netns,
     by: Mutex<By>,
+    _presence: Presence,
 }
 
 #[derive(Debug)]
@@ -147,7 +149,8 @@ impl<'a> Prober<'a> {
                 By::Process(Process { child, input, output })
             }
         };
-        Ok(Self { ns: place.ns, by: Mutex::new(by) })
+        let presence = place.ns.run(|| Ok(Presence::new()?))?;
+        Ok(Self { ns: place.ns, by: Mutex::new(by), _presence: presence })
     }
 
     /// Asks all at once.

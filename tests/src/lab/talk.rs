@@ -1,4 +1,4 @@
-//! A conversation: a connection, or a socket of datagrams, with whoever answers at an address. It can be gone on with as
+//! A conversation: a connection, an association, or a socket of datagrams, with whoever answers at an address. It can be gone on with as
 //! long as one likes.
 
 use std::io::{self, ErrorKind};
@@ -13,6 +13,7 @@ use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 use super::probe::{LINE, Said};
+use super::sctp::Association;
 use super::{Outcome, Protocol};
 
 /// Datagrams and refusals that may have come late.
@@ -38,6 +39,7 @@ pub(super) struct Talk {
 enum Socket {
     Tcp(BufReader<TcpStream>),
     Udp(UdpSocket, Call),
+    Sctp(Association),
 }
 
 impl Talk {
@@ -70,6 +72,12 @@ impl Talk {
                     let Socket::Udp(socket, _) = talk.socket.insert(Socket::Udp(socket, call)) else { unreachable!() };
                     datagram(socket, call, to).await
                 }
+                Protocol::Sctp => {
+                    let association = Association::begin(from, to).await?;
+                    let kept = talk.socket.insert(Socket::Sctp(association));
+                    let Socket::Sctp(association) = kept else { unreachable!() };
+                    said(&association.ask().await?)
+                }
             }
         };
         let outcome = outcome(timeout(patience, begin).await);
@@ -86,6 +94,7 @@ impl Talk {
                     read(stream).await
                 }
                 Some(Socket::Udp(socket, call)) => datagram(socket, *call, to).await,
+                Some(Socket::Sctp(association)) => said(&association.ask().await?),
                 None => Err(ErrorKind::NotConnected.into()),
             }
         };
@@ -112,6 +121,10 @@ fn outcome(result: Result<io::Result<Said>, tokio::time::error::Elapsed>) -> Out
             None => error.to_string(),
         }),
     }
+}
+
+fn said(text: &[u8]) -> io::Result<Said> {
+    Ok(serde_json::from_slice(text)?)
 }
 
 async fn read(stream: &mut BufReader<TcpStream>) -> io::Result<Said> {
@@ -146,5 +159,5 @@ async fn datagram(socket: &UdpSocket, call: Call, to: SocketAddr) -> io::Result<
             n
         }
     };
-    Ok(serde_json::from_slice(line.get(..n).unwrap_or_default())?)
+    said(line.get(..n).unwrap_or_default())
 }

@@ -16,6 +16,8 @@ pub mod chunk {
     pub const SHUTDOWN_ACK: u8 = 8;
     /// COOKIE ECHO.
     pub const COOKIE_ECHO: u8 = 10;
+    /// COOKIE ACK.
+    pub const COOKIE_ACK: u8 = 11;
     /// SHUTDOWN COMPLETE.
     pub const SHUTDOWN_COMPLETE: u8 = 14;
 }
@@ -25,12 +27,18 @@ pub const CHECKSUM: usize = 8;
 
 /// A packet of one chunk. Its verification tag is 0 in an INIT, as it must be.
 pub fn packet(sport: u16, dport: u16, chunk: u8, payload: &[u8]) -> Vec<u8> {
+    let tag = if chunk == chunk::INIT { 0 } else { 0xdead_beef };
+    tagged(sport, dport, tag, chunk, payload)
+}
+
+/// The same with this verification tag. DATA is a message of its own (the flags B and E).
+pub fn tagged(sport: u16, dport: u16, tag: u32, chunk: u8, payload: &[u8]) -> Vec<u8> {
     let mut packet = [sport.to_be_bytes(), dport.to_be_bytes()].concat();
-    packet.extend(if chunk == chunk::INIT { [0; 4] } else { [0xde, 0xad, 0xbe, 0xef] });
-    packet.extend([0, 0, 0, 0, chunk, 0]);
+    packet.extend(tag.to_be_bytes());
+    packet.extend([0, 0, 0, 0, chunk, if chunk == chunk::DATA { 3 } else { 0 }]);
     packet.extend((payload.len() as u16 + 4).to_be_bytes());
     packet.extend(payload);
-    let checksum = crc32c::crc32c(&packet).to_le_bytes();
+    let checksum = right(&packet).to_le_bytes();
     packet[CHECKSUM..CHECKSUM + 4].copy_from_slice(&checksum);
     packet
 }
@@ -51,14 +59,27 @@ pub(super) fn port(packet: &[u8], offset: usize) -> u16 {
     u16::from_be_bytes([packet[offset], packet[offset + 1]])
 }
 
-/// Computes the checksum of a packet anew; 0 stands for one that is yet to come.
+/// What the checksum of a packet should be.
+fn right(packet: &[u8]) -> u32 {
+    let mut bare = packet.to_vec();
+    bare[CHECKSUM..CHECKSUM + 4].fill(0);
+    crc32c::crc32c(&bare)
+}
+
+fn checksum(packet: &[u8]) -> u32 {
+    packet[CHECKSUM..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes))
+}
+
+/// Whether a packet from its ports on, of 12 bytes at least, has the right checksum.
+pub fn is_sound(packet: &[u8]) -> bool {
+    checksum(packet) == right(packet)
+}
+
+/// The same; 0 stands for one that is yet to come.
 ///
 /// # Errors
 /// It is another.
 pub(super) fn verify(packet: &[u8]) -> Result<(), String> {
-    let is = u32::from_le_bytes([packet[8], packet[9], packet[10], packet[11]]);
-    let mut bare = packet.to_vec();
-    bare[8..12].fill(0);
-    let right = crc32c::crc32c(&bare);
+    let (is, right) = (checksum(packet), right(packet));
     if is == 0 || is == right { Ok(()) } else { Err(format!("SCTP checksum is {is:#010x}, should be {right:#010x}")) }
 }
