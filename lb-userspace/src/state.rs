@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use lb_common::ip::Family;
 
-use crate::model::{EndpointSlice, Node, ObjectName, Service, ServiceCidr};
+use crate::model::{Cidr, EndpointSlice, Node, ObjectName, Service, ServiceCidr};
 use crate::watch::{Change, Event};
 
 /// What changed since [`State::take_changes`] was last asked.
@@ -61,6 +61,7 @@ struct Complete {
     services: bool,
     slices: bool,
     nodes: bool,
+    service_cidrs: bool,
 }
 
 impl State {
@@ -118,9 +119,10 @@ impl State {
         self.nodes.get(&ObjectName::new("", name))
     }
 
-    /// The ranges that virtual IPs are taken from, as far as the source knows them.
-    pub fn service_cidrs(&self) -> impl Iterator<Item = &ServiceCidr> {
-        self.service_cidrs.values()
+    /// The ranges that virtual IPs are taken from; none as long as their list has not come in whole.
+    pub fn service_cidrs(&self) -> Option<BTreeSet<Cidr>> {
+        let all = || self.service_cidrs.values().flat_map(|object| object.cidrs.iter().copied()).collect();
+        self.complete.service_cidrs.then(all)
     }
 
     /// How many objects changed in all.
@@ -161,6 +163,7 @@ impl State {
     }
 
     fn change_service_cidrs(&mut self, change: Change<ServiceCidr>) {
+        self.complete.service_cidrs |= matches!(change, Change::Reset(_) | Change::Listed(_));
         let known = &mut self.service_cidrs;
         match change {
             Change::Apply(cidr) => drop(known.insert(cidr.name.clone(), cidr)),
@@ -330,18 +333,26 @@ mod tests {
     #[test]
     fn service_cidrs_come_and_go() {
         let mut state = State::default();
-        let cidr = |name: &str| {
-            let cidrs = vec!["10.96.0.0/16".parse().unwrap()];
+        let cidr = |name: &str, cidr: &str| {
+            let cidrs = vec![cidr.parse().unwrap()];
             Event::ServiceCidr(Change::Apply(ServiceCidr { name: ObjectName::new("", name), cidrs }))
         };
-        let known = |state: &State| state.service_cidrs().map(|cidr| cidr.name.to_string()).collect::<Vec<_>>();
-        for name in ["a", "b", "c"] {
-            state.apply(cidr(name));
+        let known = |state: &State| {
+            state.service_cidrs().map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+        };
+        for (name, range) in
+            [("a", "10.96.0.0/16"), ("b", "10.97.0.0/16"), ("c", "fd00:96::/112"), ("d", "10.96.0.0/16")]
+        {
+            state.apply(cidr(name, range));
         }
+        assert_eq!(known(&state), None, "there may be more");
+        let listed = ["a", "b", "c", "d"].map(|name| ObjectName::new("", name));
+        state.apply(Event::ServiceCidr(Change::Listed(listed.into())));
+        assert_eq!(known(&state).as_deref(), Some("10.96.0.0/16 10.97.0.0/16 fd00:96::/112"));
         state.apply(Event::ServiceCidr(Change::Delete(ObjectName::new("", "b"))));
-        assert_eq!(known(&state), ["a", "c"]);
+        assert_eq!(known(&state).as_deref(), Some("10.96.0.0/16 fd00:96::/112"));
         state.apply(Event::ServiceCidr(Change::Listed([ObjectName::new("", "c")].into())));
-        assert_eq!(known(&state), ["c"]);
+        assert_eq!(known(&state).as_deref(), Some("fd00:96::/112"));
     }
 
     #[test]

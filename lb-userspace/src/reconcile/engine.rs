@@ -141,6 +141,10 @@ impl<S: Store> Engine<S> {
     }
 
     fn note_news(&mut self, now: Instant) {
+        let cidrs = self.state.service_cidrs();
+        if self.status.service_cidrs.as_deref() != cidrs.as_ref() {
+            self.status.service_cidrs = cidrs.map(Arc::new);
+        }
         let changed = self.state.changed();
         let count = changed.services + changed.slices - self.status.changed.services - self.status.changed.slices;
         self.status.changed = changed;

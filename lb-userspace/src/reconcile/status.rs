@@ -1,10 +1,12 @@
 //! How the loop is doing.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::compile::{Elsewhere, HealthChecks};
 use crate::metrics::StoreErrors;
+use crate::model::Cidr;
 use crate::state::Changed;
 use crate::watch::Problem;
 
@@ -41,6 +43,8 @@ pub struct Status {
     pub error: Option<String>,
     /// What is wrong with what was declared: of the sources, then of Services.
     pub problems: Vec<Problem>,
+    /// The ranges that virtual IPs are taken from; none as long as they are not known.
+    pub service_cidrs: Option<Arc<BTreeSet<Cidr>>>,
     /// Services declared.
     pub services: usize,
     /// Whether this node is being deleted, or about to be, as its Node object says.

@@ -51,7 +51,7 @@ pub enum Event {
     EndpointSlice(Change<EndpointSlice>),
     /// Of Nodes.
     Node(Change<Node>),
-    /// Of ServiceCIDRs, which only the API of a cluster has.
+    /// Of ServiceCIDRs.
     ServiceCidr(Change<ServiceCidr>),
 }
 

@@ -9,6 +9,7 @@ use super::endpoint_slice::EndpointSlice;
 use super::node::Node;
 use super::pod;
 use super::service::Service;
+use super::service_cidr::ServiceCidr;
 
 /// What an object is: all that is read of it in a first pass. The second one then knows which type to expect, so
 /// that an error names the very field, which serde's own ways to choose a type cannot do.
@@ -36,6 +37,7 @@ pub(super) enum Kind {
     EndpointSlice,
     Pod,
     Node,
+    ServiceCidr,
     List,
     Other,
 }
@@ -47,8 +49,9 @@ impl Head {
             ("discovery.k8s.io/v1", "EndpointSlice") => Kind::EndpointSlice,
             ("v1", "Pod") => Kind::Pod,
             ("v1", "Node") => Kind::Node,
+            ("networking.k8s.io/v1", "ServiceCIDR") => Kind::ServiceCidr,
             ("v1", "List" | "ServiceList" | "PodList" | "NodeList") => Kind::List,
-            ("discovery.k8s.io/v1", "EndpointSliceList") => Kind::List,
+            ("discovery.k8s.io/v1", "EndpointSliceList") | ("networking.k8s.io/v1", "ServiceCIDRList") => Kind::List,
             _ => Kind::Other,
         }
     }
@@ -58,7 +61,7 @@ impl Head {
         let kind = self.kind.as_deref()?;
         let Some(HeadMetadata { name: Some(name), namespace }) = &self.metadata else { return Some(kind.to_owned()) };
         Some(match (self.kind(), namespace) {
-            (Kind::Node, _) => format!("{kind} {name}"),
+            (Kind::Node | Kind::ServiceCidr, _) => format!("{kind} {name}"),
             (_, namespace) => format!("{kind} {}/{name}", namespace.as_deref().unwrap_or("default")),
         })
     }
@@ -71,6 +74,7 @@ pub(super) enum Raw {
     EndpointSlice(EndpointSlice),
     Pod(pod::Manifest),
     Node(Node),
+    ServiceCidr(ServiceCidr),
     List(Vec<Raw>),
     Other,
 }
@@ -87,6 +91,7 @@ impl<'de> DeserializeSeed<'de> for Expect<'_> {
             Kind::EndpointSlice => Raw::EndpointSlice(EndpointSlice::deserialize(object)?),
             Kind::Pod => Raw::Pod(pod::Manifest::deserialize(object)?),
             Kind::Node => Raw::Node(Node::deserialize(object)?),
+            Kind::ServiceCidr => Raw::ServiceCidr(ServiceCidr::deserialize(object)?),
             Kind::List => Raw::List(object.deserialize_map(self)?),
             Kind::Other => IgnoredAny::deserialize(object).map(|_| Raw::Other)?,
         })

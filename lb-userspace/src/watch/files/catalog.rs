@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::folder::Name;
 use super::manifest::Object;
 use super::selection::Selection;
-use crate::model::{EndpointSlice, Node, ObjectName, Service};
+use crate::model::{EndpointSlice, Node, ObjectName, Service, ServiceCidr};
 use crate::watch::pod::Pod;
 use crate::watch::{Change, Event, Problem};
 
@@ -119,6 +119,9 @@ impl Catalog {
                     events.push(Event::EndpointSlice(change(&key.1, now.and_then(slice))));
                 }
                 Some(Object::Node(_)) => events.push(Event::Node(change(&key.1, now.and_then(node)))),
+                Some(Object::ServiceCidr(_)) => {
+                    events.push(Event::ServiceCidr(change(&key.1, now.and_then(service_cidr))));
+                }
                 None => {}
             }
         }
@@ -128,10 +131,12 @@ impl Catalog {
 
     /// Everything there is.
     pub(super) fn all(&self) -> Vec<Event> {
+        let ranges = self.objects.all().filter_map(service_cidr).cloned().collect();
         let nodes = self.objects.all().filter_map(node).cloned().collect();
         let slices = self.objects.all().filter_map(slice).chain(self.selection.slices()).cloned().collect();
         let services = self.objects.all().filter_map(service).cloned().collect();
         vec![
+            Event::ServiceCidr(Change::Reset(ranges)),
             Event::Node(Change::Reset(nodes)),
             Event::EndpointSlice(Change::Reset(slices)),
             Event::Service(Change::Reset(services)),
@@ -173,6 +178,10 @@ fn pod(object: &Object) -> Option<&Pod> {
 
 fn node(object: &Object) -> Option<&Node> {
     if let Object::Node(node) = object { Some(node) } else { None }
+}
+
+fn service_cidr(object: &Object) -> Option<&ServiceCidr> {
+    if let Object::ServiceCidr(range) = object { Some(range) } else { None }
 }
 
 #[cfg(test)]

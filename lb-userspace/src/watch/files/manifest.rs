@@ -6,7 +6,7 @@ use serde::de::DeserializeSeed;
 use serde_path_to_error::Track;
 use tracing::debug;
 
-use crate::model::{EndpointSlice, Node, ObjectName, Service};
+use crate::model::{EndpointSlice, Node, ObjectName, Service, ServiceCidr};
 use crate::watch::fields::Invalid;
 use crate::watch::object::{Expect, Head, Kind, Raw};
 use crate::watch::pod::Pod;
@@ -22,6 +22,8 @@ pub enum Object {
     Pod(Pod),
     /// A Node.
     Node(Node),
+    /// A ServiceCIDR.
+    ServiceCidr(ServiceCidr),
 }
 
 impl Object {
@@ -32,6 +34,7 @@ impl Object {
             Self::EndpointSlice(_) => "EndpointSlice",
             Self::Pod(_) => "Pod",
             Self::Node(_) => "Node",
+            Self::ServiceCidr(_) => "ServiceCIDR",
         }
     }
 
@@ -42,6 +45,7 @@ impl Object {
             Self::EndpointSlice(slice) => &slice.name,
             Self::Pod(pod) => &pod.name,
             Self::Node(node) => &node.name,
+            Self::ServiceCidr(range) => &range.name,
         }
     }
 }
@@ -170,6 +174,7 @@ impl Document<'_> {
             },
             Raw::Pod(pod) => manifest.objects.push(Object::Pod(pod.into_pod().map_err(invalid)?)),
             Raw::Node(node) => manifest.objects.push(Object::Node(node.into_model().map_err(invalid)?)),
+            Raw::ServiceCidr(range) => manifest.objects.push(Object::ServiceCidr(range.into_model().map_err(invalid)?)),
             Raw::List(raws) => {
                 let heads = head.items.iter().flatten();
                 for (i, (head, raw)) in heads.zip(raws).enumerate() {

@@ -114,7 +114,9 @@ fn object() -> impl Strategy<Value = String> {
              metadata: {{name: {name}, labels: {{kubernetes.io/service-name: n1}}}}\n\
              endpoints: [{{addresses: [10.2.0.{n}]}}]\nports: [{{port: 80}}]\n---\n\
              apiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\n\
-             status: {{addresses: [{{type: InternalIP, address: 10.3.0.{n}}}]}}\n---\n"
+             status: {{addresses: [{{type: InternalIP, address: 10.3.0.{n}}}]}}\n---\n\
+             apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {{name: {name}}}\n\
+             spec: {{cidrs: [10.{n}.0.0/16]}}\n---\n"
         ),
     })
 }
@@ -149,7 +151,7 @@ proptest! {
                 let slices: Vec<_> = ["n1", "n2", "n3"].into_iter()
                     .flat_map(|n| state.slices(&ObjectName::new("default", n)).cloned().collect::<Vec<_>>()).collect();
                 let nodes: Vec<_> = ["n1", "n2", "n3"].into_iter().map(|n| state.node(n).cloned()).collect();
-                (services, slices, nodes)
+                (services, slices, nodes, state.service_cidrs())
             };
             prop_assert_eq!(same(&world.state), same(&afresh.state));
             let told = |world: &World| world.catalog.problems().collect::<Vec<_>>();

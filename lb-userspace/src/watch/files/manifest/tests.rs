@@ -93,6 +93,21 @@ fn in_a_list_the_item_is_named() {
 }
 
 #[test]
+fn a_service_cidr_has_ranges() {
+    let text =
+        "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {name: a}\nspec: {cidrs: [10.96.0.0/16]}\n";
+    let good = parse(text).unwrap();
+    let [Object::ServiceCidr(range)] = &good.objects[..] else { panic!("{good:?}") };
+    assert_eq!((range.name.to_string(), range.cidrs[0].to_string()), ("a".to_owned(), "10.96.0.0/16".to_owned()));
+    assert_eq!(
+        mistakes(&text.replace(".0/16", ".1/16")),
+        [
+            "document 1, line 4: ServiceCIDR a: spec.cidrs[0]: invalid value: string \"10.96.0.1/16\", expected a range of addresses, such as 10.96.0.0/16"
+        ]
+    );
+}
+
+#[test]
 fn fields_and_kinds_that_nobody_knows_are_passed_over() {
     let text = format!(
         "{SERVICE}  clusterIP: 10.0.0.1\n  colour: {{deep: [blue]}}\nstate: 5\n---\n\
