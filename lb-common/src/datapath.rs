@@ -157,6 +157,24 @@ fn to_frontend<A: Ip, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> bool {
     frontend(Be16::new(0)) || frontend(parsed.ports.dst)
 }
 
+/// What becomes of a packet that went out through the service device: nobody comes after us there, so that what is to no
+/// Service ends here.
+///
+/// # Errors
+/// The stage that decides on it.
+#[inline(always)]
+pub fn at_service_device<A: Ip, T: Tables<A>>(
+    tables: &mut T,
+    result: Result<Verdict, Stage>,
+) -> Result<Verdict, Stage> {
+    Ok(match result? {
+        // Counted already.
+        Verdict::Pass(reason) if reason.is_counted() => Verdict::Drop(reason),
+        Verdict::Pass(_) => count(tables, Verdict::Drop(Reason::Unallocated)),
+        verdict => verdict,
+    })
+}
+
 /// Counts why a packet with ports got its verdict, but leaves one that is too long to the stage for it.
 #[inline(always)]
 fn conclude<A: Ip, T: Tables<A>>(tables: &mut T, verdict: Verdict) -> Result<Verdict, Stage> {
@@ -225,7 +243,7 @@ fn leave<A: Ip, P: Packet, T: Tables<A>>(
         return stay(reason);
     }
     match route::send(packet, flow, &exit) {
-        Some(()) => Verdict::Leave(reason, exit.device),
+        Some(()) => exit.verdict(reason),
         None => Verdict::Drop(Reason::WriteFailed),
     }
 }
@@ -253,12 +271,12 @@ pub(crate) fn send_along<A: Ip, P: Packet, T: Tables<A>>(
         if let Some(reason) = route::find(packet, tables, flow, &mut exit) {
             return stay(reason);
         }
-        if route::head::<A, P>(packet, &exit).is_none() {
+        if route::head(packet, flow, &exit).is_none() {
             return Verdict::Drop(Reason::WriteFailed);
         }
     }
     match write(packet) {
-        Some(()) if flow.leaves() => Verdict::Leave(reason, exit.device),
+        Some(()) if flow.leaves() => exit.verdict(reason),
         Some(()) => way(flow, reason),
         None => Verdict::Drop(Reason::WriteFailed),
     }

@@ -29,6 +29,9 @@ pub mod state {
     pub const FIN_BACK: u32 = 32;
     /// One of them has said RST.
     pub const RST: u32 = 64;
+    /// The client's packets came by the service device, and answers go in through it: the stack has seen those off, and
+    /// knows these. With [`HAIRPIN`], the backend is the node itself.
+    pub const SERVICE: u32 = 128;
     /// Both have said FIN.
     pub const FINS: u32 = FIN_THERE | FIN_BACK;
 }

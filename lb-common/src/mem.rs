@@ -164,6 +164,8 @@ pub struct Native {
     pub devices: BTreeMap<u32, u32>,
     /// How packets leave to an address; nowhere where it is not here.
     pub hops: BTreeMap<IpAddr, Hop>,
+    /// Whether packets can come in through the service device.
+    pub inward: bool,
     /// Bytes of the longest IP packet that leaves.
     pub longest: usize,
     /// `COUNTERS`.
@@ -185,6 +187,7 @@ impl Native {
             filter,
             devices: BTreeMap::new(),
             hops: BTreeMap::new(),
+            inward: false,
             longest: usize::MAX,
             counters: BTreeMap::new(),
             traffic: BTreeMap::new(),
@@ -274,6 +277,10 @@ impl<A: Of> Tables<A> for Native {
             Some(_) if way.len > self.longest => Hop::TooLong { mtu: self.longest as u16 },
             Some(hop) => *hop,
         }
+    }
+
+    fn inward(&self) -> bool {
+        self.inward
     }
 
     fn source(&self, _to: &A, _from: u32) -> A {

@@ -5,11 +5,15 @@
 //! The hop is found before a byte is written: a packet that a program cannot send stays as it came, for the next program.
 
 use crate::csum;
+use crate::flow::state;
 use crate::ip::{Be16, Ip};
 use crate::packet::{ETHERNET, Ethernet, Packet, TCP_OFFSET, Udp, proto};
 use crate::rewrite;
 use crate::tables::{Flow, Tables, device};
-use crate::verdict::Reason;
+use crate::verdict::{Reason, Verdict};
+
+/// The MAC of the service device, one that nobody gave out (IEEE 802, U/L bit): the stack takes what comes in with it.
+pub const SERVICE_MAC: [u8; 6] = *b"\x02sluic";
 
 /// A packet that is to leave, as it will be.
 #[derive(Clone, Copy, Debug)]
@@ -106,7 +110,9 @@ impl Found {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exit {
     /// Index of the device; 0 as long as it is not known.
-    pub device: u32,
+    device: u32,
+    /// Whether it is the service device, in through which the packet comes.
+    inward: bool,
     /// The MACs of the next hop and of the device; all zero where the kernel writes them.
     macs: [[u8; 6]; 2],
     /// Its bytes, those of the Ethernet header included.
@@ -122,7 +128,13 @@ impl Exit {
     /// there on.
     #[inline(always)]
     pub const fn of(proto: u8, l4: usize, l4_len: usize) -> Self {
-        Self { device: 0, macs: [[0; 6]; 2], len: (l4 + l4_len) as u32, l4: l4 as u16, proto }
+        Self { device: 0, inward: false, macs: [[0; 6]; 2], len: (l4 + l4_len) as u32, l4: l4 as u16, proto }
+    }
+
+    /// What becomes of the packet that was made ready for it.
+    #[inline(always)]
+    pub const fn verdict(&self, reason: Reason) -> Verdict {
+        if self.inward { Verdict::Enter(reason) } else { Verdict::Leave(reason, self.device) }
     }
 }
 
@@ -132,12 +144,20 @@ impl Exit {
 /// Out of line, as is [`send`]: few flows come here, and the kernel's look-up wants a good part of the stack.
 #[inline(never)]
 pub fn find<A: Ip, P: Packet, T: Tables<A>>(packet: &P, tables: &T, flow: &Flow<A>, exit: &mut Exit) -> Option<Reason> {
+    if flow.state & (state::SERVICE | state::THERE) == state::SERVICE {
+        (exit.inward, exit.macs) = (true, [SERVICE_MAC; 2]);
+        return if tables.inward() { None } else { Some(Reason::HandedOver) };
+    }
     match hop(packet, tables, flow, exit) {
         Hop::Direct { device, dst, src } => (exit.device, exit.macs) = (device, [dst, src]),
         Hop::Neighbour { device } => exit.device = device,
         Hop::HandOver => return Some(Reason::HandedOver),
         Hop::TooLong { .. } => return Some(Reason::TooLong),
         Hop::Nowhere => return Some(Reason::NoRoute),
+    }
+    // The stack counts the hops of what it sees.
+    if flow.state & state::SERVICE != 0 {
+        return None;
     }
     // Checked last: what XDP hands over is for the next program to judge.
     match packet.load::<u8>(ETHERNET + A::HOPS) {
@@ -181,19 +201,19 @@ fn hop<A: Ip, P: Packet, T: Tables<A>>(packet: &P, tables: &T, flow: &Flow<A>, e
 /// Translates a packet and makes it ready to leave; `None` where it refused a write.
 #[inline(never)]
 pub fn send<A: Ip, P: Packet>(packet: &mut P, flow: &Flow<A>, exit: &Exit) -> Option<()> {
-    head::<A, P>(packet, exit)?;
+    head(packet, flow, exit)?;
     let l4 = packet.opaque(exit.l4.into());
     rewrite::apply(packet, exit.proto, l4, (exit.len as usize).wrapping_sub(l4), flow)
 }
 
 /// Addresses a packet to its next hop, with one hop less left. `None` where it refused a write.
 #[inline(always)]
-pub fn head<A: Ip, P: Packet>(packet: &mut P, exit: &Exit) -> Option<()> {
+pub fn head<A: Ip, P: Packet>(packet: &mut P, flow: &Flow<A>, exit: &Exit) -> Option<()> {
     let [dst, src] = exit.macs;
     if dst != [0; 6] {
         packet.store(0, &Ethernet { dst, src, ethertype: Be16::new(A::ETHERTYPE) })?;
     }
-    count_down::<A, P>(packet)
+    if flow.state & state::SERVICE != 0 { Some(()) } else { count_down::<A, P>(packet) }
 }
 
 /// One hop less.

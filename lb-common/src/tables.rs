@@ -66,6 +66,10 @@ pub mod device {
     pub const INSIDE: u32 = 1;
     /// XDP may send packets out of it.
     pub const XDP: u32 = 2;
+    /// It is the service device: those who send packets out through it are shown by no other device, or only now.
+    pub const SERVICE: u32 = 4;
+    /// The key, which is no device's index, of the index of the service device.
+    pub const SERVICE_AT: u32 = 0;
 }
 
 /// Where on a device a flow entry applies. Part of its key, so that a look-up on the wrong side never matches.
@@ -233,7 +237,7 @@ pub mod map {
     pub const AFFINITY: [&str; 2] = ["AFFINITY_V4", "AFFINITY_V6"];
     /// [`super::FragmentKey`] to [`super::FragmentPorts`], LRU hash, by family.
     pub const FRAGMENTS: [&str; 2] = ["FRAGMENTS_V4", "FRAGMENTS_V6"];
-    /// Index of a device to bits of [`super::device`], hash.
+    /// Index of a device to bits of [`super::device`], hash. At [`super::device::SERVICE_AT`] the index of the service device.
     pub const DEVICES: &str = "DEVICES";
     /// Service port id to [`super::Name`], hash.
     pub const NAMES: &str = "NAMES";
@@ -244,8 +248,8 @@ pub mod map {
     /// Service port id to [`super::Traffic`], array of per-CPU arrays of [`TRAFFIC_CHUNK`].
     pub const TRAFFIC: &str = "TRAFFIC";
     /// The programs that the one of a hook calls, by [`crate::datapath::Stage::index`], array of programs: at XDP, TC ingress, TC
-    /// egress.
-    pub const STAGES: [&str; 3] = ["XDP_INGRESS", "TC_INGRESS", "TC_EGRESS"];
+    /// egress, and egress of the service device.
+    pub const STAGES: [&str; 4] = ["XDP_INGRESS", "TC_INGRESS", "TC_EGRESS", "TC_SERVICE"];
     /// [`super::Config`], array of one.
     pub const CONFIG: &str = "CONFIG";
 
@@ -357,6 +361,8 @@ pub trait Tables<A: Ip> {
     fn set_affinity(&mut self, key: &AffinityKey<A>, to: &Affinity);
     /// How a packet leaves the node.
     fn hop(&self, way: &Way<'_, A>) -> Hop;
+    /// Whether this program can let packets come in through the service device.
+    fn inward(&self) -> bool;
     /// The address by which the node speaks to an address, for a packet that came in through a device: that of the device
     /// which leads there, so that answers come back the same way, else [`Tables::node`].
     fn source(&self, to: &A, from: u32) -> A;

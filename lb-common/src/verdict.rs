@@ -11,6 +11,8 @@ pub enum Verdict {
     Return(Reason),
     /// It was translated; send it out of this device, by its index. At TC the kernel writes the MACs.
     Leave(Reason, u32),
+    /// It was translated; let it come in anew through the service device, and up the stack.
+    Enter(Reason),
     /// It was made its own answer; send it back out of the device it came from, MACs swapped.
     Answer(Reason),
     /// Refuse it: answer with [`crate::reject`].
@@ -23,13 +25,13 @@ impl Verdict {
     /// Whether the packet goes on as its flow says, if only by the next program.
     #[inline(always)]
     pub const fn goes_on(self) -> bool {
-        matches!(self, Self::Forward(_) | Self::Return(_) | Self::Leave(..) | Self::Pass(Reason::HandedOver))
+        self.translated() || matches!(self, Self::Pass(Reason::HandedOver))
     }
 
     /// Whether the packet was translated, wherever it goes.
     #[inline(always)]
     pub const fn translated(self) -> bool {
-        self.goes_on() || matches!(self, Self::Leave(..))
+        matches!(self, Self::Forward(_) | Self::Return(_) | Self::Leave(..) | Self::Enter(_))
     }
 
     /// Why.
@@ -40,6 +42,7 @@ impl Verdict {
             | Self::Forward(r)
             | Self::Return(r)
             | Self::Leave(r, _)
+            | Self::Enter(r)
             | Self::Answer(r)
             | Self::Reject(r)
             | Self::Drop(r) => r,
@@ -134,6 +137,8 @@ reasons! {
     HopLimit => "hop_limit",
     /// The packet is too long for the way to another node; its sender is told the MTU.
     TooLong => "too_long",
+    /// To an address that is in a range of virtual IPs, and no Service's.
+    Unallocated => "unallocated",
     /// The kernel refused to change the packet.
     WriteFailed => "write_failed",
     /// The program that goes on with such packets is not in its place: start the agent anew.

@@ -13,6 +13,7 @@ use crate::maps;
 /// Where a program runs, as far as its routes are concerned.
 pub(crate) trait Place {
     fn hop<A: Routed>(&self, way: &Way<'_, A>) -> Hop;
+    fn inward(&self) -> bool;
     fn source<A: Routed>(&self, to: &A, from: u32) -> Option<A>;
 }
 
@@ -101,6 +102,12 @@ impl Place for XdpContext {
         found.at_xdp(way.from, |device| maps::device(device).unwrap_or_default())
     }
 
+    /// There is no stack yet.
+    #[inline(always)]
+    fn inward(&self) -> bool {
+        false
+    }
+
     #[inline(always)]
     fn source<A: Routed>(&self, to: &A, from: u32) -> Option<A> {
         source(self.ctx.cast(), to, from)
@@ -115,6 +122,11 @@ impl Place for TcContext {
     }
 
     #[inline(always)]
+    fn inward(&self) -> bool {
+        true
+    }
+
+    #[inline(always)]
     fn source<A: Routed>(&self, to: &A, from: u32) -> Option<A> {
         source(self.skb.skb.cast(), to, from)
     }
@@ -125,6 +137,11 @@ impl Place for () {
     #[inline(always)]
     fn hop<A: Routed>(&self, _way: &Way<'_, A>) -> Hop {
         Hop::Nowhere
+    }
+
+    #[inline(always)]
+    fn inward(&self) -> bool {
+        false
     }
 
     #[inline(always)]

@@ -56,6 +56,8 @@ pub(crate) static XDP_INGRESS: ProgramArray = ProgramArray::pinned(STAGES, 0);
 pub(crate) static TC_INGRESS: ProgramArray = ProgramArray::pinned(STAGES, 0);
 #[map]
 pub(crate) static TC_EGRESS: ProgramArray = ProgramArray::pinned(STAGES, 0);
+#[map]
+pub(crate) static TC_SERVICE: ProgramArray = ProgramArray::pinned(STAGES, 0);
 const STAGES: u32 = Stage::ALL.len() as u32;
 
 /// Goes on in the program of a stage. Comes back only where the agent has not put it there, and says so.
@@ -73,11 +75,17 @@ pub(crate) fn call<C: EbpfContext>(programs: &'static ProgramArray, ctx: &C, sta
             Stage::TooLong(Family::V6) => tail_call::<{ Stage::TooLong(Family::V6).index() }>(ctx, programs),
         }
     }
-    if let Some(counter) = counter(Reason::NoProgram) {
+    count(Reason::NoProgram);
+    Reason::NoProgram
+}
+
+/// Counts a packet.
+#[inline(always)]
+pub(crate) fn count(reason: Reason) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(reason as u32) {
         // SAFETY: the element is this CPU's own, and a program is not moved while it runs.
         unsafe { *counter += 1 };
     }
-    Reason::NoProgram
 }
 
 /// Calls the program at an index that stands in the code. The kernel makes a plain jump of that; where the index is in a
@@ -133,12 +141,6 @@ pub(crate) fn filter(word: u32) -> Option<*mut u64> {
 #[inline(always)]
 pub(crate) fn traffic(service: u32) -> Option<*mut Traffic> {
     TRAFFIC.get_value_ptr_mut(service / shape::TRAFFIC_CHUNK, &(service % shape::TRAFFIC_CHUNK))
-}
-
-/// A counter of this CPU.
-#[inline(always)]
-pub(crate) fn counter(reason: Reason) -> Option<*mut u64> {
-    COUNTERS.get_ptr_mut(reason as u32)
 }
 
 /// The maps of a family.

@@ -1,15 +1,16 @@
 //! Packets at TC, in socket buffers.
 
-use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT};
+use aya_ebpf::bindings::{BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT};
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head, bpf_skb_change_tail};
 use aya_ebpf::maps::ProgramArray;
 use aya_ebpf::programs::TcContext;
 use lb_common::csum;
 use lb_common::datapath::{self, Stage};
+use lb_common::ip::V4;
 use lb_common::packet::{self, Packet};
 use lb_common::reject;
-use lb_common::tables::Side;
-use lb_common::verdict::Verdict;
+use lb_common::tables::{Side, device};
+use lb_common::verdict::{Reason, Verdict};
 
 use crate::bytes;
 use crate::maps;
@@ -126,22 +127,42 @@ pub(crate) fn open<const ENTRY: bool>(ctx: TcContext) -> (Buffer, Kernel<TcConte
 pub(crate) fn enter(ctx: TcContext, side: Side, stages: &'static ProgramArray) -> i32 {
     let (mut buffer, mut tables) = open::<true>(ctx);
     let result = datapath::enter(&mut buffer, &mut tables, side, crate::now);
-    conclude(&mut buffer, result, stages)
+    conclude(&mut buffer, result, stages, OUT)
 }
 
-/// Does what was decided, or calls the program that decides.
+/// The same at the egress of the service device.
 #[inline(always)]
-pub(crate) fn conclude(buffer: &mut Buffer, result: Result<Verdict, Stage>, stages: &'static ProgramArray) -> i32 {
+pub(crate) fn enter_service_device(ctx: TcContext) -> i32 {
+    let (mut buffer, mut tables) = open::<true>(ctx);
+    let result = datapath::enter(&mut buffer, &mut tables, Side::Ingress, crate::now);
+    let result = datapath::at_service_device::<V4, _>(&mut tables, result);
+    conclude(&mut buffer, result, &maps::TC_SERVICE, IN)
+}
+
+/// How packets go back through the device at which a program runs: out of it.
+pub(crate) const OUT: u64 = 0;
+/// In through it, as also what is to go on up the stack: behind the service device is nothing.
+pub(crate) const IN: u64 = BPF_F_INGRESS as u64;
+
+/// Does what was decided, or calls the program that decides; packets go back [`OUT`] or [`IN`].
+#[inline(always)]
+pub(crate) fn conclude(
+    buffer: &mut Buffer,
+    result: Result<Verdict, Stage>,
+    stages: &'static ProgramArray,
+    back: u64,
+) -> i32 {
     let verdict = match result {
         Ok(verdict) => verdict,
         Err(stage) => Verdict::Drop(maps::call(stages, &buffer.0, stage)),
     };
-    act(buffer, verdict)
+    act(buffer, verdict, back)
 }
 
 #[inline(always)]
-fn act(buffer: &mut Buffer, verdict: Verdict) -> i32 {
+fn act(buffer: &mut Buffer, verdict: Verdict, back: u64) -> i32 {
     match verdict {
+        Verdict::Forward(_) if back == IN => send_back(buffer, Some(()), back),
         Verdict::Pass(_) | Verdict::Forward(_) => NEXT,
         Verdict::Drop(reason) => {
             crate::log::dropped(&buffer.0, reason);
@@ -149,24 +170,32 @@ fn act(buffer: &mut Buffer, verdict: Verdict) -> i32 {
         }
         // SAFETY: the helper takes numbers only; without a next hop it looks it up.
         Verdict::Leave(_, device) => unsafe { bpf_redirect_neigh(device, core::ptr::null_mut(), 0, 0) as i32 },
+        Verdict::Enter(_) => match maps::device(device::SERVICE_AT) {
+            // SAFETY: the helper takes numbers only.
+            Some(device) => unsafe { bpf_redirect(device, IN) as i32 },
+            None => {
+                maps::count(Reason::NoRoute);
+                TC_ACT_SHOT
+            }
+        },
         Verdict::Return(_) | Verdict::Answer(_) => {
             let ready = packet::turn(buffer);
-            back(buffer, ready)
+            send_back(buffer, ready, back)
         }
         Verdict::Reject(reason) => {
             crate::log::dropped(&buffer.0, reason);
             let ready = reject::refuse(buffer);
-            back(buffer, ready)
+            send_back(buffer, ready, back)
         }
     }
 }
 
 /// Sends the packet out where it came from, if it was made ready for that.
 #[inline(always)]
-fn back(buffer: &Buffer, ready: Option<()>) -> i32 {
+fn send_back(buffer: &Buffer, ready: Option<()>, flags: u64) -> i32 {
     if ready.is_none() {
         return TC_ACT_SHOT;
     }
     // SAFETY: the helper takes numbers only.
-    unsafe { bpf_redirect(buffer.device(), 0) as i32 }
+    unsafe { bpf_redirect(buffer.device(), flags) as i32 }
 }

@@ -95,6 +95,11 @@ impl<A: Maps, P: Place, const ENTRY: bool> Tables<A> for Kernel<P, ENTRY> {
     }
 
     #[inline(always)]
+    fn inward(&self) -> bool {
+        self.0.inward()
+    }
+
+    #[inline(always)]
     fn source(&self, to: &A, from: u32) -> A {
         self.0.source(to, from).unwrap_or_else(|| Tables::<A>::node(self))
     }
@@ -206,10 +211,7 @@ impl<A: Maps, P: Place, const ENTRY: bool> Tables<A> for Kernel<P, ENTRY> {
 
     #[inline(always)]
     fn count(&mut self, reason: Reason) {
-        if let Some(counter) = maps::counter(reason) {
-            // SAFETY: the element is this CPU's own, and a program is not moved while it runs.
-            unsafe { *counter += 1 };
-        }
+        maps::count(reason);
     }
 }
 

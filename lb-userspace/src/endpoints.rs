@@ -3,19 +3,22 @@
 //! As kube-proxy does it (`pkg/proxy/topology.go`), for one port and one family at a time.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use lb_common::ip::{Be16, Family, Ip};
 use lb_common::tables::{Backend, backend};
 
 use crate::model::{Endpoint, EndpointPort, EndpointSlice, ServicePort};
 
-/// Where this node is, for topology hints.
-#[derive(Clone, Copy, Debug, Default)]
+/// What of this node matters to its choice of endpoints.
+#[derive(Clone, Copy, Debug)]
 pub struct Here<'a> {
     /// The name of this node.
     pub node: &'a str,
     /// Its zone, where it has one.
     pub zone: Option<&'a str>,
+    /// All addresses of its devices.
+    pub own: &'a BTreeSet<IpAddr>,
 }
 
 /// How willing an endpoint is, the best first.
@@ -95,8 +98,9 @@ fn candidates<'a, A: Ip>(
         for target in slice.ports.iter().filter(ours) {
             all.extend(slice.endpoints.iter().filter_map(|endpoint| {
                 let addr = A::from_ip(endpoint.address)?;
-                let flags = if endpoint.node.as_deref() == Some(here.node) { backend::LOCAL } else { 0 };
-                Some((Backend { addr, port: Be16::new(target.port), flags }, endpoint))
+                let local = if endpoint.node.as_deref() == Some(here.node) { backend::LOCAL } else { 0 };
+                let own = if here.own.contains(&endpoint.address) { backend::OWN } else { 0 };
+                Some((Backend { addr, port: Be16::new(target.port), flags: local | own }, endpoint))
             }));
         }
     }

@@ -250,6 +250,8 @@ entry! {
 pub mod backend {
     /// It is on this node, so its answers come by without the node's address as source.
     pub const LOCAL: u16 = 1;
+    /// Its address is one of the node's own: no device leads to it.
+    pub const OWN: u16 = 2;
 }
 
 /// Longest name of a namespace, a Service or a port of one (RFC 1123 label, as the API server demands of each).

@@ -9,8 +9,9 @@ use tracing::{info, warn};
 
 use super::{Report, Settings};
 use crate::bpf::{self, Attacher, Attachment, BpfStore, Lock, Note, Object};
-use crate::devices::{Nodes, Survey};
+use crate::devices::{Nodes, Role, ServiceDevice, Survey, World};
 use crate::metrics::Repairs;
+use crate::model::Cidr;
 use crate::watch::{Problem, Reason};
 
 /// Which programs are where.
@@ -26,6 +27,8 @@ pub(super) struct Seen {
     pub(super) repairs: Repairs,
     /// What should be attached and is not.
     pub(super) faults: Vec<Problem>,
+    /// What the node can do without.
+    pub(super) lacks: Option<Problem>,
 }
 
 /// Whose programs run before this agent's.
@@ -49,6 +52,9 @@ pub(super) struct Datapath {
     mended: u64,
     problems: Vec<Problem>,
     strange: BTreeSet<String>,
+    service: ServiceDevice,
+    /// Why that is not as it shall be.
+    lacks: Option<Problem>,
 }
 
 impl Datapath {
@@ -74,6 +80,8 @@ impl Datapath {
             mended: 0,
             problems: Vec::new(),
             strange: BTreeSet::new(),
+            service: ServiceDevice::new(settings.globs.service.clone(), settings.pins.root()),
+            lacks: None,
         })
     }
 
@@ -145,9 +153,32 @@ impl Datapath {
         self.problems = problems;
     }
 
-    /// Devices that could not be attached.
-    pub(super) fn problems(&self) -> &[Problem] {
-        &self.problems
+    /// Makes the service device, so that it is among the devices from the beginning.
+    pub(super) async fn make_service_device(&mut self) {
+        let made = self.service.make().await;
+        self.note_lack(made);
+    }
+
+    /// Leads these ranges, where they are known, by the service device as soon as its program is there.
+    pub(super) async fn lead(&mut self, ranges: Option<&BTreeSet<Cidr>>, world: &World, survey: &Survey) {
+        let is_service = |attachment: &&Attachment| attachment.role == Role::Service;
+        let attached = self.attacher.attachments().iter().find(is_service).map(|attachment| attachment.index);
+        let led = self.service.sync(world, survey, ranges, attached.filter(|_| self.attached)).await;
+        self.note_lack(led);
+    }
+
+    fn note_lack(&mut self, done: std::io::Result<()>) {
+        let of = |error: std::io::Error| Problem::of(Reason::NotAttached, "service device", error.to_string());
+        let lacks = done.err().map(of);
+        if let Some(problem) = lacks.as_ref().filter(|problem| self.lacks.as_ref() != Some(problem)) {
+            warn!("{problem}");
+        }
+        self.lacks = lacks;
+    }
+
+    /// Devices that could not be attached, and what is wrong with the service device.
+    pub(super) fn problems(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.iter().chain(&self.lacks)
     }
 
     /// Why devices are not attached as asked for.
@@ -157,7 +188,8 @@ impl Datapath {
 
     /// What others had detached.
     pub(super) fn repairs(&self) -> Repairs {
-        Repairs { entries: 0, devices: self.attacher.repairs(), sockets: self.mended }
+        let devices = self.attacher.repairs() + self.service.repairs();
+        Repairs { entries: 0, devices, sockets: self.mended }
     }
 
     /// What is where now.
@@ -168,6 +200,7 @@ impl Datapath {
             sockets: self.settings.pins.sockets().map_or(0, |sockets| sockets.len()),
             repairs: self.repairs(),
             faults: self.problems.clone(),
+            lacks: self.lacks.clone(),
         }
     }
 }

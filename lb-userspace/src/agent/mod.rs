@@ -11,6 +11,7 @@ mod sockets;
 mod source;
 mod sweep;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,6 +23,7 @@ pub use run::run;
 use crate::bpf::{Capacities, Pins, TcMode, XdpMode};
 use crate::compile::NodePortAddresses;
 use crate::devices::Globs;
+use crate::model::Cidr;
 use crate::watch::kubernetes::Access;
 
 /// Where to learn what is declared.
@@ -52,8 +54,10 @@ pub struct Settings {
     pub node_ports: NodePortAddresses,
     /// Whether external IPs are programmed.
     pub external_ips: bool,
-    /// Devices beside those that are found.
+    /// Devices beside those that are found, and the agent's own.
     pub globs: Globs,
+    /// Ranges of virtual IPs beside those that the source tells.
+    pub service_cidrs: BTreeSet<Cidr>,
     /// How to attach at NICs.
     pub xdp: XdpMode,
     /// How to attach at TC.

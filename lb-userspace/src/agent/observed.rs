@@ -93,7 +93,7 @@ impl Observed {
             fill: self.maps.fill_of(&levels),
             attachments: seen.attachments,
             socket_programs: seen.sockets,
-            problems: by_reason(status.problems.iter().chain(&seen.faults)),
+            problems: by_reason(status.problems.iter().chain(&seen.faults).chain(&seen.lacks)),
             // A folder has no connection: that all of it was read says the same.
             source_well: source.fault.is_none() && (source.since.is_some() || status.ready),
             source_recoveries: source.recoveries,

@@ -44,6 +44,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let _lock = settings.run_dir.lock()?;
     let source = Opened::new(&settings.source).await?;
     let mut datapath = Datapath::load(&settings, settings.run_dir.last())?;
+    datapath.make_service_device().await;
     let devices::Watcher { world: mut devices, task: mut netlink } =
         devices::watch().await.context("cannot follow the devices of this node")?;
     let survey = devices::survey(&devices.borrow_and_update(), &settings.globs);
@@ -87,9 +88,13 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
             changed = engine.status.changed() => {
                 changed.context("the reconciler ended")?;
                 let status = engine.status.borrow_and_update().clone();
-                agent.status(status);
+                let mut leads = agent.status(status);
                 if agent.in_step() && !agent.attached {
                     agent.attach(&mut datapath)?;
+                    leads = true;
+                }
+                if leads {
+                    agent.lead(&mut datapath, &devices).await;
                 }
                 agent.announce(&datapath);
             }
@@ -99,12 +104,16 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
                 let before = agent.survey.node;
                 agent.look(&devices.borrow_and_update().clone());
                 agent.sync(&mut datapath);
+                agent.lead(&mut datapath, &devices).await;
                 if agent.survey.node != before {
                     info!("the node's addresses are now {}", addresses(agent.survey.node));
                 }
                 engine.move_to(agent.facts()?);
             }
-            _ = repair.tick() => agent.sync(&mut datapath),
+            _ = repair.tick() => {
+                agent.sync(&mut datapath);
+                agent.lead(&mut datapath, &devices).await;
+            }
             () = sleep_until(report_at), if agent.report_at.is_some() => agent.write_report(&datapath),
         }
     }
@@ -243,7 +252,8 @@ impl Agent {
         self.report_soon();
     }
 
-    fn status(&mut self, status: Status) {
+    /// Whether ranges of virtual IPs came or went.
+    fn status(&mut self, status: Status) -> bool {
         if status.writes > self.status.writes {
             self.last_write = Some(clock());
         }
@@ -253,8 +263,10 @@ impl Agent {
         {
             checks.sync(&status.checks);
         }
+        let ranges = status.service_cidrs != self.status.service_cidrs;
         self.status = status;
         self.report_soon();
+        ranges
     }
 
     /// Posts the problems that are new, where there is somebody to post them to.
@@ -283,6 +295,17 @@ impl Agent {
 
     fn sync(&mut self, datapath: &mut Datapath) {
         datapath.sync(&self.survey);
+        self.seen.send_replace(datapath.seen());
+        self.report_soon();
+    }
+
+    /// Leads the ranges of virtual IPs by the service device.
+    async fn lead(&mut self, datapath: &mut Datapath, devices: &watch::Receiver<devices::World>) {
+        // The source may not have told yet what the agent before this one knew.
+        let told = self.status.service_cidrs.as_deref();
+        let ranges = told.map(|told| told | &self.settings.service_cidrs);
+        let world = devices.borrow().clone();
+        datapath.lead(ranges.as_ref().filter(|_| self.attached), &world, &self.survey).await;
         self.seen.send_replace(datapath.seen());
         self.report_soon();
     }

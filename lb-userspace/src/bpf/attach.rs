@@ -48,8 +48,10 @@ impl TcMode {
     const fn candidates(self, hook: Hook) -> &'static [(Hook, How)] {
         const INGRESS: [(Hook, How); 2] = [(Hook::TcIngress, How::Tcx), (Hook::TcIngress, How::Clsact)];
         const EGRESS: [(Hook, How); 2] = [(Hook::TcEgress, How::Tcx), (Hook::TcEgress, How::Clsact)];
+        const SERVICE: [(Hook, How); 2] = [(Hook::TcService, How::Tcx), (Hook::TcService, How::Clsact)];
         let both: &[_] = match hook {
             Hook::TcEgress => &EGRESS,
+            Hook::TcService => &SERVICE,
             Hook::Xdp | Hook::TcIngress => &INGRESS,
         };
         match self {
@@ -204,6 +206,8 @@ impl Attacher {
         let xdp = match role {
             Role::Nic => self.xdp.candidates(),
             Role::Pod | Role::Overlay => &[],
+            // What comes in through it was translated before.
+            Role::Service => return vec![self.tc.candidates(Hook::TcService)],
         };
         [egress, ingress, xdp].into_iter().filter(|candidates| !candidates.is_empty()).collect()
     }
@@ -300,7 +304,7 @@ impl Attacher {
         let target = match (attachment.how, attachment.hook) {
             (How::Native, _) => Target::XdpNative(index),
             (How::Generic, _) => Target::XdpGeneric(index),
-            (How::Tcx, Hook::TcEgress) => Target::TcxEgress(index),
+            (How::Tcx, Hook::TcEgress | Hook::TcService) => Target::TcxEgress(index),
             (How::Tcx, _) => Target::TcxIngress(index),
             (How::Clsact, hook) => {
                 clsact::attach(self.programs.ebpf(), &device.name, hook)?;
@@ -381,7 +385,7 @@ mod tests {
         assert_eq!(ways(XdpMode::Native.candidates()), ["native", "generic"]);
         assert_eq!(ways(XdpMode::Generic.candidates()), ["generic"]);
         assert!(XdpMode::Off.candidates().is_empty());
-        for hook in [Hook::TcIngress, Hook::TcEgress] {
+        for hook in [Hook::TcIngress, Hook::TcEgress, Hook::TcService] {
             assert_eq!(ways(TcMode::Tcx.candidates(hook)), ["tcx", "clsact"]);
             assert_eq!(ways(TcMode::Clsact.candidates(hook)), ["clsact"]);
             assert!(TcMode::Tcx.candidates(hook).iter().all(|(at, _)| *at == hook));

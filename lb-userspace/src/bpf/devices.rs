@@ -22,6 +22,9 @@ impl Places {
     /// Tells of devices: before a program runs there, or its first packets would be taken for a stranger's.
     pub(super) fn tell(&mut self, devices: &[Device]) -> Result<(), Error> {
         let known = self.read()?;
+        if let Some(service) = devices.iter().find(|device| device.role == Role::Service) {
+            self.write(&known, device::SERVICE_AT, service.index)?;
+        }
         for device in devices {
             let bits = known.get(&device.index).copied().unwrap_or(0) & !device::INSIDE | origin(device.role);
             self.write(&known, device.index, bits)?;
@@ -37,7 +40,10 @@ impl Places {
             let sends = if attached.iter().any(native) { device::XDP } else { 0 };
             self.write(&known, device.index, origin(device.role) | sends)?;
         }
-        for index in known.keys().filter(|index| devices.iter().all(|device| device.index != **index)) {
+        let is_service =
+            |index: u32| index == device::SERVICE_AT && devices.iter().any(|device| device.role == Role::Service);
+        let is_there = |index: u32| is_service(index) || devices.iter().any(|device| device.index == index);
+        for index in known.keys().filter(|index| !is_there(**index)) {
             self.map.map.remove(&Raw(*index)).map_err(|error| Error::map("write", map::DEVICES, &error))?;
         }
         Ok(())
@@ -64,5 +70,6 @@ const fn origin(role: Role) -> u32 {
     match role {
         Role::Pod => device::INSIDE,
         Role::Nic | Role::Overlay => 0,
+        Role::Service => device::INSIDE | device::SERVICE,
     }
 }

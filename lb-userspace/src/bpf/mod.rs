@@ -59,11 +59,13 @@ pub enum Hook {
     TcIngress,
     /// Egress.
     TcEgress,
+    /// Egress of the service device.
+    TcService,
 }
 
 impl Hook {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Xdp, Self::TcIngress, Self::TcEgress];
+    pub const ALL: [Self; 4] = [Self::Xdp, Self::TcIngress, Self::TcEgress, Self::TcService];
 
     /// The program that runs there.
     pub const fn program(self) -> &'static str {
@@ -71,6 +73,7 @@ impl Hook {
             Self::Xdp => "xdp_ingress",
             Self::TcIngress => "tc_ingress",
             Self::TcEgress => "tc_egress",
+            Self::TcService => "tc_service",
         }
     }
 

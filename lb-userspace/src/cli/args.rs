@@ -9,6 +9,7 @@ use lb_common::tables::map;
 use crate::agent::RunDir;
 use crate::bpf::Pins;
 use crate::compile::Addresses;
+use crate::model::Cidr;
 
 /// Sluice, a Service load balancer for Kubernetes: the agent of a node, and what it has put into the kernel.
 #[derive(Debug, Parser)]
@@ -183,6 +184,12 @@ pub(super) struct AgentArgs {
     /// These devices lead to pods, beside veths whose other end is in another network namespace. Repeatable.
     #[arg(long, value_name = "GLOB")]
     pub(super) pod_device: Vec<String>,
+    /// A device that the agent makes for packets to Services that nothing else shows it: of sockets in the kernel, and of processes whose sockets are not led. `off` for none.
+    #[arg(long, value_name = "NAME", default_value = "sluice0")]
+    pub(super) service_device: String,
+    /// A range of ClusterIPs whose packets lead there, beside those that the cluster tells (ServiceCIDRs, from Kubernetes 1.33 on). Repeatable.
+    #[arg(long, value_name = "CIDR")]
+    pub(super) service_cidr: Vec<Cidr>,
     /// How packets from outside are caught; what a device cannot do falls back to the next.
     #[arg(long, value_name = "HOW", default_value = "native")]
     pub(super) xdp: XdpArg,

@@ -16,6 +16,7 @@ use args::{AgentArgs, Command, UninstallArgs};
 
 use crate::agent;
 use crate::bpf;
+use crate::devices;
 
 pub use args::Cli;
 
@@ -90,14 +91,21 @@ fn uninstall(UninstallArgs { drain, place }: &UninstallArgs) -> anyhow::Result<O
             left => writeln!(io::stderr(), "drained for {longest:?}: {left} connections are cut now")?,
         }
     }
+    // First, so that nothing is led to programs that are no more.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("cannot start the thread that netlink needs")?;
+    let devices = runtime.block_on(devices::remove_service_devices(&place.pin_root));
+    let devices = devices.context("cannot remove the service device")?;
     let removed = bpf::uninstall(&place.pins())?;
     run_dir.forget_manifests()?;
     drop(lock);
     let text = match removed.layouts {
         0 => format!("nothing is installed at {}\n", place.pin_root.display()),
         _ => format!(
-            "removed {} programs from devices and {} from sockets, and all maps\n",
-            removed.devices, removed.sockets
+            "removed {} programs from devices and {} from sockets, and all maps{}\n",
+            removed.devices,
+            removed.sockets,
+            if devices > 0 { ", and the service device" } else { "" },
         ),
     };
     print(&text)?;

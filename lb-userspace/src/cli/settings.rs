@@ -11,7 +11,7 @@ use super::args::{AgentArgs, PacketLogArg, SocketPathArg, SwitchArg, TcArg, XdpA
 use crate::agent::{Settings, Source};
 use crate::bpf::{Capacities, TcMode, XdpMode, cgroup2_mount};
 use crate::compile::NodePortAddresses;
-use crate::devices::Globs;
+use crate::devices::{Globs, ServiceLink};
 use crate::watch::kubernetes::Access;
 
 /// Where a pod finds its service account.
@@ -49,7 +49,8 @@ pub(super) fn settings(args: &AgentArgs, env: impl Fn(&str) -> Option<String>) -
         cgroup,
         node_ports: NodePortAddresses::new(args.nodeport_addresses.clone()),
         external_ips: args.external_ips == SwitchArg::On,
-        globs: Globs { nics: args.nic.clone(), pods: args.pod_device.clone() },
+        globs: Globs { nics: args.nic.clone(), pods: args.pod_device.clone(), service: service_link(args)? },
+        service_cidrs: args.service_cidr.iter().copied().collect(),
         xdp: match args.xdp {
             XdpArg::Native => XdpMode::Native,
             XdpArg::Generic => XdpMode::Generic,
@@ -93,6 +94,22 @@ fn source(args: &AgentArgs, env: impl Fn(&str) -> Option<String>) -> anyhow::Res
         bail!("where to learn what is declared? Use --kubeconfig FILE, or --manifests FOLDER, or run in a pod");
     }
     Ok(Source::Kubernetes(Access { kubeconfig, servers }))
+}
+
+/// The longest name of a device (`IFNAMSIZ` of linux/if.h, without the zero at its end).
+const DEVICE_NAME: usize = 15;
+
+/// The service device, by a name that the kernel takes.
+fn service_link(args: &AgentArgs) -> anyhow::Result<Option<ServiceLink>> {
+    let name = &args.service_device;
+    if name == "off" {
+        return Ok(None);
+    }
+    let strange = |c: char| c == '/' || c == ':' || c.is_whitespace();
+    if name.is_empty() || name == "." || name == ".." || name.len() > DEVICE_NAME || name.contains(strange) {
+        bail!("--service-device: `{name}` cannot be the name of a device");
+    }
+    Ok(Some(ServiceLink::new(name, &args.place.pin_root)))
 }
 
 /// kube-proxy's ports.
@@ -172,6 +189,12 @@ mod tests {
             "generic",
             "--tc",
             "clsact",
+            "--service-device",
+            "off",
+            "--service-cidr",
+            "10.96.0.0/16",
+            "--service-cidr",
+            "fd00:96::/112",
             "--takeover",
             "1h30m",
             "--max-flows",
@@ -186,6 +209,7 @@ mod tests {
         assert_eq!((settings.xdp, settings.tc), (XdpMode::Generic, TcMode::Clsact));
         assert_eq!(settings.capacities, Capacities { flows: 1000, ..Capacities::default() });
         assert!(settings.packet_log);
+        assert_eq!((settings.globs.service, settings.service_cidrs.len()), (None, 2));
         assert_eq!(settings.takeover, Duration::from_secs(5400));
         for (typed, seconds) in [(&[][..], 3600), (&["--takeover", "0"], 0), (&["--takeover", "90s"], 90)] {
             let args = [&["--manifests", manifests], typed].concat();
@@ -256,6 +280,9 @@ mod tests {
             ),
             (vec!["--manifests", here, "--takeover", "90"], "`90` is not a time such as 30s"),
             (vec!["--manifests", here, "--takeover=-1s"], "`-1s` is not a time"),
+            (vec!["--manifests", here, "--service-device", "a/b"], "`a/b` cannot be the name of a device"),
+            (vec!["--manifests", here, "--service-device", "sixteen-letters0"], "cannot be the name of a device"),
+            (vec!["--manifests", here, "--service-cidr", "10.96.0.1/16"], "not a range of addresses"),
             (vec!["--manifests", here, "--xdp", "fast"], "possible values: native, generic, off"),
         ] {
             let error = match parse(&args) {

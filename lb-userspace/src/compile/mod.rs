@@ -131,6 +131,8 @@ pub struct Compiler {
     limits: Limits,
     zone: Option<Arc<str>>,
     place: Place,
+    /// [`NodeFacts::own`].
+    own: BTreeSet<IpAddr>,
     elsewhere: Elsewhere,
     checks: Arc<HealthChecks>,
     /// Services that had no room somewhere: they are tried again when there may be more.
@@ -217,6 +219,7 @@ impl Compiler {
             limits,
             zone: None,
             place: Place::default(),
+            own: BTreeSet::new(),
             elsewhere: Elsewhere::default(),
             checks: Arc::default(),
             starved: BTreeSet::new(),
@@ -276,7 +279,7 @@ impl Compiler {
         let affected = self.claim_all(state, dirty);
         let zone = self.zone.clone();
         for name in &affected {
-            self.program(name, state, Here { node: &node.name, zone: zone.as_deref() });
+            self.program(name, state, Here { node: &node.name, zone: zone.as_deref(), own: &node.own });
         }
     }
 
@@ -335,8 +338,9 @@ impl Compiler {
         let node_ports = node.node_ports.select(&own, &primary);
         self.check_health_at(&node_ports);
         let place = Place { own, node_ports, external_ips: node.external_ips };
-        let moved = zone != self.zone || place != self.place;
+        let moved = zone != self.zone || place != self.place || node.own != self.own;
         (self.zone, self.place) = (zone, place);
+        self.own.clone_from(&node.own);
         moved
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::service::ServiceLink;
 use super::world::{Link, World};
 
 /// What a device is to us.
@@ -14,11 +15,13 @@ pub enum Role {
     Pod,
     /// It leads to other nodes, its packets inside those of a NIC.
     Overlay,
+    /// It is the agent's own, and leads to Services: for those whose packets no other device shows.
+    Service,
 }
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Nic, Self::Pod, Self::Overlay];
+    pub const ALL: [Self; 4] = [Self::Nic, Self::Pod, Self::Overlay, Self::Service];
 
     /// Its name in pins and tables.
     pub const fn label(self) -> &'static str {
@@ -26,6 +29,7 @@ impl Role {
             Self::Nic => "nic",
             Self::Pod => "pod",
             Self::Overlay => "overlay",
+            Self::Service => "service",
         }
     }
 }
@@ -41,13 +45,15 @@ pub struct Device {
     pub role: Role,
 }
 
-/// Names of devices that options add.
+/// Which devices are which, as far as options say so.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Globs {
     /// These are NICs.
     pub nics: Vec<String>,
     /// These lead to pods.
     pub pods: Vec<String>,
+    /// The agent's own one, unless it shall have none.
+    pub service: Option<ServiceLink>,
 }
 
 /// The node's own addresses.
@@ -70,6 +76,8 @@ pub struct Survey {
     pub node: Nodes,
     /// All addresses that it has. Those of link-local scope are left out: they come and go with each pod.
     pub own: BTreeSet<IpAddr>,
+    /// The longest packet that all of these devices take.
+    pub mtu: Option<u32>,
 }
 
 /// A device without traffic to which kube-proxy binds all virtual IPs in its IPVS mode.
@@ -81,7 +89,12 @@ pub fn survey(world: &World, globs: &Globs) -> Survey {
     for (&index, link) in &world.links {
         match role(world, globs, index, link) {
             Some(_) if !link.ethernet => found.strange.push(link.name.clone()),
-            Some(role) => found.devices.push(Device { index, name: link.name.clone(), role }),
+            Some(role) => {
+                if role != Role::Service {
+                    found.mtu = found.mtu.into_iter().chain([link.mtu]).min();
+                }
+                found.devices.push(Device { index, name: link.name.clone(), role });
+            }
             None => {}
         }
     }
@@ -90,6 +103,9 @@ pub fn survey(world: &World, globs: &Globs) -> Survey {
 
 fn role(world: &World, globs: &Globs, index: u32, link: &Link) -> Option<Role> {
     let named = |globs: &[String]| globs.iter().any(|glob| matches(glob, &link.name));
+    if globs.service.as_ref().is_some_and(|ours| ours.is(link)) {
+        return Some(Role::Service);
+    }
     // What people name comes before what we guess.
     if named(&globs.nics) {
         // XDP gains nothing where a packet has been a socket buffer before.
@@ -179,7 +195,7 @@ mod tests {
     fn world() -> World {
         let link = |name: &str, ethernet, veth, peer_elsewhere| {
             let overlay = name.starts_with("vx");
-            Link { name: name.to_owned(), ethernet, veth, overlay, peer_elsewhere }
+            Link { name: name.to_owned(), ethernet, veth, overlay, peer_elsewhere, ..Link::default() }
         };
         let links = [
             (1, link("lo", false, false, false)),
@@ -201,7 +217,7 @@ mod tests {
 
     fn globs(nics: &[&str], pods: &[&str]) -> Globs {
         let owned = |list: &[&str]| list.iter().map(ToString::to_string).collect();
-        Globs { nics: owned(nics), pods: owned(pods) }
+        Globs { nics: owned(nics), pods: owned(pods), service: None }
     }
 
     #[test]

@@ -10,15 +10,21 @@ use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, Stream, StreamExt};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteType,
+};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::world::{Address, Link, Route, World};
+use super::world::{Address, Link, Route, ServiceRoute, World};
+use crate::model::Cidr;
+
+/// The mark of routes to Services: nobody else's in `/etc/iproute2/rt_protos`.
+pub(super) const OURS: RouteProtocol = RouteProtocol::Other(81);
 
 /// Follows the kernel. Ends when the receiver is dropped.
 #[derive(Debug)]
@@ -146,14 +152,17 @@ impl Stale {
         match &message.payload {
             NetlinkPayload::InnerMessage(Message::NewLink(link) | Message::DelLink(link)) => {
                 // Routes of IPv4 go with their device without a word.
-                let routes = world.routes.iter().any(|route| route.index == link.header.index);
+                let index = link.header.index;
+                let routes = world.routes.iter().any(|route| route.index == index)
+                    || world.service_routes.iter().any(|route| route.index == index);
                 Self { links: true, routes, ..Self::NONE }
             }
             NetlinkPayload::InnerMessage(Message::NewAddress(_) | Message::DelAddress(_)) => {
                 Self { addresses: true, ..Self::NONE }
             }
             NetlinkPayload::InnerMessage(Message::NewRoute(route) | Message::DelRoute(route)) => {
-                Self { routes: route.header.destination_prefix_length == 0, ..Self::NONE }
+                let ours = route.header.protocol == OURS;
+                Self { routes: ours || route.header.destination_prefix_length == 0, ..Self::NONE }
             }
             NetlinkPayload::Overrun(_) => Self::ALL,
             _ => Self::NONE,
@@ -179,15 +188,25 @@ impl Stale {
         }
         if self.routes {
             world.routes.clear();
+            world.service_routes.clear();
             for family in [AddressFamily::Inet, AddressFamily::Inet6] {
                 let mut request = RouteMessage::default();
                 request.header.address_family = family;
                 let found = all(handle.route().get(request).execute()).await?;
                 world.routes.extend(found.iter().flat_map(routes));
+                world.service_routes.extend(found.iter().filter_map(service_route));
             }
+            world.service_routes.sort_unstable();
         }
         Ok(())
     }
+}
+
+/// All that there is now.
+pub(super) async fn read(handle: &Handle) -> io::Result<World> {
+    let mut world = World::default();
+    Stale::ALL.read(handle, &mut world).await?;
+    Ok(world)
 }
 
 async fn all<T>(stream: impl Stream<Item = Result<T, rtnetlink::Error>>) -> io::Result<Vec<T>> {
@@ -200,16 +219,24 @@ async fn all<T>(stream: impl Stream<Item = Result<T, rtnetlink::Error>>) -> io::
 }
 
 fn link(message: &LinkMessage) -> Link {
-    let mut link = Link { ethernet: message.header.link_layer_type == LinkLayerType::Ether, ..Link::default() };
+    let mut link = Link {
+        ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+        up: message.header.flags.contains(LinkFlags::Up),
+        ..Link::default()
+    };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::LinkNetNsId(_) => link.peer_elsewhere = true,
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Address(mac) => link.mac.clone_from(mac),
+            LinkAttribute::IfAlias(text) => link.alias.clone_from(text),
             LinkAttribute::LinkInfo(infos) => {
                 let is = |kinds: &[InfoKind]| {
                     infos.iter().any(|info| matches!(info, LinkInfo::Kind(kind) if kinds.contains(kind)))
                 };
                 link.veth = is(&[InfoKind::Veth]);
+                link.bridge = is(&[InfoKind::Bridge]);
                 link.overlay = is(&[InfoKind::Vxlan, InfoKind::Geneve]);
             }
             _ => {}
@@ -256,6 +283,37 @@ fn routes(message: &RouteMessage) -> Vec<Route> {
     }
     let v6 = header.address_family == AddressFamily::Inet6;
     devices.into_iter().map(|index| Route { v6, index, metric }).collect()
+}
+
+/// A route of ours; none where it is another's.
+fn service_route(message: &RouteMessage) -> Option<ServiceRoute> {
+    let header = &message.header;
+    if header.protocol != OURS {
+        return None;
+    }
+    let (mut first, mut index, mut source, mut mtu) = (None, 0, None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => first = ip(address),
+            RouteAttribute::Oif(device) => index = *device,
+            RouteAttribute::PrefSource(address) => source = ip(address),
+            RouteAttribute::Metrics(metrics) => {
+                let of = |metric: &RouteMetric| if let RouteMetric::Mtu(mtu) = metric { Some(*mtu) } else { None };
+                mtu = metrics.iter().find_map(of);
+            }
+            _ => {}
+        }
+    }
+    let to = Cidr::around(first?, header.destination_prefix_length)?;
+    Some(ServiceRoute { to, index, source, mtu })
+}
+
+const fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(ip) => Some(IpAddr::V4(*ip)),
+        RouteAddress::Inet6(ip) => Some(IpAddr::V6(*ip)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

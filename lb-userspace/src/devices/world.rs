@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use crate::model::Cidr;
+
 /// A device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
@@ -16,6 +18,16 @@ pub struct Link {
     pub overlay: bool,
     /// Whether its other end is in another network namespace.
     pub peer_elsewhere: bool,
+    /// Whether it joins others (and may have none to join).
+    pub bridge: bool,
+    /// Whether somebody switched it on.
+    pub up: bool,
+    /// The longest packet that it takes, in bytes from the IP header on.
+    pub mtu: u32,
+    /// Its hardware address.
+    pub mac: Vec<u8>,
+    /// What somebody wrote at it for people.
+    pub alias: String,
 }
 
 /// An address of a device.
@@ -40,7 +52,20 @@ pub struct Route {
     pub metric: u32,
 }
 
-/// Devices, addresses and default routes of a network namespace.
+/// A route to Services, of an agent's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ServiceRoute {
+    /// Where it leads.
+    pub to: Cidr,
+    /// Index of the device that it leads by.
+    pub index: u32,
+    /// The address that the node speaks from there; none where it is the kernel's to choose.
+    pub source: Option<IpAddr>,
+    /// The longest packet that may go there; none where the device says so.
+    pub mtu: Option<u32>,
+}
+
+/// Devices, addresses and routes of a network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct World {
     /// Devices, by index.
@@ -49,4 +74,6 @@ pub struct World {
     pub addresses: Vec<Address>,
     /// Default routes of the main table.
     pub routes: Vec<Route>,
+    /// Routes to Services, sorted.
+    pub service_routes: Vec<ServiceRoute>,
 }

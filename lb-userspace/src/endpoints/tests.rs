@@ -53,7 +53,7 @@ fn show_local<A: Ip>(backends: &[Backend<A>]) -> String {
     backends.iter().map(|b| if b.flags & backend::LOCAL != 0 { '*' } else { '.' }).collect()
 }
 
-const HERE: Here<'_> = Here { node: "n1", zone: Some("z1") };
+const HERE: Here<'_> = Here { node: "n1", zone: Some("z1"), own: &BTreeSet::new() };
 
 fn show<A: Ip>(backends: &[Backend<A>]) -> String {
     let shown: Vec<_> = backends.iter().map(|b| format!("{:?}:{:?}", b.addr, b.port)).collect();
@@ -153,7 +153,7 @@ fn backends_on_this_node_are_marked() {
 #[test]
 fn a_node_without_a_zone_takes_all() {
     let slices = [slice(Family::V4, &[("", 1)], &["10.0.0.1 ready zone=z1", "10.0.0.2 ready zone=z2"])];
-    let here = Here { node: "n1", zone: None };
+    let here = Here { zone: None, ..HERE };
     assert_eq!(show(&serving::<V4>(&port(""), slices.iter(), here).cluster), "10.0.0.1:1 10.0.0.2:1");
 }
 

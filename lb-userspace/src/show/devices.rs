@@ -14,7 +14,7 @@ pub struct DeviceRow {
     pub device: String,
     /// Its index.
     pub index: u32,
-    /// `nic`, `pod` or `overlay`.
+    /// `nic`, `pod`, `overlay` or `service`.
     pub kind: &'static str,
     /// How the programs at its ingress are attached.
     pub ingress: String,
@@ -61,7 +61,7 @@ pub fn devices(
         });
         let side = match attachment.hook {
             Hook::Xdp | Hook::TcIngress => &mut row.ingress,
-            Hook::TcEgress => &mut row.egress,
+            Hook::TcEgress | Hook::TcService => &mut row.egress,
         };
         if !side.is_empty() {
             side.push('+');

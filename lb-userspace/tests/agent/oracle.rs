@@ -199,7 +199,7 @@ fn everybody<A: Ip>(state: &State, service: &Service, port: &ServicePort) -> Fat
     (serving::<A>(port, state.slices(&service.name), HERE).cluster.into_iter().collect(), false)
 }
 
-const HERE: Here<'_> = Here { node: "node", zone: None };
+const HERE: Here<'_> = Here { node: "node", zone: None, own: &BTreeSet::new() };
 
 /// Both families.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -88,6 +88,8 @@ pub struct AgentOptions {
     pub packet_log: bool,
     /// `--nodeport-addresses`, where it is not the default.
     pub nodeport_addresses: Option<&'static str>,
+    /// Whether it has a service device; else `--service-device off`.
+    pub service_device: bool,
     /// `--max-flows`, where it is not the default.
     pub max_flows: Option<u32>,
     /// `--max-half-open`, where it is not the default.
@@ -105,6 +107,7 @@ impl AgentOptions {
         log_level: "info",
         packet_log: false,
         nodeport_addresses: None,
+        service_device: true,
         max_flows: None,
         max_half_open: None,
         service_metrics: false,
@@ -358,6 +361,7 @@ fn arguments(options: AgentOptions) -> Vec<String> {
         ("--log-level", Some(options.log_level.to_owned())),
         ("--packet-log", Some(packet_log.to_owned())),
         ("--nodeport-addresses", options.nodeport_addresses.map(ToOwned::to_owned)),
+        ("--service-device", (!options.service_device).then(|| "off".to_owned())),
         ("--max-flows", options.max_flows.map(|n| n.to_string())),
         ("--max-half-open", options.max_half_open.map(|n| n.to_string())),
     ] {

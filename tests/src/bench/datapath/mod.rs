@@ -86,6 +86,7 @@ fn family<A: Net>(front: &mut Front, report: &mut Report, options: &Options, cou
             Hook::Xdp => "XDP",
             Hook::TcIngress => "TC ingress",
             Hook::TcEgress => "TC egress",
+            Hook::TcService => "service device",
         };
         report.rows.push(Row::new(&case.name, name, hook, count, times, case.goal));
     }
