@@ -6,11 +6,12 @@
 //! guessed about.
 
 use crate::datapath;
+use crate::icmp;
 use crate::packet::{ETHERNET, Packet};
 use crate::parse::{Extent, Fragment, Header, Network, Parsed};
 use crate::rewrite;
 use crate::route::Exit;
-use crate::tables::{FlowKey, FlowTable, FragmentKey, FragmentPorts, FrontendKey, Side, Tables};
+use crate::tables::{FlowKey, FlowTable, FragmentKey, FragmentPorts, Side, Tables};
 use crate::verdict::{Reason, Verdict};
 
 /// Remembers the ports of a packet whose first fragment has just been translated; `parsed` is what it was before.
@@ -22,7 +23,7 @@ pub fn remember<A: Header, P: Packet, T: Tables<A>>(packet: &P, tables: &mut T, 
     let key = key(parsed.src, parsed.dst, &fragment);
     let ports = FragmentPorts { sport: parsed.ports.src, dport: parsed.ports.dst, proto: parsed.proto.into() };
     tables.remember_fragment(&key, &ports);
-    if tables.frontend(&FrontendKey::whole(parsed.dst)).is_some() {
+    if icmp::is_whole(tables, parsed.dst) {
         tables.remember_fragment(&key.newest(), &ports);
     }
 }
@@ -35,9 +36,12 @@ pub fn run<A: Header, P: Packet, T: Tables<A>>(packet: &mut P, tables: &mut T, s
     let Some((network, fragment)) = read::<A, P>(packet) else {
         return Verdict::Pass(Reason::Malformed);
     };
+    let to_service = side == Side::Ingress && icmp::is_whole(tables, network.dst);
+    if to_service && network.proto == A::ICMP {
+        return icmp::answer_later(packet, &network);
+    }
     let key = key(network.src, network.dst, &fragment);
     let mut ports = tables.fragment(&key);
-    let to_service = side == Side::Ingress && tables.frontend(&FrontendKey::whole(network.dst)).is_some();
     if ports.is_none() && to_service {
         ports = tables.fragment(&key.newest());
     }

@@ -1,8 +1,10 @@
-//! ICMP and ICMPv6: errors about packets of flows (RFC 792, RFC 4443; as NATs should treat them, RFC 5508).
+//! ICMP and ICMPv6: errors about packets of flows (RFC 792, RFC 4443; as NATs should treat them, RFC 5508), and echo requests.
 //!
 //! An error travels with the answers to the packet that it quotes: who sent that packet gets the error. So its flow is found
 //! by the key that such an answer has, at the same side of a device; and what the flow's entry writes to an answer, the
 //! error needs in its own header, and its quotation the other way round. It is no sign of life of either side.
+//!
+//! An echo request to a virtual IP has no backend to go to: it becomes its own reply, be it whole or in fragments.
 
 use crate::csum;
 use crate::datapath;
@@ -10,14 +12,18 @@ use crate::flow::state;
 use crate::ip::{Ip, V4, V6};
 use crate::packet::{ETHERNET, Icmp, Packet, Ports, TCP_CHECKSUM, UDP_CHECKSUM, proto};
 use crate::parse::{Extent, Header, Network, network};
+use crate::reject::HOPS;
+use crate::rewrite;
 use crate::route::Exit;
-use crate::tables::{Filter, Flow, FlowKey, FlowTable, Side, Tables};
+use crate::tables::{Filter, Flow, FlowKey, FlowTable, FrontendKey, Side, Tables};
 use crate::verdict::{Reason, Verdict};
 
 /// A family, and the types of its ICMP (IANA).
 pub trait Messages: Header {
     /// Whether a message of this type quotes a packet that could not be delivered.
     fn is_error(kind: u8) -> bool;
+    /// Type and code of an echo request, and of its reply.
+    const ECHO: [[u8; 2]; 2];
 }
 
 impl Messages for V4 {
@@ -26,6 +32,8 @@ impl Messages for V4 {
         // Destination unreachable (fragmentation needed is one of these), time exceeded, parameter problem.
         matches!(kind, 3 | 11 | 12)
     }
+
+    const ECHO: [[u8; 2]; 2] = [[8, 0], [0, 0]];
 }
 
 impl Messages for V6 {
@@ -34,6 +42,8 @@ impl Messages for V6 {
         // Destination unreachable, packet too big, time exceeded, parameter problem.
         matches!(kind, 1..=4)
     }
+
+    const ECHO: [[u8; 2]; 2] = [[128, 0], [129, 0]];
 }
 
 /// Bytes behind its IP header that a packet is quoted with at least (RFC 792): enough for ports.
@@ -47,6 +57,18 @@ pub fn run<A: Messages, P: Packet, T: Tables<A>>(packet: &mut P, tables: &mut T,
     let Ok(outer) = network::<A, P>(packet) else {
         return Verdict::Pass(Reason::Icmp);
     };
+    let [request, reply] = A::ECHO;
+    if side == Side::Ingress && packet.load::<[u8; 2]>(outer.l4) == Some(request) {
+        if !is_whole(tables, outer.dst) {
+            return Verdict::Pass(Reason::Icmp);
+        }
+        let written = mirror(packet, &outer).and_then(|()| {
+            packet.store(outer.l4, &reply)?;
+            let change = csum::words([u16::from_ne_bytes(request), 0], [u16::from_ne_bytes(reply), 0]);
+            packet.fix_l4(outer.l4 + size_of::<[u8; 2]>(), 0, change, false)
+        });
+        return answered(written);
+    }
     let Some((quote, ports)) = quoted(packet, &outer) else {
         return Verdict::Pass(Reason::Icmp);
     };
@@ -71,6 +93,36 @@ pub fn run<A: Messages, P: Packet, T: Tables<A>>(packet: &mut P, tables: &mut T,
     let exit = Exit::of(quote.proto, outer.l4, outer.l4_len);
     let write = |packet: &mut P| translate(packet, &outer, &quote, &flow);
     datapath::send_along(packet, tables, &flow, exit, Reason::IcmpError, write)
+}
+
+/// Whether all that comes to an address is a Service's, so that nobody else answers there.
+#[inline(always)]
+pub(crate) fn is_whole<A: Ip, T: Tables<A>>(tables: &T, addr: A) -> bool {
+    tables.frontend(&FrontendKey::whole(addr)).is_some()
+}
+
+/// Answers a fragment behind the first of an echo request: whatever goes to a virtual IP as ICMP in fragments is one.
+#[inline(always)]
+pub(crate) fn answer_later<A: Ip, P: Packet>(packet: &mut P, network: &Network<A>) -> Verdict {
+    answered(mirror(packet, network))
+}
+
+#[inline(always)]
+const fn answered(written: Option<()>) -> Verdict {
+    match written {
+        Some(()) => Verdict::Answer(Reason::Echo),
+        None => Verdict::Drop(Reason::WriteFailed),
+    }
+}
+
+/// Sends a packet back where it came from, as far as its IP header says so.
+#[inline(always)]
+fn mirror<A: Ip, P: Packet>(packet: &mut P, outer: &Network<A>) -> Option<()> {
+    let addresses = ETHERNET + A::SOURCE;
+    packet.store(addresses, &outer.dst)?;
+    packet.store(addresses + size_of::<A>(), &outer.src)?;
+    let hops: u8 = packet.load(ETHERNET + A::HOPS)?;
+    rewrite::hops::<A, P>(packet, hops, HOPS)
 }
 
 /// The packet that an error quotes, and its ports; `None` where there is none of a protocol that has ports.

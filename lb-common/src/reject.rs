@@ -112,7 +112,7 @@ pub(crate) fn pseudo<A: Ip>(parsed: &Parsed<A>, proto: u8, len: usize) -> u64 {
 }
 
 /// Hops that an answer may take, as Linux sends by default.
-const HOPS: u8 = 64;
+pub(crate) const HOPS: u8 = 64;
 
 impl Reply for V4 {
     type Header = Ipv4;

@@ -1,4 +1,4 @@
-//! Writes the new addresses and ports of a flow into a packet.
+//! Writes new addresses, ports and hops into a packet.
 
 use crate::csum;
 use crate::ip::Ip;
@@ -34,6 +34,19 @@ pub fn addresses<A: Ip, P: Packet>(packet: &mut P, flow: &Flow<A>) -> Option<()>
     if let Some(at) = A::CHECKSUM {
         let field: u16 = packet.load(ETHERNET + at)?;
         packet.store(ETHERNET + at, &csum::update(field, flow.addrs))?;
+    }
+    Some(())
+}
+
+/// Writes how many hops are left, where there were `old`.
+#[inline(always)]
+pub fn hops<A: Ip, P: Packet>(packet: &mut P, old: u8, new: u8) -> Option<()> {
+    packet.store(ETHERNET + A::HOPS, &new)?;
+    if let Some(at) = A::CHECKSUM {
+        let field: u16 = packet.load(ETHERNET + at)?;
+        // The hops are the first byte of their word.
+        let [old, new] = [old, new].map(|hops| u16::from_ne_bytes([hops, 0]));
+        packet.store(ETHERNET + at, &csum::update(field, csum::words([old, 0], [new, 0])))?;
     }
     Some(())
 }

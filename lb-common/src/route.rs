@@ -4,7 +4,6 @@
 //!
 //! The hop is found before a byte is written: a packet that a program cannot send stays as it came, for the next program.
 
-use crate::csum;
 use crate::flow::state;
 use crate::ip::{Be16, Ip};
 use crate::packet::{ETHERNET, Ethernet, Packet, TCP_OFFSET, Udp, proto};
@@ -213,19 +212,9 @@ pub fn head<A: Ip, P: Packet>(packet: &mut P, flow: &Flow<A>, exit: &Exit) -> Op
     if dst != [0; 6] {
         packet.store(0, &Ethernet { dst, src, ethertype: Be16::new(A::ETHERTYPE) })?;
     }
-    if flow.state & state::SERVICE != 0 { Some(()) } else { count_down::<A, P>(packet) }
-}
-
-/// One hop less.
-#[inline(always)]
-fn count_down<A: Ip, P: Packet>(packet: &mut P) -> Option<()> {
-    let hops: u8 = packet.load(ETHERNET + A::HOPS)?;
-    packet.store(ETHERNET + A::HOPS, &hops.wrapping_sub(1))?;
-    if let Some(at) = A::CHECKSUM {
-        let field: u16 = packet.load(ETHERNET + at)?;
-        // The hops are the first byte of their word.
-        let [old, new] = [hops, hops.wrapping_sub(1)].map(|hops| u16::from_ne_bytes([hops, 0]));
-        packet.store(ETHERNET + at, &csum::update(field, csum::words([old, 0], [new, 0])))?;
+    if flow.state & state::SERVICE != 0 {
+        return Some(());
     }
-    Some(())
+    let hops: u8 = packet.load(ETHERNET + A::HOPS)?;
+    rewrite::hops::<A, P>(packet, hops, hops.wrapping_sub(1))
 }

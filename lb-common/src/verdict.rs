@@ -91,6 +91,8 @@ reasons! {
     Icmp => "icmp",
     /// An ICMP error about a packet of a flow, translated with the packet that it quotes.
     IcmpError => "icmp_error",
+    /// An echo request (ping) to a virtual IP, answered.
+    Echo => "echo",
     /// A fragment to a virtual IP that overtook the one with the ports.
     Fragment => "fragment",
     /// A fragment behind the first of its packet, translated like that.

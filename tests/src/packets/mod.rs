@@ -123,12 +123,20 @@ pub fn ip(src: IpAddr, dst: IpAddr, proto: u8) -> IpHeaders {
 
 /// An echo request.
 pub fn echo(src: IpAddr, dst: IpAddr) -> Vec<u8> {
+    echo_with(src, dst, b"ping")
+}
+
+/// The same, with a payload.
+///
+/// # Panics
+/// When the addresses are of two families.
+pub fn echo_with(src: IpAddr, dst: IpAddr, payload: &[u8]) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2(FROM, TO);
     let echo = IcmpEchoHeader { id: 1, seq: 1 };
     let mut frame = Vec::new();
     match ip(src, dst, 0) {
-        ip @ IpHeaders::Ipv4(..) => builder.ip(ip).icmpv4(Icmpv4Type::EchoRequest(echo)).write(&mut frame, b"ping"),
-        ip @ IpHeaders::Ipv6(..) => builder.ip(ip).icmpv6(Icmpv6Type::EchoRequest(echo)).write(&mut frame, b"ping"),
+        ip @ IpHeaders::Ipv4(..) => builder.ip(ip).icmpv4(Icmpv4Type::EchoRequest(echo)).write(&mut frame, payload),
+        ip @ IpHeaders::Ipv6(..) => builder.ip(ip).icmpv6(Icmpv6Type::EchoRequest(echo)).write(&mut frame, payload),
     }
     .expect("a frame in memory can be written");
     frame

@@ -14,7 +14,7 @@ use super::fragments::apart;
 use super::icmp::{TROUBLES, error};
 use super::sctp::chunk;
 use super::world::{Net, add_service, client, empty, far, frontend, node, pod, vip};
-use super::{ACK, FIN_ACK, L4, RST, SYN, SYN_ACK, UDP, echo, ip, packet_with};
+use super::{ACK, FIN_ACK, L4, RST, SYN, SYN_ACK, UDP, echo_with, ip, packet_with};
 
 /// A stream of numbers, repeatable from its seed (SplitMix64).
 #[derive(Clone, Debug)]
@@ -113,7 +113,7 @@ pub fn packet<A: Net>(seed: &mut Seed) -> (Side, Vec<u8>) {
             let from = if seed.below(2) == 0 { dst.ip() } else { client::<A>(9, 0).ip() };
             error(from, src.ip(), seed.of(&TROUBLES), &lost, A::HEADER + seed.of(&[4, 8, 8, 17, 18, 20, 500]))
         }
-        0 => echo(src.ip(), dst.ip()),
+        0 => echo_with(src.ip(), dst.ip(), &payload),
         1 => packet_with(with_options(ip(src.ip(), dst.ip(), l4.number())), src.port(), dst.port(), l4, &payload),
         2 => packet_with(with_hops(ip(src.ip(), dst.ip(), l4.number()), 1), src.port(), dst.port(), l4, &payload),
         _ => packet_with(ip(src.ip(), dst.ip(), l4.number()), src.port(), dst.port(), l4, &payload),
@@ -146,7 +146,7 @@ pub fn packet<A: Net>(seed: &mut Seed) -> (Side, Vec<u8>) {
 
 /// Whether a frame has neither options nor extension headers.
 fn whole<A: Net>(frame: &[u8]) -> bool {
-    if A::ICMP == 1 { frame[14] == 0x45 } else { matches!(frame[14 + 6], proto::TCP | proto::UDP | proto::SCTP) }
+    if A::ICMP == 1 { frame[14] == 0x45 } else { matches!(frame[14 + 6], proto::TCP | proto::UDP | proto::SCTP | 58) }
 }
 
 fn maybe_with_options(seed: &mut Seed, headers: IpHeaders) -> IpHeaders {

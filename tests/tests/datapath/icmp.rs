@@ -14,6 +14,7 @@ both_families! {
     a_quotation_may_be_cut_off
     an_error_changes_nothing_of_its_flow
     errors_about_strangers_leave_as_they_came
+    an_echo_request_to_a_virtual_ip_is_answered
 }
 
 /// All of the packet.
@@ -155,5 +156,53 @@ mod rules {
         let mut frame = Frame(echo.clone());
         assert_eq!(frame.run(&mut path.tables, Side::Ingress, 100), Verdict::Pass(Reason::Icmp));
         assert_eq!(frame.0, echo);
+    }
+
+    pub(super) fn an_echo_request_to_a_virtual_ip_is_answered<A: Net>() {
+        let mut path = Path::<A>::three();
+        let (me, service) = (client::<A>(1, 0).ip(), vip::<A>(1, 80).ip());
+        let mut request = packets::echo(me, service);
+        request[14 + A::HOPS] = 63;
+        if let Some(at) = A::CHECKSUM {
+            request[14 + at] += 1;
+        }
+        verify_checksums(&request).expect("right checksums of the request");
+        // But for who sends it to whom, it is what the other side would send as a reply.
+        let mut expected = packets::echo(service, me);
+        expected[14 + A::HEADER] = if A::ICMP_PSEUDO { 129 } else { 0 };
+        expected[14 + A::HEADER + 2..][..2].fill(0);
+        let mut frame = Frame(request.clone());
+        assert_eq!(frame.run(&mut path.tables, Side::Ingress, 100), Verdict::Answer(Reason::Echo));
+        verify_checksums(&frame.0).expect("right checksums of the reply");
+        let mut reply = frame.0.clone();
+        reply[14 + A::HEADER + 2..][..2].fill(0);
+        assert_eq!(reply[14..], expected[14..]);
+        assert_eq!(frame.0[..6], packets::FROM, "back to whom it came from");
+        assert_eq!(path.tables.counters[&Reason::Echo], 1);
+
+        // A large one comes in fragments, in any order, and goes back in fragments.
+        let mut large = packets::echo_with(me, service, &[0x5a; 2000]);
+        let mut fragments = sluice_tests::packets::fragments::apart(&large, 7, 512);
+        fragments.reverse();
+        let replies: Vec<_> = fragments
+            .into_iter()
+            .map(|fragment| {
+                let mut frame = Frame(fragment);
+                assert_eq!(frame.run(&mut path.tables, Side::Ingress, 100), Verdict::Answer(Reason::Echo));
+                frame.0
+            })
+            .collect();
+        let whole = sluice_tests::packets::fragments::together(&replies);
+        verify_checksums(&whole).expect("right checksums of the large reply");
+        assert_eq!(whole.len(), large.len());
+        assert_eq!(whole[14 + A::HEADER + 8..], large.split_off(14 + A::HEADER + 8));
+
+        // A reply, a request that leaves through the device, and one to an address of which only ports are a Service's.
+        A::side_mut(&mut path.tables.image).frontends.retain(|key, _| key.port.get() != 0);
+        for (side, bytes) in [(Side::Ingress, frame.0), (Side::Egress, request.clone()), (Side::Ingress, request)] {
+            let mut frame = Frame(bytes.clone());
+            assert_eq!(frame.run(&mut path.tables, side, 100), Verdict::Pass(Reason::Icmp));
+            assert_eq!(frame.0, bytes);
+        }
     }
 }

@@ -107,7 +107,7 @@ mod rules {
         let mut path = Path::<A>::three();
         path.connect(client::<A>(1, 40_000), vip::<A>(1, 80));
         let before = path.tables.clone();
-        let echo = packets::echo(client::<A>(1, 0).ip(), vip::<A>(1, 0).ip());
+        let echo = packets::echo(client::<A>(1, 0).ip(), pod::<A>(1).ip());
         let other = packets::packet(client::<A>(1, 40_000), pod::<A>(1), SYN, b"direct");
         let mut arp = other.clone();
         arp[12..14].copy_from_slice(&[8, 6]);
