@@ -19,6 +19,9 @@ use crate::tables::Kernel;
 /// Go on with the programs of others, then up the stack (`TCX_NEXT`; clsact knows it as `TC_ACT_UNSPEC`).
 const NEXT: i32 = -1;
 
+/// The number of a VLAN, in the tag of a packet.
+const VLAN: u32 = 0xfff;
+
 /// Bytes that must lie in one piece: Ethernet, IPv6, some extension headers, TCP.
 const HEADERS: u32 = 128;
 
@@ -125,6 +128,12 @@ pub(crate) fn open<const ENTRY: bool>(ctx: TcContext) -> (Buffer, Kernel<TcConte
 /// Decides on a packet or calls the program that does, and does what was decided.
 #[inline(always)]
 pub(crate) fn enter(ctx: TcContext, side: Side, stages: &'static ProgramArray) -> i32 {
+    // A VLAN is a network of its own: the program at its own device sees the packet without a tag. Number 0 is no VLAN, but
+    // a priority (IEEE 802.1Q), and with it a packet is this device's.
+    // SAFETY: the context is this run's own.
+    if unsafe { (*ctx.skb.skb).vlan_tci } & VLAN != 0 {
+        return NEXT;
+    }
     let (mut buffer, mut tables) = open::<true>(ctx);
     let result = datapath::enter(&mut buffer, &mut tables, side, crate::now);
     conclude(&mut buffer, result, stages, OUT)

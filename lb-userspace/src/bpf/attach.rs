@@ -205,7 +205,7 @@ impl Attacher {
         let (egress, ingress) = (self.tc.candidates(Hook::TcEgress), self.tc.candidates(Hook::TcIngress));
         let xdp = match role {
             Role::Nic => self.xdp.candidates(),
-            Role::Pod | Role::Overlay => &[],
+            Role::Pod | Role::Overlay | Role::Vlan => &[],
             // What comes in through it was translated before.
             Role::Service => return vec![self.tc.candidates(Hook::TcService)],
         };

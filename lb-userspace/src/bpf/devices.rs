@@ -69,7 +69,7 @@ impl Places {
 const fn origin(role: Role) -> u32 {
     match role {
         Role::Pod => device::INSIDE,
-        Role::Nic | Role::Overlay => 0,
+        Role::Nic | Role::Overlay | Role::Vlan => 0,
         Role::Service => device::INSIDE | device::SERVICE,
     }
 }

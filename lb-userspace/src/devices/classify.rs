@@ -17,11 +17,13 @@ pub enum Role {
     Overlay,
     /// It is the agent's own, and leads to Services: for those whose packets no other device shows.
     Service,
+    /// It leads to the world outside, by a NIC whose packets with the tag of this VLAN are its own.
+    Vlan,
 }
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Nic, Self::Pod, Self::Overlay, Self::Service];
+    pub const ALL: [Self; 5] = [Self::Nic, Self::Pod, Self::Overlay, Self::Service, Self::Vlan];
 
     /// Its name in pins and tables.
     pub const fn label(self) -> &'static str {
@@ -30,6 +32,7 @@ impl Role {
             Self::Pod => "pod",
             Self::Overlay => "overlay",
             Self::Service => "service",
+            Self::Vlan => "vlan",
         }
     }
 }
@@ -102,18 +105,22 @@ pub fn survey(world: &World, globs: &Globs) -> Survey {
 }
 
 fn role(world: &World, globs: &Globs, index: u32, link: &Link) -> Option<Role> {
-    let named = |globs: &[String]| globs.iter().any(|glob| matches(glob, &link.name));
     if globs.service.as_ref().is_some_and(|ours| ours.is(link)) {
         return Some(Role::Service);
     }
+    // XDP gains nothing where a packet has been a socket buffer before.
+    let outward = match (link.overlay, link.vlan_of) {
+        (true, _) => Role::Overlay,
+        (false, Some(_)) => Role::Vlan,
+        (false, None) => Role::Nic,
+    };
     // What people name comes before what we guess.
-    if named(&globs.nics) {
-        // XDP gains nothing where a packet has been a socket buffer before.
-        Some(if link.overlay { Role::Overlay } else { Role::Nic })
-    } else if named(&globs.pods) {
+    if leads_out(world, globs, index, link) {
+        Some(outward)
+    } else if named(&globs.pods, link) {
         Some(Role::Pod)
-    } else if world.routes.iter().any(|route| route.index == index) {
-        Some(Role::Nic)
+    } else if by_nic(world, globs, link) {
+        Some(outward)
     } else if link.overlay {
         Some(Role::Overlay)
     } else if link.veth && link.peer_elsewhere {
@@ -121,6 +128,26 @@ fn role(world: &World, globs: &Globs, index: u32, link: &Link) -> Option<Role> {
     } else {
         None
     }
+}
+
+/// VLANs inside one another that are looked through. More than two are hardly ever seen.
+const VLANS: usize = 8;
+
+/// Whether it is a VLAN of a NIC, or one inside such a VLAN.
+fn by_nic(world: &World, globs: &Globs, link: &Link) -> bool {
+    let lower = |index: u32| world.links.get(&index);
+    let mut below = std::iter::successors(link.vlan_of, |index| lower(*index)?.vlan_of).take(VLANS);
+    below.any(|index| lower(index).is_some_and(|lower| leads_out(world, globs, index, lower)))
+}
+
+/// Whether a device is named as a NIC, or has a default route and is not named as a pod's.
+fn leads_out(world: &World, globs: &Globs, index: u32, link: &Link) -> bool {
+    let routed = || world.routes.iter().any(|route| route.index == index);
+    named(&globs.nics, link) || (!named(&globs.pods, link) && routed())
+}
+
+fn named(globs: &[String], link: &Link) -> bool {
+    globs.iter().any(|glob| matches(glob, &link.name))
 }
 
 fn own(world: &World) -> BTreeSet<IpAddr> {
@@ -138,7 +165,8 @@ fn node(world: &World, globs: &Globs) -> Nodes {
     let mut routes: Vec<_> = world.routes.iter().collect();
     routes.sort_by_key(|route| (route.metric, route.index));
     let nics = || {
-        let is_nic = |(index, link): &(&u32, &Link)| role(world, globs, **index, link) == Some(Role::Nic);
+        let is_nic =
+            |(index, link): &(&u32, &Link)| matches!(role(world, globs, **index, link), Some(Role::Nic | Role::Vlan));
         world.links.iter().filter(is_nic).map(|(index, _)| *index)
     };
     let first = |v6: bool| {
@@ -197,6 +225,7 @@ mod tests {
             let overlay = name.starts_with("vx");
             Link { name: name.to_owned(), ethernet, veth, overlay, peer_elsewhere, ..Link::default() }
         };
+        let vlan = |name, index| Link { vlan_of: Some(index), ..link(name, true, false, false) };
         let links = [
             (1, link("lo", false, false, false)),
             (2, link("eth0", true, false, false)),
@@ -207,6 +236,8 @@ mod tests {
             (7, link("wg0", false, false, false)),
             (8, link("uplink", true, true, true)),
             (9, link("vx1", true, false, false)),
+            (10, vlan("eth1.7", 3)),
+            (11, vlan("eth1.7.8", 10)),
         ];
         World { links: links.into(), ..World::default() }
     }
@@ -230,13 +261,18 @@ mod tests {
                 globs(&[], &[]),
                 "eth0=nic veth1a=pod uplink=pod vx1=overlay",
             ),
-            ("one of IPv6 too", vec![route(true, 3, 0)], globs(&[], &[]), "eth1=nic veth1a=pod uplink=pod vx1=overlay"),
+            (
+                "one of IPv6 too",
+                vec![route(true, 3, 0)],
+                globs(&[], &[]),
+                "eth1=nic veth1a=pod uplink=pod vx1=overlay eth1.7=vlan eth1.7.8=vlan",
+            ),
             ("also of a veth", vec![route(false, 8, 0)], globs(&[], &[]), "veth1a=pod uplink=nic vx1=overlay"),
             (
                 "options add NICs",
                 vec![route(false, 2, 0)],
                 globs(&["eth*"], &[]),
-                "eth0=nic eth1=nic veth1a=pod uplink=pod vx1=overlay",
+                "eth0=nic eth1=nic veth1a=pod uplink=pod vx1=overlay eth1.7=vlan eth1.7.8=vlan",
             ),
             ("options add pods", vec![], globs(&[], &["cni?"]), "cni0=pod veth1a=pod uplink=pod vx1=overlay"),
             (
@@ -244,6 +280,18 @@ mod tests {
                 vec![route(false, 2, 0)],
                 globs(&["veth1a"], &["eth0"]),
                 "eth0=pod veth1a=nic uplink=pod vx1=overlay",
+            ),
+            (
+                "VLANs of a NIC lead outside as well",
+                vec![route(false, 3, 0)],
+                globs(&[], &[]),
+                "eth1=nic veth1a=pod uplink=pod vx1=overlay eth1.7=vlan eth1.7.8=vlan",
+            ),
+            (
+                "one may have the default route alone",
+                vec![route(false, 10, 0)],
+                globs(&[], &[]),
+                "veth1a=pod uplink=pod vx1=overlay eth1.7=vlan eth1.7.8=vlan",
             ),
             ("an overlay is one by any name", vec![], globs(&["vx*"], &[]), "veth1a=pod uplink=pod vx1=overlay"),
             (
@@ -285,7 +333,7 @@ mod tests {
     #[test]
     fn all_addresses_of_the_node_are_its_own_but_virtual_ips_that_another_proxy_bound() {
         let mut world = world();
-        world.links.insert(10, Link { name: "kube-ipvs0".to_owned(), ethernet: true, ..Link::default() });
+        world.links.insert(12, Link { name: "kube-ipvs0".to_owned(), ethernet: true, ..Link::default() });
         let address = |index, ip: &str, own| Address { index, ip: ip.parse().unwrap(), own };
         world.addresses = vec![
             address(1, "127.0.0.1", false),
@@ -293,7 +341,7 @@ mod tests {
             address(2, "192.0.2.1", true),
             address(2, "192.0.2.9", false),
             address(5, "fe80::1", false),
-            address(10, "10.96.0.10", true),
+            address(12, "10.96.0.10", true),
         ];
         let own = survey(&world, &Globs::default()).own;
         let expected = ["127.0.0.1", "10.244.0.1", "192.0.2.1", "192.0.2.9"];

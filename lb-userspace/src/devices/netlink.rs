@@ -224,6 +224,7 @@ fn link(message: &LinkMessage) -> Link {
         up: message.header.flags.contains(LinkFlags::Up),
         ..Link::default()
     };
+    let (mut vlan, mut lower) = (false, None);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
@@ -231,6 +232,7 @@ fn link(message: &LinkMessage) -> Link {
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::Address(mac) => link.mac.clone_from(mac),
             LinkAttribute::IfAlias(text) => link.alias.clone_from(text),
+            LinkAttribute::Link(index) => lower = Some(*index),
             LinkAttribute::LinkInfo(infos) => {
                 let is = |kinds: &[InfoKind]| {
                     infos.iter().any(|info| matches!(info, LinkInfo::Kind(kind) if kinds.contains(kind)))
@@ -238,10 +240,13 @@ fn link(message: &LinkMessage) -> Link {
                 link.veth = is(&[InfoKind::Veth]);
                 link.bridge = is(&[InfoKind::Bridge]);
                 link.overlay = is(&[InfoKind::Vxlan, InfoKind::Geneve]);
+                vlan = is(&[InfoKind::Vlan]);
             }
             _ => {}
         }
     }
+    // An index is one of this namespace only where the other device is here, too.
+    link.vlan_of = lower.filter(|_| vlan && !link.peer_elsewhere);
     link
 }
 
@@ -340,5 +345,18 @@ mod tests {
         let at = begun.lock().unwrap();
         let pauses: Vec<_> = at.windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect();
         assert_eq!(pauses, [0, 100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000, 20_100, 200]);
+    }
+
+    #[test]
+    fn a_vlan_is_above_the_device_that_it_names_if_that_is_here() {
+        let link_of = |kind: InfoKind, more: &[LinkAttribute]| {
+            let mut message = LinkMessage::default();
+            message.attributes = vec![LinkAttribute::Link(3), LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)])];
+            message.attributes.extend(more.iter().cloned());
+            link(&message)
+        };
+        assert_eq!(link_of(InfoKind::Vlan, &[]).vlan_of, Some(3));
+        assert_eq!(link_of(InfoKind::Vlan, &[LinkAttribute::LinkNetNsId(0)]).vlan_of, None);
+        assert_eq!(link_of(InfoKind::Veth, &[]).vlan_of, None);
     }
 }

@@ -28,6 +28,8 @@ pub struct Link {
     pub mac: Vec<u8>,
     /// What somebody wrote at it for people.
     pub alias: String,
+    /// Of a VLAN (802.1Q): the index of the device whose tagged packets are its own.
+    pub vlan_of: Option<u32>,
 }
 
 /// An address of a device.

@@ -14,7 +14,7 @@ pub struct DeviceRow {
     pub device: String,
     /// Its index.
     pub index: u32,
-    /// `nic`, `pod`, `overlay` or `service`.
+    /// `nic`, `pod`, `overlay`, `service` or `vlan`.
     pub kind: &'static str,
     /// How the programs at its ingress are attached.
     pub ingress: String,
