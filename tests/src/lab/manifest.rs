@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use serde_json::{Value, json};
 
+use super::probe::Protocol;
 use super::wire::{BULK_PORT, ECHO_PORT, HTTP_PORT, UDP_PORT};
 
 /// A folder of manifests; files appear, change and vanish in one step.
@@ -150,4 +152,48 @@ endpoints:
             writeln!(text, "- addresses: [\"{ip}\"]\n  conditions: {{ready: true, serving: true, terminating: false}}");
     }
     text
+}
+
+/// A port of [`service_at`].
+#[derive(Clone, Copy, Debug)]
+pub struct ServedPort {
+    /// Its name.
+    pub name: &'static str,
+    /// Of the protocol.
+    pub protocol: Protocol,
+    /// At the ClusterIP.
+    pub port: u16,
+    /// At the backend.
+    pub target: u16,
+    /// At the nodes.
+    pub node_port: u16,
+}
+
+/// A Service `name` of the type NodePort with the ClusterIPs number `n`, and its one backend, which is said to be on `node`:
+/// where that is another than the agent's, packets to it leave at once.
+pub fn service_at(name: &str, n: u8, node: &str, backend: [IpAddr; 2], ports: &[ServedPort]) -> String {
+    let ips = super::cluster_ips(n);
+    let rows = |row: fn(&ServedPort) -> Value| ports.iter().map(row).collect::<Vec<_>>();
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": { "name": name, "namespace": "default" },
+        "spec": {
+            "type": "NodePort", "clusterIP": ips[0], "clusterIPs": ips, "ipFamilies": ["IPv4", "IPv6"],
+            "ipFamilyPolicy": "RequireDualStack",
+            "ports": rows(|port| json!({ "name": port.name, "protocol": port.protocol.name(), "port": port.port,
+                                         "targetPort": port.target, "nodePort": port.node_port })),
+        },
+    });
+    let slices = backend.map(|ip| {
+        let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+        json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": { "name": format!("{name}-{family}").to_lowercase(), "namespace": "default",
+                          "labels": { "kubernetes.io/service-name": name } },
+            "addressType": family,
+            "endpoints": [{ "addresses": [ip], "nodeName": node, "conditions": { "ready": true } }],
+            "ports": rows(|port| json!({ "name": port.name, "protocol": port.protocol.name(), "port": port.target })),
+        })
+    });
+    let items: Vec<_> = [service].into_iter().chain(slices).collect();
+    json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string()
 }

@@ -45,7 +45,9 @@ pub use client::{Answer, Exchange, Load, Report, Seen};
 pub use far::Far;
 pub use frame::Frames;
 pub use http::Page;
-pub use manifest::{Manifests, endpoint_slice, pod as pod_manifest, pod_in_state, service as service_manifest};
+pub use manifest::{
+    Manifests, ServedPort, endpoint_slice, pod as pod_manifest, pod_in_state, service as service_manifest, service_at,
+};
 pub use netns::Netns;
 pub use node::Node;
 pub use offload::{DEFAULT, NO_TX_CHECKSUM, Offload, TABLE as OFFLOADS};

@@ -5,11 +5,10 @@ use std::fs;
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
-use serde_json::{Value, json};
 use sluice_tests::kernel_or_skip;
 use sluice_tests::lab::{
-    Agent, AgentOptions, BULK_PORT, Exchange, FAMILIES, Family, Load, Network, Place, Pod, Source, UDP_PORT, Wiring,
-    World, WorldOptions, Xdp,
+    Agent, AgentOptions, BULK_PORT, Exchange, FAMILIES, Family, Load, Network, Place, Pod, Protocol, ServedPort,
+    Source, UDP_PORT, Wiring, World, WorldOptions, Xdp, service_at,
 };
 
 /// NodePorts.
@@ -17,6 +16,12 @@ const BULK: u16 = 30_900;
 const DATAGRAMS: u16 = 30_053;
 /// This one leads to a UDP port that no socket has.
 const CLOSED: u16 = 30_009;
+
+const PORTS: [ServedPort; 3] = [
+    ServedPort { name: "bulk", protocol: Protocol::Tcp, port: BULK_PORT, target: BULK_PORT, node_port: BULK },
+    ServedPort { name: "dns", protocol: Protocol::Udp, port: 53, target: UDP_PORT, node_port: DATAGRAMS },
+    ServedPort { name: "closed", protocol: Protocol::Udp, port: 9, target: 9, node_port: CLOSED },
+];
 
 /// Of a narrow link: enough for IPv6, and less than the world's other links.
 const NARROW: u16 = 1300;
@@ -41,42 +46,8 @@ fn start<'a>(world: &'a World, backend: &Pod, xdp: Xdp) -> Result<Agent<'a>> {
     let node = &world.nodes[0];
     let folder = node.dir().join("manifests");
     fs::create_dir_all(&folder)?;
-    fs::write(folder.join("web.json"), serde_json::to_string(&objects(world, backend))?)?;
+    fs::write(folder.join("web.yaml"), service_at("web", 10, world.nodes[1].name(), backend.ips, &PORTS))?;
     Agent::start_on(node, Source::Manifests(folder), AgentOptions { xdp, ..AgentOptions::USUAL })
-}
-
-fn objects(world: &World, backend: &Pod) -> Value {
-    let ports = [
-        ("bulk", "TCP", BULK_PORT, BULK_PORT, BULK),
-        ("datagrams", "UDP", 53, UDP_PORT, DATAGRAMS),
-        ("closed", "UDP", 9, 9, CLOSED),
-    ];
-    let ips = FAMILIES.map(|family| family.cluster_ip(10));
-    let service = json!({
-        "apiVersion": "v1", "kind": "Service", "metadata": { "name": "web", "namespace": "default" },
-        "spec": {
-            "type": "NodePort", "clusterIP": ips[0], "clusterIPs": ips, "ipFamilies": ["IPv4", "IPv6"],
-            "ipFamilyPolicy": "RequireDualStack",
-            "ports": ports.map(|(name, protocol, port, target, node_port)| json!({
-                "name": name, "protocol": protocol, "port": port, "targetPort": target, "nodePort": node_port,
-            })),
-        },
-    });
-    let slices = FAMILIES.map(|family| {
-        json!({
-            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-            "metadata": { "name": format!("web-{family:?}").to_lowercase(), "namespace": "default",
-                          "labels": { "kubernetes.io/service-name": "web" } },
-            "addressType": if family == Family::V4 { "IPv4" } else { "IPv6" },
-            "endpoints": [{ "addresses": [backend.ip(family)], "nodeName": world.nodes[1].name(),
-                            "conditions": { "ready": true } }],
-            "ports": ports.map(|(name, protocol, _, target, _)| json!({
-                "name": name, "protocol": protocol, "port": target,
-            })),
-        })
-    });
-    let items: Vec<_> = [service].into_iter().chain(slices).collect();
-    json!({ "apiVersion": "v1", "kind": "List", "items": items })
 }
 
 fn to(family: Family, port: u16) -> SocketAddr {
