@@ -54,8 +54,8 @@ fn tell<A: Reply, P: Packet>(packet: &mut P, parsed: &Parsed<A>, mtu: u16) -> Op
     let field = parsed.l4 + if parsed.proto == proto::TCP { TCP_CHECKSUM } else { UDP_CHECKSUM };
     let rest = if packet.is_partial(field)? {
         // The device will complete it where it stands in the quotation. What the checksum covers then adds up to the
-        // complement of what is in the field now, whatever it is.
-        if parsed.l4 != ETHERNET + A::HEADER {
+        // complement of what is in the field now, whatever it is. A CRC (SCTP) has no such way.
+        if parsed.l4 != ETHERNET + A::HEADER || parsed.proto == proto::SCTP {
             return None;
         }
         u64::from(!packet.load::<u16>(packet.opaque(field))?)
