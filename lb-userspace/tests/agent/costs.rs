@@ -56,11 +56,12 @@ fn lists(services: u32) -> Message {
 }
 
 fn took<T>(what: &str, work: impl FnOnce() -> T) -> (T, Duration) {
-    let start = Instant::now();
-    let done = work();
+    let (start, mut done) = (Instant::now(), None);
+    let allocated = allocation_counter::measure(|| done = Some(work()));
     let took = start.elapsed();
-    println!("{what:<60} {took:>12.1?}");
-    (done, took)
+    let (count, mib) = (allocated.count_total, allocated.bytes_total >> 20);
+    println!("{what:<60} {took:>12.1?} {count:>9} allocations of {mib} MiB");
+    (done.expect("it was done"), took)
 }
 
 fn resident() -> u64 {
