@@ -88,12 +88,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
             changed = engine.status.changed() => {
                 changed.context("the reconciler ended")?;
                 let status = engine.status.borrow_and_update().clone();
-                let mut leads = agent.status(status);
+                let complete = agent.in_step();
+                let ranges = agent.status(status);
                 if agent.in_step() && !agent.attached {
                     agent.attach(&mut datapath)?;
-                    leads = true;
                 }
-                if leads {
+                if ranges || agent.in_step() && !complete {
                     agent.lead(&mut datapath, &devices).await;
                 }
                 agent.announce(&datapath);
@@ -301,11 +301,12 @@ impl Agent {
 
     /// Leads the ranges of virtual IPs by the service device.
     async fn lead(&mut self, datapath: &mut Datapath, devices: &watch::Receiver<devices::World>) {
-        // The source may not have told yet what the agent before this one knew.
+        // The source may not have told yet what the agent before this one knew. What has no frontend yet is left to whoever
+        // served it before.
         let told = self.status.service_cidrs.as_deref();
         let ranges = told.map(|told| told | &self.settings.service_cidrs);
         let world = devices.borrow().clone();
-        datapath.lead(ranges.as_ref().filter(|_| self.attached), &world, &self.survey).await;
+        datapath.lead(ranges.as_ref().filter(|_| self.attached && self.in_step()), &world, &self.survey).await;
         self.seen.send_replace(datapath.seen());
         self.report_soon();
     }
