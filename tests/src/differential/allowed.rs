@@ -61,11 +61,16 @@ pub const ALLOWANCES: [Allowance; 12] = [
     },
     Allowance {
         name: "a process of the node over SCTP",
-        reason: "The kernel asks no program when a socket of SCTP connects, and what a process sends meets none.",
+        reason: "The kernel asks no program when a socket of SCTP connects. What is sent to a ClusterIP meets one at the \
+                 service device, where a node calls itself from the virtual IP; what is sent elsewhere meets none.",
         covers: Covers::Answer(|case| {
-            let Question { client, protocol, .. } = case.question;
-            let is_own = matches!(client, Client::Host(node) if *node == case.question.at());
-            is_own && *protocol == Protocol::Sctp && !case.sluice.is_answered()
+            let &Question { client, protocol, frontend, to, .. } = case.question;
+            let is_own = matches!(client, Client::Host(node) if node == case.question.at());
+            let by_itself = match frontend {
+                Frontend::ClusterIp => case.sees(to.ip()),
+                _ => !case.sluice.is_answered(),
+            };
+            protocol == Protocol::Sctp && is_own && by_itself
         }),
     },
     Allowance {

@@ -94,8 +94,13 @@ impl Case<'_> {
 
     /// Whether Sluice shows the client as himself, where the source is what differs.
     pub(super) fn sees_own(&self) -> bool {
+        self.sees(self.own)
+    }
+
+    /// The same for another address.
+    pub(super) fn sees(&self, ip: IpAddr) -> bool {
         let seen = self.backend.and_then(|(by, _)| self.sluice.answers.get(&by));
-        seen.is_some_and(|seen| seen.iter().eq([&self.own]))
+        seen.is_some_and(|seen| seen.iter().eq([&ip]))
     }
 }
 

@@ -93,10 +93,19 @@ impl Row {
         !(self.is_pod() || self.is_host() && self.client.node() == self.at())
     }
 
-    /// A process that calls a Service of its own node over SCTP: the kernel asks no program when such a socket connects, and
-    /// its packets meet none.
-    fn is_unseen(&self) -> bool {
+    /// A process that calls by its own node over SCTP: the kernel asks no program when such a socket connects.
+    fn is_unasked(&self) -> bool {
         self.protocol == Protocol::Sctp && self.is_host() && self.client.node() == self.at()
+    }
+
+    /// Its packets meet a program at the service device.
+    pub(super) fn is_by_device(&self) -> bool {
+        self.is_unasked() && self.kind == Kind::ClusterIp
+    }
+
+    /// Its packets meet no program.
+    fn is_unseen(&self) -> bool {
+        self.is_unasked() && !self.is_by_device()
     }
 
     fn number(&self) -> u8 {
@@ -104,21 +113,17 @@ impl Row {
     }
 
     pub(super) fn to(&self) -> SocketAddr {
-        let ports = match self.protocol {
-            Protocol::Tcp => [80, 31_000],
-            Protocol::Udp => [53, 31_100],
-            Protocol::Sctp => [5000, 31_200],
-        };
-        let n = self.number();
+        let (n, port) = (self.number(), port_of(self.protocol));
+        let node_port = node_port(self.protocol, n);
         match self.kind {
-            Kind::ClusterIp => SocketAddr::new(self.family.cluster_ip(n), ports[0]),
-            Kind::NodePort(node) => SocketAddr::new(World::node_ip(self.family, node), ports[1] + u16::from(n)),
+            Kind::ClusterIp => SocketAddr::new(self.family.cluster_ip(n), port),
+            Kind::NodePort(node) => SocketAddr::new(World::node_ip(self.family, node), node_port),
             Kind::Loopback => {
                 let ip = self.family.pick(Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
-                SocketAddr::new(ip, ports[1] + u16::from(n))
+                SocketAddr::new(ip, node_port)
             }
-            Kind::LoadBalancer => SocketAddr::new(load_balancer_ip(self.family, n), ports[0]),
-            Kind::ExternalIp => SocketAddr::new(external_ip(self.family, n), ports[0]),
+            Kind::LoadBalancer => SocketAddr::new(load_balancer_ip(self.family, n), port),
+            Kind::ExternalIp => SocketAddr::new(external_ip(self.family, n), port),
         }
     }
 
@@ -136,6 +141,7 @@ impl Row {
         let source = |ip: &IpAddr, expected| match expected {
             Source::Client => *ip == own || (self.is_host() && Client::Host(self.at()) == self.client && node(ip)),
             Source::Node => node(ip),
+            Source::Service => *ip == self.to().ip(),
         };
         !outcomes.is_empty()
             && outcomes.keys().all(|outcome| match (expected, outcome) {
@@ -150,9 +156,26 @@ impl Row {
     }
 }
 
+/// Number of the first Service.
+const FIRST: u8 = 100;
+
 fn number(place: Place, policy: Policy) -> u8 {
     let place = PLACES.iter().position(|p| *p == place).unwrap_or_default() as u8;
-    100 + 2 * place + u8::from(policy == Policy::Local)
+    FIRST + 2 * place + u8::from(policy == Policy::Local)
+}
+
+fn port_of(protocol: Protocol) -> u16 {
+    match protocol {
+        Protocol::Tcp => 80,
+        Protocol::Udp => 53,
+        Protocol::Sctp => 5000,
+    }
+}
+
+/// One of the first 86, which the API server gives nobody who names none: each Service with the policy Local has such a port.
+fn node_port(protocol: Protocol, n: u8) -> u16 {
+    let at = Protocol::ALL.iter().position(|p| *p == protocol).unwrap_or_default() as u16;
+    30_000 + at * 20 + u16::from(n - FIRST)
 }
 
 pub(super) fn backend(place: Place, cluster: &Cluster) -> Option<&Backend> {
@@ -177,9 +200,9 @@ pub(super) fn objects(cluster: &Cluster) -> Vec<Value> {
     let of = |(place, policy)| {
         let (n, policy_name) = (number(place, policy), format!("{policy:?}"));
         let name = format!("matrix-{n}");
-        let port = |protocol: Protocol, port: u16, node_port: u16| {
-            json!({ "name": protocol.name().to_lowercase(), "protocol": protocol.name(), "port": port,
-                    "targetPort": PORTS[0], "nodePort": node_port + u16::from(n) })
+        let port = |protocol: Protocol| {
+            json!({ "name": protocol.name().to_lowercase(), "protocol": protocol.name(), "port": port_of(protocol),
+                    "targetPort": PORTS[0], "nodePort": node_port(protocol, n) })
         };
         let service = json!({
             "apiVersion": "v1", "kind": "Service", "metadata": { "name": name },
@@ -188,9 +211,7 @@ pub(super) fn objects(cluster: &Cluster) -> Vec<Value> {
                 "clusterIP": Family::V4.cluster_ip(n), "clusterIPs": FAMILIES.map(|family| family.cluster_ip(n)),
                 "externalIPs": FAMILIES.map(|family| external_ip(family, n)),
                 "internalTrafficPolicy": policy_name, "externalTrafficPolicy": policy_name,
-                "ports": [
-                    port(Protocol::Tcp, 80, 31_000), port(Protocol::Udp, 53, 31_100), port(Protocol::Sctp, 5000, 31_200),
-                ],
+                "ports": Protocol::ALL.map(port),
             },
             "status": { "loadBalancer": { "ingress": FAMILIES.map(|family| json!({ "ip": load_balancer_ip(family, n) })) } },
         });

@@ -12,6 +12,8 @@ pub(super) enum Source {
     Client,
     /// The node that translates.
     Node,
+    /// The address that was called.
+    Service,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +35,7 @@ pub(super) struct Rule {
     pub(super) sluice: Expected,
 }
 
-pub(super) const RULES: [Rule; 15] = [
+pub(super) const RULES: [Rule; 16] = [
     Rule {
         name: "kube-proxy listens at loopback addresses for TCP only, with the policy Local only for endpoints of the node, \
                and not at all for none: the port is closed. To Sluice it is an address as others are",
@@ -64,7 +66,10 @@ pub(super) const RULES: [Rule; 15] = [
     },
     Rule {
         name: "internal policy Local with endpoints elsewhere only: a socket of the host is told",
-        when: |row| row.kind == Kind::ClusterIp && row.policy == Policy::Local && !row.is_here() && row.is_host(),
+        when: |row| {
+            let told = row.is_host() && !row.is_by_device();
+            row.kind == Kind::ClusterIp && row.policy == Policy::Local && !row.is_here() && told
+        },
         kube_proxy: Silence,
         sluice: Error,
     },
@@ -98,6 +103,12 @@ pub(super) const RULES: [Rule; 15] = [
         when: |row| row.client == Client::Backend(0) && row.place == Place::Pod(0),
         kube_proxy: Answer(Source::Node),
         sluice: Answer(Source::Node),
+    },
+    Rule {
+        name: "a node that calls itself by the service device comes from the virtual IP, so that the answer does, too",
+        when: |row| row.is_by_device() && row.place == Place::Host(row.at()),
+        kube_proxy: Answer(Source::Client),
+        sluice: Answer(Source::Service),
     },
     Rule {
         name: "a backend on the host network of the node that translates is reached without masquerading",
