@@ -95,6 +95,15 @@ pub const ALLOWANCES: [Allowance; 12] = [
         }),
     },
     Allowance {
+        name: "datagrams move on from a backend that serves no new ones",
+        reason: "The same: such a flow goes on with a backend that answers.",
+        covers: Covers::Answer(|case| {
+            let (question, others) = (case.question, case.kube_proxy.beyond(&case.question.may));
+            let old = question.protocol == Protocol::Udp && !others.is_empty() && others.is_subset(&question.answering);
+            old && case.sluice.is_right(question) && case.kube_proxy.ends_as(case.sluice)
+        }),
+    },
+    Allowance {
         name: "datagrams to a NodePort that nobody serves any more",
         reason: "kube-proxy leaves them at the backend that left, since it cannot tell them from others to that port.",
         covers: Covers::Lasting(|lasted| {

@@ -5,7 +5,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use kube::Client;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::core::Request;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use crate::lab::Netns;
@@ -58,8 +58,12 @@ impl<'a> Api<'a> {
         self.all(stream::iter(objects).map(async |object| {
             let (kind, name) = (Kind::of(object), name(object));
             self.patch(kind, name, None, object).await?;
-            if object.get("status").is_some() {
-                self.patch(kind, name, Some("status"), object).await?;
+            if let Some(status) = object.get("status") {
+                // Nothing else: what is applied with it stays, whatever is applied without it.
+                let [version, of_kind] = ["apiVersion", "kind"].map(|field| &object[field]);
+                let own =
+                    json!({ "apiVersion": version, "kind": of_kind, "metadata": { "name": name }, "status": status });
+                self.patch(kind, name, Some("status"), &own).await?;
             }
             anyhow::Ok(())
         }))

@@ -182,9 +182,9 @@ impl<'a> Side<'a> {
         let start = |node: &'a Node| {
             Ok(match subject {
                 Subject::KubeProxy => {
-                    // As long as with Sluice: between two questions a busy machine may need more than netfilter's 30 s.
+                    // Longer than netfilter's 30 s, which a busy machine may need between two questions.
                     node.sysctl(&[
-                        ("net/netfilter/nf_conntrack_udp_timeout", "120"),
+                        ("net/netfilter/nf_conntrack_udp_timeout", "60"),
                         ("net/netfilter/nf_conntrack_udp_timeout_stream", "120"),
                     ])?;
                     let addresses = options.nodeport_addresses.unwrap_or("primary");

@@ -25,6 +25,24 @@ impl Found {
         self.answers.keys().next().copied().filter(|_| one)
     }
 
+    /// Who answered.
+    pub(super) fn who(&self) -> BTreeSet<SocketAddr> {
+        self.answers.keys().copied().collect()
+    }
+
+    /// Whether those answered who may: all of them, or one with session affinity, whichever.
+    pub(super) fn is_right(&self, question: &Question) -> bool {
+        match question.affinity {
+            false => self.who() == question.may,
+            true => self.answers.len() == 1 && self.who().is_subset(&question.may),
+        }
+    }
+
+    /// Who answered, but those.
+    pub(super) fn beyond(&self, those: &BTreeSet<SocketAddr>) -> BTreeSet<SocketAddr> {
+        self.who().difference(those).copied().collect()
+    }
+
     /// Whether the last rounds of both came to the same where nobody answered.
     pub(super) fn ends_as(&self, other: &Self) -> bool {
         self.others == other.others
@@ -117,14 +135,8 @@ pub(super) enum Judgement {
 pub(super) fn judge(question: &Question, cluster: &Cluster, kube_proxy: &Found, sluice: &Found) -> Judgement {
     let own = question.client.ip(cluster, question.family);
     let case = |backend| Case { question, kube_proxy, sluice, own, backend };
-    let who = |found: &Found| found.answers.keys().copied().collect::<BTreeSet<_>>();
-    let right = |found: &Found| match question.affinity {
-        false => who(found) == question.may,
-        // Whichever.
-        true => found.answers.len() == 1 && who(found).is_subset(&question.may),
-    };
     let nobody = kube_proxy.answers.is_empty() && sluice.answers.is_empty();
-    let same = nobody || right(kube_proxy) && right(sluice);
+    let same = nobody || kube_proxy.is_right(question) && sluice.is_right(question);
     let mut cases = Vec::new();
     if !same || kube_proxy.others != sluice.others {
         cases.push(case(None));

@@ -11,7 +11,6 @@ use anyhow::{Result, anyhow};
 use super::allowed::{ALLOWANCES, Covers};
 use super::model::Service;
 use super::question::{Frontend, Question, is_offered, questions_of};
-use super::serving::answering;
 use super::{Backend, Client, Side};
 use crate::lab::{Call, Outcome, Probe, Protocol};
 use crate::packets::random::Seed;
@@ -95,9 +94,7 @@ impl<'a> Lasted<'a> {
             Some((service, questions_of(service, backends).into_iter().find(same)?))
         });
         let offered = now.as_ref().is_some_and(|(service, _)| is_offered(service, asked.frontend));
-        let answering = now.as_ref().filter(|_| offered);
-        let answering = answering.map(|(service, now)| answering_to(service, now, backends)).unwrap_or_default();
-        let may = now.filter(|_| offered).map(|(_, now)| now.may).unwrap_or_default();
+        let (may, answering) = now.filter(|_| offered).map(|(_, now)| (now.may, now.answering)).unwrap_or_default();
         Self { talk, offered, may, answering, kube_proxy, sluice }
     }
 
@@ -135,10 +132,6 @@ impl<'a> Lasted<'a> {
         let covers = |covers: Covers| matches!(covers, Covers::Lasting(covers) if covers(self));
         ALLOWANCES.iter().find(|allowance| covers(allowance.covers)).map(|allowance| allowance.name)
     }
-}
-
-fn answering_to(service: &Service, question: &Question, backends: &[Backend]) -> BTreeSet<SocketAddr> {
-    answering(service, question.family, question.port, backends)
 }
 
 /// What came of going on.

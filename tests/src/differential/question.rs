@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use super::model::{HEADLESS, Policy, Port, Service, Type};
-use super::serving::serving;
+use super::serving::{answering, serving};
 use super::{Backend, Client, Feature};
 use crate::lab::{Family, Protocol, World};
 
@@ -55,6 +55,8 @@ pub(super) struct Question {
     pub(super) headless: bool,
     /// Who answers, if anybody does.
     pub(super) may: BTreeSet<SocketAddr>,
+    /// Who still would, be he led to or not.
+    pub(super) answering: BTreeSet<SocketAddr>,
 }
 
 impl Question {
@@ -133,6 +135,7 @@ pub(super) fn questions_of(service: &Service, backends: &[Backend]) -> Vec<Quest
                     affinity: service.affinity.is_some(),
                     headless: service.label == Some(HEADLESS),
                     may: BTreeSet::new(),
+                    answering: answering(service, family, at, backends),
                 };
                 question.may = serving(service, family, at, backends, question.at(), question.is_local());
                 questions.push(question);
