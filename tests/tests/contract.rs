@@ -130,6 +130,7 @@ const ENDPOINTS: &[Row] = &[
             "a_client_stays_while_it_comes_back_in_time_and_its_backend_serves",
             "a_stay_is_refreshed_by_new_flows",
             "two_policies_of_a_service_are_two_stays",
+            "clients_are_let_go_by_each_policy_under_which_they_stay",
             "a_process_of_the_node_stays_with_its_backend_and_a_pod_is_left_to_its_packets",
         ],
     ),
