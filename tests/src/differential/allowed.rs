@@ -60,6 +60,16 @@ pub const ALLOWANCES: &[Allowance] = &[
         }),
     },
     Allowance {
+        name: "a pod calls the port of another node with policy Local",
+        reason: "The same after a change.",
+        covers: Covers::Lasting(|lasted| {
+            let Question { client, frontend, .. } = lasted.talk.question;
+            let is_pod = matches!(client, Client::Backend(_) | Client::Pod(_));
+            let of_other = matches!(frontend, Frontend::NodePort(node) if node != client.node());
+            lasted.external_local && is_pod && of_other && matches!(lasted.kube_proxy, Fate::Ended(_))
+        }),
+    },
+    Allowance {
         name: "a process of the node over SCTP",
         reason: "The kernel asks no program when a socket of SCTP connects. What is sent to a ClusterIP meets one at the \
                  service device, where a node calls itself from the virtual IP; what is sent elsewhere meets none.",

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::allowed::{ALLOWANCES, Covers};
 use super::question::Question;
 use super::{Client, Cluster};
-use crate::lab::{Outcome, Outcomes};
+use crate::lab::{Outcome, Outcomes, World};
 
 /// What came of one question in one world: of several rounds, while nothing was changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -141,9 +141,14 @@ pub(super) fn judge(question: &Question, cluster: &Cluster, kube_proxy: &Found, 
     if !same || kube_proxy.others != sluice.others {
         cases.push(case(None));
     }
+    // Of its own addresses a node may take whichever: that on its network, or that of its bridge or overlay.
+    let (family, at) = (question.family, question.at());
+    let own_of_node = [0, 1].map(|n| family.pod_ip_on(at as u8, n));
+    let node = |ip: &IpAddr| if own_of_node.contains(ip) { World::node_ip(family, at) } else { *ip };
+    let seen_by = |seen: &BTreeSet<IpAddr>| seen.iter().map(node).collect::<BTreeSet<_>>();
     for (by, seen) in &sluice.answers {
         // Only what both found can be compared; with affinity they may have found others.
-        if kube_proxy.answers.get(by).is_some_and(|other| other != seen) {
+        if kube_proxy.answers.get(by).is_some_and(|other| seen_by(other) != seen_by(seen)) {
             let backend = cluster.backends.iter().find(|backend| backend.ip(question.family) == by.ip());
             cases.push(case(backend.map(|backend| (*by, backend.node))));
         }

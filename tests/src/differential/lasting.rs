@@ -76,6 +76,8 @@ pub(super) struct Lasted<'a> {
     pub(super) talk: &'a Talk,
     /// Whether its Service still has the address and port.
     pub(super) offered: bool,
+    /// `externalTrafficPolicy: Local`, before or now.
+    pub(super) external_local: bool,
     /// Who serves new ones.
     pub(super) may: BTreeSet<SocketAddr>,
     /// Who would still answer.
@@ -94,8 +96,9 @@ impl<'a> Lasted<'a> {
             Some((service, questions_of(service, backends).into_iter().find(same)?))
         });
         let offered = now.as_ref().is_some_and(|(service, _)| is_offered(service, asked.frontend));
+        let external_local = asked.external_local || now.as_ref().is_some_and(|(_, now)| now.external_local);
         let (may, answering) = now.filter(|_| offered).map(|(_, now)| (now.may, now.answering)).unwrap_or_default();
-        Self { talk, offered, may, answering, kube_proxy, sluice }
+        Self { talk, offered, external_local, may, answering, kube_proxy, sluice }
     }
 
     /// Datagrams through a connected socket, or each on its own.
