@@ -164,6 +164,8 @@ pub struct Native {
     pub devices: BTreeMap<u32, u32>,
     /// How packets leave to an address; nowhere where it is not here.
     pub hops: BTreeMap<IpAddr, Hop>,
+    /// Whether packets go out through the service device.
+    pub at_service_device: bool,
     /// Whether packets can come in through the service device.
     pub inward: bool,
     /// Bytes of the longest IP packet that leaves.
@@ -187,6 +189,7 @@ impl Native {
             filter,
             devices: BTreeMap::new(),
             hops: BTreeMap::new(),
+            at_service_device: false,
             inward: false,
             longest: usize::MAX,
             counters: BTreeMap::new(),
@@ -277,6 +280,10 @@ impl<A: Of> Tables<A> for Native {
             Some(_) if way.len > self.longest => Hop::TooLong { mtu: self.longest as u16 },
             Some(hop) => *hop,
         }
+    }
+
+    fn at_service_device(&self) -> bool {
+        self.at_service_device
     }
 
     fn inward(&self) -> bool {

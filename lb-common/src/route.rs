@@ -154,13 +154,9 @@ pub fn find<A: Ip, P: Packet, T: Tables<A>>(packet: &P, tables: &T, flow: &Flow<
         Hop::TooLong { .. } => return Some(Reason::TooLong),
         Hop::Nowhere => return Some(Reason::NoRoute),
     }
-    // The stack counts the hops of what it sees.
-    if flow.state & state::SERVICE != 0 {
-        return None;
-    }
     // Checked last: what XDP hands over is for the next program to judge.
     match packet.load::<u8>(ETHERNET + A::HOPS) {
-        Some(0 | 1) => Some(Reason::HopLimit),
+        Some(hops) if hops <= hop_of(flow) => Some(Reason::HopLimit),
         Some(_) => None,
         None => Some(Reason::WriteFailed),
     }
@@ -212,9 +208,12 @@ pub fn head<A: Ip, P: Packet>(packet: &mut P, flow: &Flow<A>, exit: &Exit) -> Op
     if dst != [0; 6] {
         packet.store(0, &Ethernet { dst, src, ethertype: Be16::new(A::ETHERTYPE) })?;
     }
-    if flow.state & state::SERVICE != 0 {
-        return Some(());
-    }
-    let hops: u8 = packet.load(ETHERNET + A::HOPS)?;
-    rewrite::hops::<A, P>(packet, hops, hops.wrapping_sub(1))
+    let (hops, by): (u8, u8) = (packet.load(ETHERNET + A::HOPS)?, hop_of(flow));
+    rewrite::hops::<A, P>(packet, hops, hops.wrapping_sub(by))
+}
+
+/// How many hops a packet of a flow loses here: none where the stack has counted, or will.
+#[inline(always)]
+const fn hop_of<A: Ip>(flow: &Flow<A>) -> u8 {
+    (flow.state & state::SERVICE == 0) as u8
 }

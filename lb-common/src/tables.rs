@@ -66,8 +66,6 @@ pub mod device {
     pub const INSIDE: u32 = 1;
     /// XDP may send packets out of it.
     pub const XDP: u32 = 2;
-    /// It is the service device: those who send packets out through it are shown by no other device, or only now.
-    pub const SERVICE: u32 = 4;
     /// The key, which is no device's index, of the index of the service device.
     pub const SERVICE_AT: u32 = 0;
 }
@@ -361,6 +359,8 @@ pub trait Tables<A: Ip> {
     fn set_affinity(&mut self, key: &AffinityKey<A>, to: &Affinity);
     /// How a packet leaves the node.
     fn hop(&self, way: &Way<'_, A>) -> Hop;
+    /// Whether this is the egress of the service device: those who send packets out through it are shown by no other.
+    fn at_service_device(&self) -> bool;
     /// Whether this program can let packets come in through the service device.
     fn inward(&self) -> bool;
     /// The address by which the node speaks to an address, for a packet that came in through a device: that of the device

@@ -13,7 +13,10 @@ use crate::maps;
 /// Where a program runs, as far as its routes are concerned.
 pub(crate) trait Place {
     fn hop<A: Routed>(&self, way: &Way<'_, A>) -> Hop;
-    fn inward(&self) -> bool;
+    /// Whether this is the egress of the service device.
+    const SERVICE: bool = false;
+    /// Whether packets can come in through the service device.
+    const INWARD: bool = false;
     fn source<A: Routed>(&self, to: &A, from: u32) -> Option<A>;
 }
 
@@ -102,12 +105,6 @@ impl Place for XdpContext {
         found.at_xdp(way.from, |device| maps::device(device).unwrap_or_default())
     }
 
-    /// There is no stack yet.
-    #[inline(always)]
-    fn inward(&self) -> bool {
-        false
-    }
-
     #[inline(always)]
     fn source<A: Routed>(&self, to: &A, from: u32) -> Option<A> {
         source(self.ctx.cast(), to, from)
@@ -115,15 +112,12 @@ impl Place for XdpContext {
 }
 
 impl Place for TcContext {
+    const INWARD: bool = true;
+
     #[inline(always)]
     fn hop<A: Routed>(&self, way: &Way<'_, A>) -> Hop {
         // With a length, since without one the kernel takes all aggregates, and looks at the device alone, not at the route.
         find(self.skb.skb.cast(), way, BPF_FIB_LOOKUP_SKIP_NEIGH).at_tc()
-    }
-
-    #[inline(always)]
-    fn inward(&self) -> bool {
-        true
     }
 
     #[inline(always)]
@@ -140,12 +134,25 @@ impl Place for () {
     }
 
     #[inline(always)]
-    fn inward(&self) -> bool {
-        false
+    fn source<A: Routed>(&self, _to: &A, _from: u32) -> Option<A> {
+        None
+    }
+}
+
+/// At the egress of the service device.
+pub(crate) struct ServiceDevice(pub(crate) TcContext);
+
+impl Place for ServiceDevice {
+    const SERVICE: bool = true;
+    const INWARD: bool = true;
+
+    #[inline(always)]
+    fn hop<A: Routed>(&self, way: &Way<'_, A>) -> Hop {
+        self.0.hop(way)
     }
 
     #[inline(always)]
-    fn source<A: Routed>(&self, _to: &A, _from: u32) -> Option<A> {
-        None
+    fn source<A: Routed>(&self, to: &A, from: u32) -> Option<A> {
+        self.0.source(to, from)
     }
 }

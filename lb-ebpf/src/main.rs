@@ -74,7 +74,7 @@ macro_rules! stages {
 
         #[classifier]
         fn $service(ctx: TcContext) -> i32 {
-            let (mut buffer, mut tables) = skb::open::<false>(ctx);
+            let (mut buffer, mut tables) = skb::open_at_service_device::<false>(ctx);
             let result = datapath::$stage::run::<$family, _, _>(&mut buffer, &mut tables, Side::Ingress, now);
             let result = datapath::at_service_device::<$family, _>(&mut tables, result);
             skb::conclude(&mut buffer, result, &maps::TC_SERVICE, skb::IN)

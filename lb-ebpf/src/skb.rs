@@ -13,6 +13,7 @@ use lb_common::tables::{Side, device};
 use lb_common::verdict::{Reason, Verdict};
 
 use crate::bytes;
+use crate::fib::ServiceDevice;
 use crate::maps;
 use crate::tables::Kernel;
 
@@ -125,6 +126,13 @@ pub(crate) fn open<const ENTRY: bool>(ctx: TcContext) -> (Buffer, Kernel<TcConte
     (Buffer(ctx), tables)
 }
 
+/// The same at the egress of the service device.
+#[inline(always)]
+pub(crate) fn open_at_service_device<const ENTRY: bool>(ctx: TcContext) -> (Buffer, Kernel<ServiceDevice, ENTRY>) {
+    let (buffer, Kernel(ctx)) = open::<ENTRY>(ctx);
+    (buffer, Kernel(ServiceDevice(ctx)))
+}
+
 /// Decides on a packet or calls the program that does, and does what was decided.
 #[inline(always)]
 pub(crate) fn enter(ctx: TcContext, side: Side, stages: &'static ProgramArray) -> i32 {
@@ -142,7 +150,7 @@ pub(crate) fn enter(ctx: TcContext, side: Side, stages: &'static ProgramArray) -
 /// The same at the egress of the service device.
 #[inline(always)]
 pub(crate) fn enter_service_device(ctx: TcContext) -> i32 {
-    let (mut buffer, mut tables) = open::<true>(ctx);
+    let (mut buffer, mut tables) = open_at_service_device::<true>(ctx);
     let result = datapath::enter(&mut buffer, &mut tables, Side::Ingress, crate::now);
     let result = datapath::at_service_device::<V4, _>(&mut tables, result);
     conclude(&mut buffer, result, &maps::TC_SERVICE, IN)

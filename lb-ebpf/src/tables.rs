@@ -95,8 +95,13 @@ impl<A: Maps, P: Place, const ENTRY: bool> Tables<A> for Kernel<P, ENTRY> {
     }
 
     #[inline(always)]
+    fn at_service_device(&self) -> bool {
+        P::SERVICE
+    }
+
+    #[inline(always)]
     fn inward(&self) -> bool {
-        self.0.inward()
+        P::INWARD
     }
 
     #[inline(always)]

@@ -170,8 +170,7 @@ fn admit<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, device: u32, now
         Ok(frontend) => frontend,
         Err(reason) => return reason,
     };
-    let place = tables.device(device);
-    let inside = place & device::INSIDE != 0;
+    let inside = tables.device(device) & device::INSIDE != 0;
     let client = Client {
         addr: key.src,
         origin: if inside { Origin::Inside } else { Origin::Outside },
@@ -181,7 +180,7 @@ fn admit<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, device: u32, now
     match choose(tables, &frontend, &client) {
         Choice::Refuse(reason) | Choice::Drop(reason) => reason,
         Choice::Backend { id, backend } => {
-            let state = masquerade(place, &backend, &key.src);
+            let state = masquerade(tables.at_service_device(), client.origin, &backend, &key.src);
             *flow = flow::there(key, &backend, key.src, state, now);
             flow.backend = id;
             flow.service = frontend.service;
@@ -202,17 +201,17 @@ fn left<A: Ip, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, now: u32) -> Option
 
 /// Whether the node stands between client and backend: bits of [`state`]. A client behind the same device as its backend
 /// would be answered past us, and so would one outside by a backend on another node, and whoever came by the service
-/// device: `place` has the bits of [`device`].
+/// device.
 #[inline(always)]
-fn masquerade<A: Ip>(place: u32, backend: &Backend<A>, client: &A) -> u32 {
+fn masquerade<A: Ip>(service_device: bool, origin: Origin, backend: &Backend<A>, client: &A) -> u32 {
     let own = backend.flags & backend::OWN != 0;
-    let (inside, service) = (place & device::INSIDE != 0, place & device::SERVICE != 0);
-    let hairpin = if service { own } else { inside & (backend.addr == *client) };
-    let elsewhere = !inside & !own & (backend.flags & backend::LOCAL == 0);
-    // Without branches, each of which the kernel's verifier would follow to the end.
-    u32::from(service) * state::SERVICE
-        | u32::from(service | hairpin | elsewhere) * state::MASQUERADE
-        | u32::from(hairpin) * state::HAIRPIN
+    match origin {
+        _ if service_device && own => state::SERVICE | state::MASQUERADE | state::HAIRPIN,
+        _ if service_device => state::SERVICE | state::MASQUERADE,
+        Origin::Inside if backend.addr == *client => state::MASQUERADE | state::HAIRPIN,
+        Origin::Outside if backend.flags & backend::LOCAL == 0 && !own => state::MASQUERADE,
+        _ => 0,
+    }
 }
 
 /// Gives a masqueraded flow the node's address as its source. False where the node has none.
@@ -221,10 +220,10 @@ fn masquerade<A: Ip>(place: u32, backend: &Backend<A>, client: &A) -> u32 {
 /// to which the same device leads.
 #[inline(never)]
 fn mask<A: Ip, T: Tables<A>>(tables: &T, key: &FlowKey<A>, device: u32, flow: &mut Flow<A>) -> bool {
-    let from = match flow.state & (state::HAIRPIN | state::SERVICE) {
-        0 | state::SERVICE => tables.source(&flow.dst, device),
-        state::HAIRPIN => tables.node(),
-        _ => key.dst,
+    let from = match flow.state & state::HAIRPIN {
+        0 => tables.source(&flow.dst, device),
+        _ if tables.at_service_device() => key.dst,
+        _ => tables.node(),
     };
     flow.src = from;
     flow.addrs = csum::addresses([&key.src, &key.dst], [&from, &flow.dst]);

@@ -68,8 +68,8 @@ impl Places {
 
 const fn origin(role: Role) -> u32 {
     match role {
-        Role::Pod => device::INSIDE,
         Role::Nic | Role::Overlay | Role::Vlan => 0,
-        Role::Service => device::INSIDE | device::SERVICE,
+        // Processes of the node.
+        Role::Pod | Role::Service => device::INSIDE,
     }
 }
