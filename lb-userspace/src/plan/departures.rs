@@ -107,7 +107,7 @@ impl Draft {
         for (key, old) in frontends {
             let new = side.frontends.get(key);
             if key.proto == Protocol::Udp.number() && new != old.as_ref() {
-                let leads = leads(then.ids(old.as_ref()), now.ids(new), &side.backends);
+                let leads = leads(&then.ids(old.as_ref()), now.ids(new), &side.backends);
                 departed.datagrams.insert(*key, leads);
             }
             for stay in old.iter().chain(new).flat_map(stays) {
@@ -119,13 +119,13 @@ impl Draft {
         }
         for (stay, old) in stayed {
             let new = self.sticky::<A>(stay).flat_map(|key| now.stayed(side.frontends.get(key), stay)).collect();
-            departed.sticky.insert(stay, leads(old, new, &side.backends));
+            departed.sticky.insert(stay, leads(&old, new, &side.backends));
         }
         departed
     }
 }
 
-fn leads<A: Ip>(old: BTreeSet<u32>, new: BTreeSet<u32>, backends: &BTreeMap<u32, Backend<A>>) -> Leads<A> {
+fn leads<A: Ip>(old: &BTreeSet<u32>, new: BTreeSet<u32>, backends: &BTreeMap<u32, Backend<A>>) -> Leads<A> {
     let place = |id: u32| backends.get(&id).map(|backend| (id, (backend.addr, backend.port)));
     Leads { lost: !old.is_subset(&new), now: new.into_iter().filter_map(place).collect() }
 }
