@@ -288,3 +288,83 @@ fn message(route: &ServiceRoute) -> RouteMessage {
     message.attributes.extend(route.mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
     message
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::classify::Nodes;
+    use super::*;
+
+    const NAME: &str = "sluice0";
+
+    fn link(name: &str, alias: &str, up: bool) -> Link {
+        let mac = if alias.is_empty() { vec![2; 6] } else { SERVICE_MAC.to_vec() };
+        Link {
+            name: name.to_owned(),
+            alias: alias.to_owned(),
+            ethernet: true,
+            bridge: true,
+            up,
+            mac,
+            ..Link::default()
+        }
+    }
+
+    fn cidr(text: &str) -> Cidr {
+        text.parse().unwrap()
+    }
+
+    fn survey() -> Survey {
+        Survey {
+            node: Nodes { v4: "192.0.2.1".parse().ok(), v6: None },
+            own: ["127.0.0.1", "::1", "192.0.2.1"].map(|ip| ip.parse().unwrap()).into(),
+            mtu: Some(1450),
+            ..Survey::default()
+        }
+    }
+
+    #[test]
+    fn only_ranges_of_families_that_the_node_speaks_are_led() {
+        let ranges = ["10.96.0.0/16", "10.97.0.0/16", "fd00:96::/108", "0.0.0.0/0"].map(cidr).into();
+        let found = routes(&ranges, &survey(), 7);
+        let to: Vec<_> = found.iter().map(|route| route.to.to_string()).collect();
+        assert_eq!(to, ["10.96.0.0/16", "10.97.0.0/16"]);
+        assert!(found.iter().all(|route| (route.index, route.mtu) == (7, Some(1450)) && route.source.is_some()));
+    }
+
+    #[test]
+    fn the_device_and_its_routes_come_to_what_they_shall_be() {
+        let pins = Path::new("/pins");
+        let (ours, others) = (alias(pins), alias(Path::new("/other")));
+        let route = |to: &str| routes(&[cidr(to)].into(), &survey(), 7).remove(0);
+        let (a, b) = (route("10.96.0.0/16"), route("10.97.0.0/16"));
+        let moved = ServiceRoute { source: None, ..a };
+        let on = Some(ServiceLink::new(NAME, pins));
+        let with = |link: Link, routes: &[ServiceRoute]| World {
+            links: [(7, link)].into(),
+            service_routes: routes.to_vec(),
+            ..World::default()
+        };
+        let rows = [
+            ("nothing there", World::default(), on.clone(), None, Some(vec![Step::Make])),
+            ("interrupted", with(link(NAME, "", false), &[]), on.clone(), None, Some(vec![Step::Finish(7)])),
+            ("switched off", with(link(NAME, &ours, false), &[]), on.clone(), None, Some(vec![Step::Finish(7)])),
+            ("of another agent", with(link(NAME, &others, true), &[]), on.clone(), None, None),
+            ("of somebody else", with(link(NAME, "", true), &[]), on.clone(), None, None),
+            ("renamed", with(link("old", &ours, true), &[]), on.clone(), None, Some(vec![Step::Remove(7), Step::Make])),
+            ("not wanted", with(link(NAME, &ours, true), &[a]), None, None, Some(vec![Step::Remove(7)])),
+            ("all is well", with(link(NAME, &ours, true), &[a]), on.clone(), Some(vec![a]), Some(vec![])),
+            ("nothing is known", with(link(NAME, &ours, true), &[a]), on.clone(), None, Some(vec![])),
+            (
+                "one came, one went",
+                with(link(NAME, &ours, true), &[a]),
+                on.clone(),
+                Some(vec![b]),
+                Some(vec![Step::Put(b), Step::Take(a)]),
+            ),
+            ("another source", with(link(NAME, &ours, true), &[moved]), on, Some(vec![a]), Some(vec![Step::Put(a)])),
+        ];
+        for (case, world, link, routes, expected) in rows {
+            assert_eq!(plan(&world, &Wanted { link, routes }, &ours).ok(), expected, "{case}");
+        }
+    }
+}
