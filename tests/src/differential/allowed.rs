@@ -84,6 +84,19 @@ pub const ALLOWANCES: &[Allowance] = &[
         }),
     },
     Allowance {
+        name: "a process of the node that reaches its own node sees the ClusterIP",
+        reason: "By the service device packets of such a process leave and come in again: under its own address they would be \
+                 a forgery.",
+        covers: Covers::Answer(|case| {
+            let at = case.question.at();
+            let own = matches!(case.question.client, Client::Host(node) if node == at);
+            own && case.backend.is_some_and(|(by, node)| {
+                let seen = case.sluice.seen_by(&by);
+                node == at && seen.is_some_and(|seen| seen.iter().eq([&case.question.to.ip()]))
+            })
+        }),
+    },
+    Allowance {
         name: "a Service with the label headless",
         reason: "It is not programmed. kube-proxy heeds the label at EndpointSlices only.",
         covers: Covers::Answer(|case| case.question.headless && !case.sluice.is_answered()),

@@ -25,6 +25,11 @@ impl Found {
         self.answers.keys().next().copied().filter(|_| one)
     }
 
+    /// As whom one who answered saw the client.
+    pub(super) fn seen_by(&self, by: &SocketAddr) -> Option<&BTreeSet<IpAddr>> {
+        self.answers.get(by)
+    }
+
     /// Who answered.
     pub(super) fn who(&self) -> BTreeSet<SocketAddr> {
         self.answers.keys().copied().collect()

@@ -151,6 +151,8 @@ impl<'a> Generator<'a> {
         kinds.extend(self.has(Feature::NodePort).then_some(Type::NodePort));
         kinds.extend(self.has(Feature::LoadBalancer).then_some(Type::LoadBalancer));
         let policy = |yes| if yes { Policy::Local } else { Policy::Cluster };
+        // Over SCTP kube-proxy was seen to lead a client with affinity to several backends.
+        let sctp = ports.iter().any(|port| port.protocol == Protocol::Sctp);
         Service {
             number,
             family,
@@ -159,7 +161,7 @@ impl<'a> Generator<'a> {
             ports,
             internal: policy(self.once_in(4, Feature::InternalPolicy)),
             external: policy(self.once_in(2, Feature::ExternalPolicy)),
-            affinity: self.once_in(5, Feature::Affinity).then_some(10_800),
+            affinity: (self.once_in(5, Feature::Affinity) && !sctp).then_some(10_800),
             external_ips: self.once_in(3, Feature::ExternalIps),
             proxy_mode: self.seed.below(6) == 0,
             source_ranges: if self.once_in(3, Feature::SourceRanges) { self.source_ranges() } else { Vec::new() },
