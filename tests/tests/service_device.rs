@@ -13,6 +13,9 @@ use sluice_tests::lab::{
     SocketPath, Source, UDP_PORT, Wiring, World, WorldOptions, cli, cluster_ips, service_manifest,
 };
 
+/// The addresses of a backend.
+type Addresses<'a> = &'a dyn Fn(Family) -> IpAddr;
+
 const DEVICE: &str = "sluice0";
 
 /// The ranges of the lab's ClusterIPs.
@@ -123,7 +126,7 @@ fn a_process_that_no_hook_sees_reaches_backends_everywhere() -> Result<()> {
         let folder = here.dir().join("manifests");
         fs::create_dir(&folder)?;
         fs::write(folder.join("ranges.yaml"), RANGES)?;
-        let backends: [(&str, u8, &dyn Fn(Family) -> IpAddr); 4] = [
+        let backends: [(&str, u8, Addresses<'_>); 4] = [
             ("near", 11, &|family| pods[0].ip(family)),
             ("far", 12, &|family| pods[1].ip(family)),
             ("host", 13, &|family| here.address(family)),
