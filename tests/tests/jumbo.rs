@@ -33,8 +33,10 @@ fn jumbo_frames_go_through_a_service_whole() -> Result<()> {
         widen(&lab.outside, "eth0")?;
         widen(&lab.node, NIC)?;
         let agent = Agent::start(&lab, AgentOptions { xdp, ..AgentOptions::USUAL })?;
-        let devices = agent.json(&["devices"])?.to_string();
-        assert_eq!(devices.contains("native"), xdp == Xdp::Native, "{devices}");
+        let devices = agent.json(&["devices"])?;
+        let nic = devices.as_array().into_iter().flatten().find(|row| row["device"] == NIC);
+        let ingress = nic.and_then(|row| row["ingress"].as_str()).with_context(|| format!("no {NIC}: {devices}"))?;
+        assert_eq!(ingress.contains("native"), xdp == Xdp::Native, "{devices}");
         // To pods of the node, and to one that is said to be elsewhere, for which packets leave at once.
         for (n, family) in [10, 11].into_iter().flat_map(|n| FAMILIES.map(|family| (n, family))) {
             let to = |port| SocketAddr::new(family.cluster_ip(n), port);
