@@ -10,7 +10,7 @@ pub mod too_long;
 use crate::flow::state;
 use crate::icmp::Messages;
 use crate::ip::{Be16, Family, Ip, V4, V6};
-use crate::packet::{ETHERNET, Ethernet, Packet, tcp};
+use crate::packet::{Ethernet, Packet, tcp};
 use crate::parse::{Parsed, parse};
 use crate::rewrite;
 use crate::route::{self, Exit};
@@ -133,7 +133,7 @@ fn established<A: Ip, P: Packet, T: Tables<A>>(
         Side::Ingress => go_on(packet, tables, parsed, &flow, reason),
         Side::Egress => {
             let verdict = translate(packet, parsed, &flow, reason);
-            account(tables, parsed, &flow, verdict)
+            account(tables, &flow, parsed.bytes(), verdict)
         }
     })
 }
@@ -207,15 +207,14 @@ fn go_on<A: Ip, P: Packet, T: Tables<A>>(
     } else {
         translate(packet, parsed, flow, reason)
     };
-    account(tables, parsed, flow, verdict)
+    account(tables, flow, parsed.bytes(), verdict)
 }
 
-/// Counts a packet for its Service, if it was translated.
+/// Counts a packet, so many bytes long from its IP header on, for its Service, if it was translated.
 #[inline(always)]
-fn account<A: Ip, T: Tables<A>>(tables: &mut T, parsed: &Parsed<A>, flow: &Flow<A>, verdict: Verdict) -> Verdict {
+fn account<A: Ip, T: Tables<A>>(tables: &mut T, flow: &Flow<A>, bytes: u32, verdict: Verdict) -> Verdict {
     if verdict.translated() {
-        let bytes = parsed.l4 + parsed.l4_len - ETHERNET;
-        tables.carried(flow.service, flow.state & state::THERE == 0, bytes as u32);
+        tables.carried(flow.service, flow.state & state::THERE == 0, bytes);
     }
     verdict
 }
@@ -261,7 +260,7 @@ const fn stay(reason: Reason) -> Verdict {
 #[inline(always)]
 pub(crate) fn send_along<A: Ip, P: Packet, T: Tables<A>>(
     packet: &mut P,
-    tables: &T,
+    tables: &mut T,
     flow: &Flow<A>,
     mut exit: Exit,
     reason: Reason,
@@ -275,11 +274,12 @@ pub(crate) fn send_along<A: Ip, P: Packet, T: Tables<A>>(
             return Verdict::Drop(Reason::WriteFailed);
         }
     }
-    match write(packet) {
+    let verdict = match write(packet) {
         Some(()) if flow.leaves() => exit.verdict(reason),
         Some(()) => way(flow, reason),
         None => Verdict::Drop(Reason::WriteFailed),
-    }
+    };
+    account(tables, flow, exit.bytes(), verdict)
 }
 
 /// Where a packet goes that was translated as its flow says.

@@ -48,6 +48,12 @@ impl<A: Ip> Parsed<A> {
         }
     }
 
+    /// Bytes of the packet from its IP header on.
+    #[inline(always)]
+    pub const fn bytes(&self) -> u32 {
+        (self.l4 + self.l4_len).wrapping_sub(ETHERNET) as u32
+    }
+
     /// Whether a connection begins with this packet.
     #[inline(always)]
     pub const fn opens(&self) -> bool {

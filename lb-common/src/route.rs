@@ -130,6 +130,12 @@ impl Exit {
         Self { device: 0, inward: false, macs: [[0; 6]; 2], len: (l4 + l4_len) as u32, l4: l4 as u16, proto }
     }
 
+    /// Bytes of the packet from its IP header on.
+    #[inline(always)]
+    pub(crate) const fn bytes(&self) -> u32 {
+        self.len.wrapping_sub(ETHERNET as u32)
+    }
+
     /// What becomes of the packet that was made ready for it.
     #[inline(always)]
     pub const fn verdict(&self, reason: Reason) -> Verdict {

@@ -89,7 +89,7 @@ fn egress<A: Ip, P: Packet, T: Tables<A>>(
         Some((entry, _)) if !parsed.can_become(&entry) => Verdict::Drop(Reason::SctpFragment),
         Some((entry, reason)) => {
             let verdict = translate(packet, parsed, &entry, reason);
-            account(tables, parsed, &entry, verdict)
+            account(tables, &entry, parsed.bytes(), verdict)
         }
         None => Verdict::Pass(Reason::NotService),
     }

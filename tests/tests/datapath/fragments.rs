@@ -46,6 +46,10 @@ mod rules {
             assert_eq!(verdicts[0], Verdict::Forward(Reason::Reply));
             assert!(verdicts[1..].iter().all(|verdict| *verdict == Verdict::Forward(Reason::LaterFragment)));
             assert_eq!(together(&back)[14..], packets::packet(service, me, l4, &PAYLOAD)[14..]);
+            let [carried] = path.tables.traffic.values().collect::<Vec<_>>()[..] else { panic!("of one Service") };
+            let bytes = |frames: &[Vec<u8>]| frames.iter().map(|frame| frame.len() as u64 - 14).sum::<u64>();
+            assert_eq!(carried.packets, [there.len() as u64, back.len() as u64]);
+            assert_eq!(carried.bytes, [bytes(&there), bytes(&back)]);
         }
     }
 
