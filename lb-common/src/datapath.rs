@@ -3,6 +3,7 @@
 //! In the kernel it is divided, since each program there has a stack of 512 bytes and the verifier's patience to itself: the
 //! entry program ([`enter`]) does what most packets need, and calls the program of a [`Stage`] for the others.
 
+pub mod first;
 pub mod flows;
 pub mod portless;
 pub mod too_long;
@@ -14,12 +15,14 @@ use crate::packet::{Ethernet, Packet, tcp};
 use crate::parse::{Parsed, parse};
 use crate::rewrite;
 use crate::route::{self, Exit};
-use crate::tables::{Filter, Flow, FlowTable, Side, Tables};
+use crate::tables::{Filter, Flow, Side, Tables};
 use crate::verdict::{Reason, Verdict};
 
 /// Who goes on with a packet that an entry program does not finish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
+    /// [`first`]
+    First(Family),
     /// [`flows`]
     Flows(Family),
     /// [`portless`]
@@ -30,7 +33,9 @@ pub enum Stage {
 
 impl Stage {
     /// All, in the order of their numbers, with the ends of their programs' names.
-    pub const ALL: [(Self, &'static str); 6] = [
+    pub const ALL: [(Self, &'static str); 8] = [
+        (Self::First(Family::V4), "first_v4"),
+        (Self::First(Family::V6), "first_v6"),
         (Self::Flows(Family::V4), "flows_v4"),
         (Self::Flows(Family::V6), "flows_v6"),
         (Self::Portless(Family::V4), "portless_v4"),
@@ -43,9 +48,10 @@ impl Stage {
     #[inline(always)]
     pub const fn index(self) -> u32 {
         match self {
-            Self::Flows(family) => family as u32,
-            Self::Portless(family) => 2 + family as u32,
-            Self::TooLong(family) => 4 + family as u32,
+            Self::First(family) => family as u32,
+            Self::Flows(family) => 2 + family as u32,
+            Self::Portless(family) => 4 + family as u32,
+            Self::TooLong(family) => 6 + family as u32,
         }
     }
 }
@@ -62,6 +68,8 @@ where
     loop {
         result = match result {
             Ok(verdict) => return verdict,
+            Err(Stage::First(Family::V4)) => first::run::<V4, _, T>(packet, tables, side, &now),
+            Err(Stage::First(Family::V6)) => first::run::<V6, _, T>(packet, tables, side, &now),
             Err(Stage::Flows(Family::V4)) => flows::run::<V4, _, T>(packet, tables, side, &now),
             Err(Stage::Flows(Family::V6)) => flows::run::<V6, _, T>(packet, tables, side, &now),
             Err(Stage::Portless(Family::V4)) => portless::run::<V4, _, T>(packet, tables, side, &now),
@@ -100,14 +108,17 @@ fn family<A: Messages, P: Packet, T: Tables<A>>(
     now: impl Fn() -> u32,
 ) -> Result<Verdict, Stage> {
     let verdict = match parse::<A, P>(packet) {
-        Ok(parsed) => established(packet, tables, side, &parsed, now).ok_or(Stage::Flows(A::FAMILY))?,
+        Ok(parsed) => established(packet, tables, side, &parsed, now)?,
         Err(Reason::Fragment | Reason::Icmp) => return Err(Stage::Portless(A::FAMILY)),
         Err(reason) => Verdict::Pass(reason),
     };
     conclude(tables, verdict)
 }
 
-/// The short way, which nearly all packets take; `None` for those that need more than a look-up and a rewrite.
+/// The short way, which nearly all packets take.
+///
+/// # Errors
+/// The stage of a packet that needs more than a look-up and a rewrite.
 #[inline(always)]
 fn established<A: Ip, P: Packet, T: Tables<A>>(
     packet: &mut P,
@@ -115,21 +126,20 @@ fn established<A: Ip, P: Packet, T: Tables<A>>(
     side: Side,
     parsed: &Parsed<A>,
     now: impl Fn() -> u32,
-) -> Option<Verdict> {
+) -> Result<Verdict, Stage> {
     if !concerns(tables, parsed, side) {
-        return Some(Verdict::Pass(Reason::NotService));
+        return Ok(Verdict::Pass(Reason::NotService));
     }
-    let mut flow = tables.flow(FlowTable::Established, &parsed.key(side))?;
-    let changes = parsed.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 || flow.state & state::RST != 0;
-    if changes || parsed.first {
-        return None;
-    }
-    let now = now();
-    if flow.seen != now {
-        tables.touch(&mut flow, now);
+    let Some(flow) = tables.met(&parsed.key(side), now()) else {
+        let opens = side == Side::Ingress && to_frontend(tables, parsed);
+        return if opens { Err(Stage::First(A::FAMILY)) } else { Ok(Verdict::Pass(Reason::NotService)) };
+    };
+    let changes = parsed.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0;
+    if changes || parsed.first || flow.state & (state::ESTABLISHED | state::RST) != state::ESTABLISHED {
+        return Err(Stage::Flows(A::FAMILY));
     }
     let reason = if flow.state & state::THERE != 0 { Reason::EstablishedFlow } else { Reason::Reply };
-    Some(match side {
+    Ok(match side {
         Side::Ingress => go_on(packet, tables, parsed, &flow, reason),
         Side::Egress => {
             let verdict = translate(packet, parsed, &flow, reason);

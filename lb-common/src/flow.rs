@@ -1,7 +1,7 @@
 //! Flows: pairs of entries, there (client to backend) and back, made, promoted and removed as one.
 //!
-//! Each entry of a pair can be computed from the other ([`mirror`]), so a pair that lost one half in the LRU table is
-//! made whole by the next packet of the other half.
+//! Each entry of a pair can be computed from the other ([`mirror`]), so a half-open pair that lost one half is made whole
+//! by the next packet of the other half.
 //!
 //! What few packets need stays out of line: the kernel gives all that a program inlines one stack of 512 bytes.
 
@@ -9,8 +9,10 @@ use crate::csum;
 use crate::hash;
 use crate::ip::{Be16, Ip};
 use crate::packet::tcp;
-use crate::tables::{Backend, Filter, Flow, FlowKey, FlowTable, InsertError, Side, Tables};
+use crate::tables::{Backend, Filter, Flow, FlowKey, InsertError, Side, Tables};
 use crate::verdict::Reason;
+
+pub mod table;
 
 /// Bits of [`Flow::state`].
 pub mod state {
@@ -32,6 +34,8 @@ pub mod state {
     /// The client's packets came by the service device, and answers go in through it: the stack has seen those off, and
     /// knows these. With [`HAIRPIN`], the backend is the node itself.
     pub const SERVICE: u32 = 128;
+    /// Both sides have spoken: nothing pushes the entry out.
+    pub const ESTABLISHED: u32 = 256;
     /// Both have said FIN.
     pub const FINS: u32 = FIN_THERE | FIN_BACK;
 }
@@ -52,33 +56,34 @@ impl<A: Ip> Flow<A> {
     pub const fn leaves(&self) -> bool {
         self.state & (state::MASQUERADE | state::HAIRPIN) == state::MASQUERADE
     }
+
+    /// Whether both sides have spoken.
+    #[inline(always)]
+    pub const fn is_established(&self) -> bool {
+        self.state & state::ESTABLISHED != 0
+    }
 }
 
 /// The other entry of a pair.
 #[inline(always)]
 pub fn mirror<A: Ip>(key: &FlowKey<A>, flow: &Flow<A>) -> (FlowKey<A>, Flow<A>) {
+    let (mut key, mut flow) = (*key, *flow);
+    turn(&mut key, &mut flow);
+    (key, flow)
+}
+
+/// Makes an entry the other one of its pair: done twice, it is as before. The room of one entry is then enough for both.
+#[inline(never)]
+pub fn turn<A: Ip>(key: &mut FlowKey<A>, flow: &mut Flow<A>) {
     let there = flow.state & state::THERE != 0;
     let side = if there && flow.state & state::MASQUERADE == 0 { Side::Egress } else { Side::Ingress };
-    let other = FlowKey {
-        src: flow.dst,
-        dst: flow.src,
-        sport: flow.dport,
-        dport: flow.sport,
-        proto: key.proto,
-        side: side as u8,
-        zero: 0,
-    };
-    let back = Flow {
-        src: key.dst,
-        dst: key.src,
-        sport: key.dport,
-        dport: key.sport,
-        addrs: !flow.addrs,
-        ports: !flow.ports,
-        state: flow.state ^ state::THERE,
-        ..*flow
-    };
-    (other, back)
+    let (src, dst, sport, dport) = (key.src, key.dst, key.sport, key.dport);
+    (key.src, key.dst, key.sport, key.dport) = (flow.dst, flow.src, flow.dport, flow.sport);
+    (flow.src, flow.dst, flow.sport, flow.dport) = (dst, src, dport, sport);
+    key.side = side as u8;
+    flow.addrs = !flow.addrs;
+    flow.ports = !flow.ports;
+    flow.state ^= state::THERE;
 }
 
 /// The entry that leads packets of `key` to a backend. `from` is the source address they get, and `state` is
@@ -105,42 +110,48 @@ const TRIES: u32 = 16;
 /// Gives a flow another source port than its first, one whose answers no other flow has; the last one tried where there
 /// is none. Only looks, so that many tries cost the kernel's verifier little.
 #[inline(never)]
-pub fn search_source_port<A: Ip, T: Tables<A>>(tables: &T, key: &FlowKey<A>, flow: &mut Flow<A>) {
+pub fn search_source_port<A: Ip, T: Tables<A>>(tables: &T, key: &mut FlowKey<A>, flow: &mut Flow<A>) {
+    let hash = hash::tuple(&key.src, key.sport, &key.dst, key.dport, key.proto);
+    turn(key, flow);
     for attempt in 1..TRIES {
-        set_source_port(key, flow, attempt);
-        let (back_key, _) = mirror(key, flow);
-        let is_free = |table| tables.flow(table, &back_key).is_none();
-        if is_free(FlowTable::Established) && is_free(FlowTable::HalfOpen) {
-            return;
+        // What the answers are sent to.
+        key.dport = port(hash, attempt);
+        if tables.other(key).is_none() {
+            break;
         }
     }
-}
-
-/// Gives a flow the source port of an attempt: the client's own first, where it is the client's to choose.
-#[inline(never)]
-pub fn set_source_port<A: Ip>(key: &FlowKey<A>, flow: &mut Flow<A>, attempt: u32) {
-    // Under the node's address a port of the ephemeral range could be a socket of the host itself.
-    let free = flow.state & state::MASQUERADE == 0 || PORTS.contains(&key.sport.get());
-    flow.sport = if attempt == 0 && free {
-        key.sport
-    } else {
-        let hash = hash::tuple(&key.src, key.sport, &key.dst, key.dport, key.proto);
-        let span = u32::from(PORTS.end - PORTS.start);
-        // An odd stride walks through other ports from each start.
-        let offset = hash.wrapping_add(attempt.wrapping_mul(hash >> 16 | 1)) % span;
-        Be16::new(PORTS.start + offset as u16)
-    };
+    turn(key, flow);
     flow.ports = csum::words([key.sport.wire(), key.dport.wire()], [flow.sport.wire(), flow.dport.wire()]);
 }
 
-/// Whether the way back of a flow is there, so that only its entry there was lost: the LRU table takes them one by one.
+/// The source port of an attempt.
+#[inline(always)]
+fn port(hash: u32, attempt: u32) -> Be16 {
+    let span = u32::from(PORTS.end - PORTS.start);
+    // An odd stride walks through other ports from each start.
+    let offset = hash.wrapping_add(attempt.wrapping_mul(hash >> 16 | 1)) % span;
+    Be16::new(PORTS.start + offset as u16)
+}
+
+/// Gives a flow its first source port: the client's own, where it is the client's to choose.
 #[inline(never)]
-pub fn has_way_back<A: Ip, T: Tables<A>>(tables: &T, key: &FlowKey<A>, flow: &mut Flow<A>) -> bool {
+pub fn set_source_port<A: Ip>(key: &FlowKey<A>, flow: &mut Flow<A>) {
+    // Under the node's address a port of the ephemeral range could be a socket of the host itself.
+    let free = flow.state & state::MASQUERADE == 0 || PORTS.contains(&key.sport.get());
+    flow.sport =
+        if free { key.sport } else { port(hash::tuple(&key.src, key.sport, &key.dst, key.dport, key.proto), 0) };
+    flow.ports = csum::words([key.sport.wire(), key.dport.wire()], [flow.sport.wire(), flow.dport.wire()]);
+}
+
+/// Whether the way back of a flow is there, so that only its entry there was lost: half-open ones are pushed out one by one.
+#[inline(never)]
+pub fn has_way_back<A: Ip, T: Tables<A>>(tables: &T, key: &mut FlowKey<A>, flow: &mut Flow<A>) -> bool {
     // Another port than the first was only taken where that was another flow's.
-    set_source_port(key, flow, 0);
-    let (back_key, back) = mirror(key, flow);
-    let is_there = |table| tables.flow(table, &back_key).is_some_and(|holder| same(&holder, &back));
-    is_there(FlowTable::HalfOpen) || is_there(FlowTable::Established)
+    set_source_port(key, flow);
+    turn(key, flow);
+    let is_there = tables.other(key).is_some_and(|holder| same(&holder, flow));
+    turn(key, flow);
+    is_there
 }
 
 /// Whether two entries translate to the same.
@@ -155,40 +166,51 @@ fn same<A: Ip>(one: &Flow<A>, other: &Flow<A>) -> bool {
 /// The result is [`Reason::NewFlow`], [`Reason::HalfOpenFlow`] or [`Reason::Stateless`], or [`Reason::NoSourcePort`]
 /// where a different flow has the answer's tuple: try again with another port.
 #[inline(never)]
-pub fn open<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, flow: &mut Flow<A>) -> Reason {
-    let (back_key, back) = mirror(key, flow);
-    let claimed = match claim(tables, &back_key, &back) {
+pub fn open<A: Ip, T: Tables<A>>(tables: &mut T, key: &mut FlowKey<A>, flow: &mut Flow<A>) -> Reason {
+    turn(key, flow);
+    let claim = claim(tables, key, flow);
+    turn(key, flow);
+    match claim {
         Claim::Taken => return Reason::NoSourcePort,
         Claim::Stateless => return Reason::Stateless,
         Claim::Established => {
-            // Another CPU promoted this flow between our two look-ups.
-            if let Some(entry) = tables.flow(FlowTable::Established, key) {
-                *flow = *entry;
+            // Another CPU established this flow between our two look-ups.
+            if let Some(entry) = tables.other(key) {
+                flow.copy(&entry);
                 return Reason::EstablishedFlow;
             }
-            tables.remove_flow(FlowTable::Established, &back_key);
+            forget_answer(tables, key, flow);
             return Reason::Stateless;
         }
-        Claim::Ours => true,
-        Claim::Was => false,
-    };
+        Claim::Ours | Claim::Was => {}
+    }
     for bit in filter_bits(key, flow) {
         tables.set_filter(bit);
     }
-    if tables.insert_flow(FlowTable::HalfOpen, key, flow).is_ok() {
+    if tables.insert_flow(key, flow).is_ok() {
         return Reason::NewFlow;
     }
-    let Some(winner) = tables.flow(FlowTable::HalfOpen, key) else {
+    // Beside which the way back is looked up, if it is to be forgotten.
+    let Some(winner) = tables.flow(key) else {
         return Reason::Stateless;
     };
     let agreed = winner.dst == flow.dst && winner.dport == flow.dport && winner.sport == flow.sport;
-    *flow = *winner;
-    if claimed && !agreed {
-        tables.remove_flow(FlowTable::HalfOpen, &back_key);
+    if matches!(claim, Claim::Ours) && !agreed {
+        forget_answer(tables, key, flow);
     }
-    Reason::HalfOpenFlow
+    flow.copy(&winner);
+    if flow.is_established() { Reason::EstablishedFlow } else { Reason::HalfOpenFlow }
 }
 
+/// Removes the way back of a flow.
+#[inline(never)]
+fn forget_answer<A: Ip, T: Tables<A>>(tables: &mut T, key: &mut FlowKey<A>, flow: &mut Flow<A>) {
+    turn(key, flow);
+    tables.remove_flow(key);
+    turn(key, flow);
+}
+
+#[derive(Clone, Copy)]
 enum Claim {
     /// The answer's tuple is ours now.
     Ours,
@@ -204,97 +226,103 @@ enum Claim {
 
 #[inline(always)]
 fn claim<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, back: &Flow<A>) -> Claim {
-    if let Some(holder) = tables.flow(FlowTable::Established, key) {
-        // Also of a flow that is over: to remove its other half, too, takes more stack than is left here. The agent
-        // does it soon, and until then another port serves as well.
-        return if same(&holder, back) { Claim::Established } else { Claim::Taken };
+    match tables.insert_flow(key, back) {
+        Ok(()) => return Claim::Ours,
+        Err(InsertError::Full) => return Claim::Stateless,
+        Err(InsertError::Exists) => {}
     }
-    match tables.insert_flow(FlowTable::HalfOpen, key, back) {
-        Ok(()) => Claim::Ours,
-        Err(InsertError::Full) => Claim::Stateless,
-        Err(InsertError::Exists) => match tables.flow(FlowTable::HalfOpen, key) {
-            Some(holder) if same(&holder, back) => Claim::Was,
-            _ => Claim::Taken,
-        },
+    match tables.other(key) {
+        // Also of a flow that is over: the agent removes it soon, and until then another port serves as well.
+        Some(holder) if !same(&holder, back) => Claim::Taken,
+        Some(holder) if holder.is_established() => Claim::Established,
+        Some(_) => Claim::Was,
+        None => Claim::Taken,
     }
 }
 
 /// Removes both entries of a flow.
 #[inline(never)]
-pub fn remove<A: Ip, T: Tables<A>>(tables: &mut T, table: FlowTable, key: &FlowKey<A>, flow: &Flow<A>) {
-    let (other, _) = mirror(key, flow);
-    tables.remove_flow(table, key);
-    tables.remove_flow(table, &other);
+pub fn remove<A: Ip, T: Tables<A>>(tables: &mut T, key: &mut FlowKey<A>, flow: &mut Flow<A>) {
+    tables.remove_flow(key);
+    forget_answer(tables, key, flow);
 }
 
-/// Moves a flow both of whose sides have spoken to the table that nothing evicts. When that is full the flow stays
-/// where it is, which is counted.
+/// Notes on both entries that a connection ends. `flow` is a copy of `entry`.
 #[inline(never)]
-pub fn promote<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, flow: &Flow<A>) {
-    let (back_key, back) = mirror(key, flow);
-    // The way back first: an answer must find it as soon as the way there is established.
-    if tables.insert_flow(FlowTable::Established, &back_key, &back) == Err(InsertError::Full) {
-        tables.count(Reason::FlowTableFull);
-        return;
-    }
-    if tables.insert_flow(FlowTable::Established, key, flow) == Err(InsertError::Full) {
-        tables.remove_flow(FlowTable::Established, &back_key);
-        tables.count(Reason::FlowTableFull);
-        return;
-    }
-    tables.remove_flow(FlowTable::HalfOpen, key);
-    tables.remove_flow(FlowTable::HalfOpen, &back_key);
-}
-
-/// Notes on both entries that a connection ends.
-#[inline(never)]
-pub fn close<A: Ip, T: Tables<A>>(tables: &mut T, table: FlowTable, key: &FlowKey<A>, entry: &mut T::Entry, flags: u8) {
-    let fin = if entry.state & state::THERE != 0 { state::FIN_THERE } else { state::FIN_BACK };
+pub fn close<A: Ip, T: Tables<A>>(
+    tables: &mut T,
+    key: &mut FlowKey<A>,
+    flow: &mut Flow<A>,
+    entry: &mut T::Entry,
+    flags: u8,
+) {
+    let fin = if flow.state & state::THERE != 0 { state::FIN_THERE } else { state::FIN_BACK };
     let bits = if flags & tcp::RST != 0 { state::RST } else { fin };
     if entry.state & bits == bits {
         return;
     }
-    let (other, _) = mirror(key, entry);
     tables.mark(entry, bits);
-    if let Some(mut other) = tables.flow(table, &other) {
+    turn(key, flow);
+    if let Some(mut other) = tables.other(key) {
         tables.mark(&mut other, bits);
     }
+    turn(key, flow);
 }
 
 /// Takes a connection back for living: a segment that is no reset came after the reset, so the other side did not
-/// believe it (RFC 5961, 3.2).
+/// believe it (RFC 5961, 3.2). `flow` is a copy of `entry`.
 #[inline(never)]
-pub fn revive<A: Ip, T: Tables<A>>(tables: &mut T, table: FlowTable, key: &FlowKey<A>, entry: &mut T::Entry) {
-    let (other, _) = mirror(key, entry);
+pub fn revive<A: Ip, T: Tables<A>>(tables: &mut T, key: &mut FlowKey<A>, flow: &mut Flow<A>, entry: &mut T::Entry) {
     tables.unmark(entry, state::RST);
-    if let Some(mut other) = tables.flow(table, &other) {
+    turn(key, flow);
+    if let Some(mut other) = tables.other(key) {
         tables.unmark(&mut other, state::RST);
     }
+    turn(key, flow);
 }
 
 /// Makes a half-open pair whole again, and lets each half know what the other knows: that the backend has spoken.
-/// Called for each packet of a half-open flow.
+/// Called for each packet of a half-open flow. One that `acknowledges` the backend's answer establishes the flow; where the
+/// table has no room for one more of these it stays half-open, which is counted. `flow` is a copy of `entry`.
 #[inline(never)]
-pub fn half_open<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, entry: &mut T::Entry) {
-    if entry.state & state::THERE == 0 {
+pub fn half_open<A: Ip, T: Tables<A>>(
+    tables: &mut T,
+    key: &mut FlowKey<A>,
+    flow: &mut Flow<A>,
+    entry: &mut T::Entry,
+    acknowledges: bool,
+) {
+    let is_there = entry.state & state::THERE != 0;
+    if !is_there {
         if entry.state & state::REPLIED != 0 {
             return;
         }
         tables.mark(entry, state::REPLIED);
+        flow.state |= state::REPLIED;
     }
-    let (other_key, other) = mirror(key, entry);
-    match tables.flow(FlowTable::HalfOpen, &other_key) {
-        Some(mut found) => {
-            let both = (found.state | entry.state) & state::REPLIED;
-            if both & !found.state != 0 {
-                tables.mark(&mut found, both);
-            }
-            if both & !entry.state != 0 {
-                tables.mark(entry, both);
-            }
+    turn(key, flow);
+    let found = tables.other(key);
+    if found.is_none() {
+        // It was pushed out. A failure here is the next packet's to repair.
+        let _ = tables.insert_flow(key, flow);
+    }
+    turn(key, flow);
+    let Some(mut found) = found else { return };
+    let both = (found.state | entry.state) & state::REPLIED;
+    if both & !found.state != 0 {
+        tables.mark(&mut found, both);
+    }
+    if both & !entry.state != 0 {
+        tables.mark(entry, both);
+    }
+    if is_there && acknowledges && both != 0 {
+        // The way back first: an answer must find it as soon as the way there is established.
+        if !tables.establish(&mut found) {
+            tables.count(Reason::FlowTableFull);
+        } else if !tables.establish(entry) {
+            tables.unmark(&mut found, state::ESTABLISHED);
+            tables.count(Reason::FlowTableFull);
         }
-        // The LRU table took it. A failure here is the next packet's to repair.
-        None => drop(tables.insert_flow(FlowTable::HalfOpen, &other_key, &other)),
     }
 }
 

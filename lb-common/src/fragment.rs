@@ -11,7 +11,7 @@ use crate::packet::{ETHERNET, Packet};
 use crate::parse::{Extent, Fragment, Header, Network, Parsed};
 use crate::rewrite;
 use crate::route::Exit;
-use crate::tables::{FlowKey, FlowTable, FragmentKey, FragmentPorts, Side, Tables};
+use crate::tables::{FlowKey, FragmentKey, FragmentPorts, Side, Tables};
 use crate::verdict::{Reason, Verdict};
 
 /// Remembers the ports of a packet whose first fragment has just been translated; `parsed` is what it was before.
@@ -41,23 +41,21 @@ pub fn run<A: Header, P: Packet, T: Tables<A>>(packet: &mut P, tables: &mut T, s
         return icmp::answer_later(packet, &network);
     }
     let key = key(network.src, network.dst, &fragment);
-    let mut ports = tables.fragment(&key);
-    if ports.is_none() && to_service {
-        ports = tables.fragment(&key.newest());
+    let mut ports = tables.fragment(&key).unwrap_or(FragmentPorts::NONE);
+    if ports == FragmentPorts::NONE && to_service {
+        ports = tables.fragment(&key.newest()).unwrap_or(FragmentPorts::NONE);
     }
-    let found = ports.and_then(|ports| {
-        let key = FlowKey {
-            src: network.src,
-            dst: network.dst,
-            sport: ports.sport,
-            dport: ports.dport,
-            proto: ports.proto as u8,
-            side: side as u8,
-            zero: 0,
-        };
-        tables.flow(FlowTable::Established, &key).or_else(|| tables.flow(FlowTable::HalfOpen, &key))
-    });
-    match found {
+    let key = FlowKey {
+        src: network.src,
+        dst: network.dst,
+        sport: ports.sport,
+        dport: ports.dport,
+        proto: ports.proto as u8,
+        side: side as u8,
+        zero: 0,
+    };
+    // No flow has the protocol of none.
+    match tables.flow(&key) {
         Some(flow) => {
             let exit = Exit::of(network.proto, network.l4, network.l4_len);
             let write = |packet: &mut P| rewrite::addresses(packet, &flow);

@@ -15,7 +15,7 @@ use crate::parse::{Extent, Header, Network, network};
 use crate::reject::HOPS;
 use crate::rewrite;
 use crate::route::Exit;
-use crate::tables::{Filter, Flow, FlowKey, FlowTable, FrontendKey, Side, Tables};
+use crate::tables::{Filter, Flow, FlowKey, FrontendKey, Side, Tables};
 use crate::verdict::{Reason, Verdict};
 
 /// A family, and the types of its ICMP (IANA).
@@ -86,7 +86,7 @@ pub fn run<A: Messages, P: Packet, T: Tables<A>>(packet: &mut P, tables: &mut T,
     if outer.dst != key.dst || !tables.filtered(Filter::Flow(side).bit(own, port)) {
         return Verdict::Pass(Reason::Icmp);
     }
-    let found = tables.flow(FlowTable::Established, &key).or_else(|| tables.flow(FlowTable::HalfOpen, &key));
+    let found = tables.flow(&key);
     let Some(flow) = found else {
         return Verdict::Pass(Reason::Icmp);
     };

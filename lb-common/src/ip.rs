@@ -95,6 +95,9 @@ pub trait Ip: Pod + Eq + Ord + Hash + Debug + Default + Into<IpAddr> + 'static {
     /// The address as words in packet order.
     fn words(&self) -> &[u32];
 
+    /// The inverse of [`Ip::words`].
+    fn from_words(word: impl Fn(usize) -> u32) -> Self;
+
     /// The address, if `ip` is of this family.
     fn from_ip(ip: IpAddr) -> Option<Self>;
 }
@@ -112,6 +115,11 @@ impl Ip for V4 {
     #[inline(always)]
     fn words(&self) -> &[u32] {
         &self.0
+    }
+
+    #[inline(always)]
+    fn from_words(word: impl Fn(usize) -> u32) -> Self {
+        Self([word(0)])
     }
 
     fn from_ip(ip: IpAddr) -> Option<Self> {
@@ -135,6 +143,11 @@ impl Ip for V6 {
     #[inline(always)]
     fn words(&self) -> &[u32] {
         &self.0
+    }
+
+    #[inline(always)]
+    fn from_words(word: impl Fn(usize) -> u32) -> Self {
+        Self([word(0), word(1), word(2), word(3)])
     }
 
     fn from_ip(ip: IpAddr) -> Option<Self> {

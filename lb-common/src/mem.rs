@@ -14,11 +14,12 @@ use std::ops::Deref;
 pub use frame::Frame;
 pub use slots::Slots;
 
+use crate::flow::state;
 use crate::ip::{Ip, V4, V6};
 use crate::route::{Hop, Way};
 use crate::tables::{
-    Affinity, AffinityKey, Backend, Config, Flow, FlowKey, FlowTable, FragmentKey, FragmentPorts, Frontend,
-    FrontendKey, InsertError, Name, RangeKey, SocketKey, SocketPeer, Tables, Traffic,
+    Affinity, AffinityKey, Backend, Config, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey,
+    InsertError, Name, RangeKey, SocketKey, SocketPeer, Tables, Traffic,
 };
 use crate::verdict::Reason;
 
@@ -108,10 +109,8 @@ of!(V6, v6, node_v6);
 /// What the packet path itself writes, of one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flows<A: Ip> {
-    /// `HALF_OPEN`.
-    pub half_open: BTreeMap<FlowKey<A>, Flow<A>>,
-    /// `ESTABLISHED`.
-    pub established: BTreeMap<FlowKey<A>, Flow<A>>,
+    /// `FLOWS`.
+    pub flows: BTreeMap<FlowKey<A>, Flow<A>>,
     /// `SOCKETS`.
     pub sockets: BTreeMap<SocketKey<A>, SocketPeer<A>>,
     /// `AFFINITY`.
@@ -122,30 +121,14 @@ pub struct Flows<A: Ip> {
 
 impl<A: Ip> Default for Flows<A> {
     fn default() -> Self {
-        Self {
-            half_open: BTreeMap::new(),
-            established: BTreeMap::new(),
-            sockets: BTreeMap::new(),
-            affinity: BTreeMap::new(),
-            fragments: BTreeMap::new(),
-        }
+        Self { flows: BTreeMap::new(), sockets: BTreeMap::new(), affinity: BTreeMap::new(), fragments: BTreeMap::new() }
     }
 }
 
 impl<A: Ip> Flows<A> {
-    /// One of the two tables.
-    pub fn table(&self, table: FlowTable) -> &BTreeMap<FlowKey<A>, Flow<A>> {
-        match table {
-            FlowTable::HalfOpen => &self.half_open,
-            FlowTable::Established => &self.established,
-        }
-    }
-
-    fn table_mut(&mut self, table: FlowTable) -> &mut BTreeMap<FlowKey<A>, Flow<A>> {
-        match table {
-            FlowTable::HalfOpen => &mut self.half_open,
-            FlowTable::Established => &mut self.established,
-        }
+    /// Entries of flows that are established, or of those that are not.
+    pub fn entries(&self, established: bool) -> impl Iterator<Item = (&FlowKey<A>, &Flow<A>)> {
+        self.flows.iter().filter(move |(_, flow)| flow.is_established() == established)
     }
 }
 
@@ -174,7 +157,8 @@ pub struct Native {
     pub counters: BTreeMap<Reason, u64>,
     /// `TRAFFIC`.
     pub traffic: BTreeMap<u32, Traffic>,
-    /// Entries that each of a family's flow tables takes. A full half-open table drops its first entry.
+    /// Entries of established flows that a family takes, and as many of half-open ones, the first of which goes when there
+    /// are more.
     pub capacity: usize,
 }
 
@@ -221,7 +205,6 @@ fn covers<A: Ip>(range: &RangeKey<A>, len: u32, addr: A) -> bool {
 /// A copy of a flow entry, and where it stands.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry<A: Ip> {
-    table: FlowTable,
     key: FlowKey<A>,
     flow: Flow<A>,
 }
@@ -306,48 +289,55 @@ impl<A: Of> Tables<A> for Native {
         self.filter.insert(bit);
     }
 
-    fn flow(&self, table: FlowTable, key: &FlowKey<A>) -> Option<Entry<A>> {
-        let flow = *A::flows(self).table(table).get(key)?;
-        Some(Entry { table, key: *key, flow })
+    fn flow(&self, key: &FlowKey<A>) -> Option<Entry<A>> {
+        let flow = *A::flows(self).flows.get(key)?;
+        Some(Entry { key: *key, flow })
     }
 
-    fn insert_flow(&mut self, table: FlowTable, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), InsertError> {
+    fn insert_flow(&mut self, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), InsertError> {
         let capacity = self.capacity;
-        let entries = A::flows_mut(self).table_mut(table);
-        if entries.contains_key(key) {
+        let flows = A::flows_mut(self);
+        if flows.flows.contains_key(key) {
             return Err(InsertError::Exists);
         }
-        if entries.len() >= capacity {
-            match table {
-                FlowTable::Established => return Err(InsertError::Full),
-                FlowTable::HalfOpen => drop(entries.pop_first()),
-            }
+        if flows.flows.len() >= capacity && flows.entries(false).count() >= capacity {
+            let victim = flows.entries(false).map(|(key, _)| *key).next();
+            victim.map(|victim| flows.flows.remove(&victim));
         }
-        entries.insert(*key, *flow);
+        flows.flows.insert(*key, *flow);
         Ok(())
     }
 
-    fn remove_flow(&mut self, table: FlowTable, key: &FlowKey<A>) {
-        A::flows_mut(self).table_mut(table).remove(key);
+    fn remove_flow(&mut self, key: &FlowKey<A>) {
+        A::flows_mut(self).flows.remove(key);
+    }
+
+    fn establish(&mut self, entry: &mut Entry<A>) -> bool {
+        let flows = A::flows(self);
+        let is_full = flows.flows.len() >= self.capacity && flows.entries(true).count() >= self.capacity;
+        if !is_full {
+            self.mark(entry, state::ESTABLISHED);
+        }
+        !is_full
     }
 
     fn touch(&mut self, entry: &mut Entry<A>, now: u32) {
         entry.flow.seen = now;
-        if let Some(flow) = A::flows_mut(self).table_mut(entry.table).get_mut(&entry.key) {
+        if let Some(flow) = A::flows_mut(self).flows.get_mut(&entry.key) {
             flow.seen = now;
         }
     }
 
     fn mark(&mut self, entry: &mut Entry<A>, bits: u32) {
         entry.flow.state |= bits;
-        if let Some(flow) = A::flows_mut(self).table_mut(entry.table).get_mut(&entry.key) {
+        if let Some(flow) = A::flows_mut(self).flows.get_mut(&entry.key) {
             flow.state |= bits;
         }
     }
 
     fn unmark(&mut self, entry: &mut Entry<A>, bits: u32) {
         entry.flow.state &= !bits;
-        if let Some(flow) = A::flows_mut(self).table_mut(entry.table).get_mut(&entry.key) {
+        if let Some(flow) = A::flows_mut(self).flows.get_mut(&entry.key) {
             flow.state &= !bits;
         }
     }

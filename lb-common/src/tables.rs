@@ -129,6 +129,21 @@ entry! {
 }
 
 impl<A: Ip> Flow<A> {
+    /// Becomes a copy of another. Field by field: a whole would be copied by a function that the kernel's verifier refuses.
+    #[inline(always)]
+    pub fn copy(&mut self, other: &Self) {
+        self.src = other.src;
+        self.dst = other.dst;
+        self.sport = other.sport;
+        self.dport = other.dport;
+        self.addrs = other.addrs;
+        self.ports = other.ports;
+        self.state = other.state;
+        self.seen = other.seen;
+        self.backend = other.backend;
+        self.service = other.service;
+    }
+
     /// All zero: no flow, only room for one.
     #[inline(always)]
     pub fn zeroed() -> Self {
@@ -180,10 +195,8 @@ pub mod map {
     pub const FRONTENDS: [&str; 2] = ["FRONTENDS_V4", "FRONTENDS_V6"];
     /// Backend id to [`super::Backend`], array of arrays of [`BACKENDS_CHUNK`], by family.
     pub const BACKENDS: [&str; 2] = ["BACKENDS_V4", "BACKENDS_V6"];
-    /// Half-open flows, LRU hash, by family.
-    pub const HALF_OPEN: [&str; 2] = ["HALF_OPEN_V4", "HALF_OPEN_V6"];
-    /// Established flows, hash, by family.
-    pub const ESTABLISHED: [&str; 2] = ["ESTABLISHED_V4", "ESTABLISHED_V6"];
+    /// Flows, an array of the buckets of [`crate::flow::table`], by family. Can be mapped into memory.
+    pub const FLOWS: [&str; 2] = ["FLOWS_V4", "FLOWS_V6"];
     /// [`super::SocketKey`] to [`super::SocketPeer`], LRU hash, by family.
     pub const SOCKETS: [&str; 2] = ["SOCKETS_V4", "SOCKETS_V6"];
     /// Maglev tables, one behind the other, in an array of arrays of [`SLOTS_CHUNK`] slots each. Slots are backend ids of
@@ -219,10 +232,8 @@ pub mod map {
     pub const BACKENDS_CAPACITY: u32 = 1 << 21;
     /// Backend ids of a chunk. A power of two.
     pub const BACKENDS_CHUNK: u32 = 1 << 14;
-    /// Entries for half-open flows of a family, two a flow.
-    pub const HALF_OPEN_CAPACITY: u32 = 1 << 16;
-    /// Entries for established flows of a family, two a flow.
-    pub const ESTABLISHED_CAPACITY: u32 = 1 << 18;
+    /// Flows of a family.
+    pub const FLOWS_CAPACITY: u32 = 1 << 17;
     /// Translated sockets of a family.
     pub const SOCKETS_CAPACITY: u32 = 1 << 16;
     /// Maglev slots of all backend sets together: room for about 260,000 sets of 10. Memory is taken a chunk at a time.
@@ -276,15 +287,6 @@ impl Filter {
     }
 }
 
-/// The two tables of flows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum FlowTable {
-    /// Flows of which only one side has spoken. Under pressure the oldest go.
-    HalfOpen,
-    /// Flows both of whose sides have spoken. Nothing evicts them.
-    Established,
-}
-
 /// Why an entry was not inserted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InsertError {
@@ -297,7 +299,7 @@ pub enum InsertError {
 /// The look-ups and writes that a decision of one family makes. Implemented by the kernel's maps and by
 /// [`crate::mem::Tables`](crate::mem).
 pub trait Tables<A: Ip> {
-    /// A flow entry in place.
+    /// A copy of a flow entry, and where it stands.
     type Entry: Deref<Target = Flow<A>>;
 
     /// The node's own address, all zero for none.
@@ -334,14 +336,31 @@ pub trait Tables<A: Ip> {
     /// Sets a bit of the filters.
     fn set_filter(&mut self, bit: u32);
     /// The entry of a flow.
-    fn flow(&self, table: FlowTable, key: &FlowKey<A>) -> Option<Self::Entry>;
-    /// Adds a flow entry, never in the place of another.
+    fn flow(&self, key: &FlowKey<A>) -> Option<Self::Entry>;
+    /// The entry of a flow beside one that [`Tables::flow`] has found: the one that this found before is void then. (The kernel
+    /// keeps copies where programs have more room than on their stack: one of each.)
+    fn other(&self, key: &FlowKey<A>) -> Option<Self::Entry> {
+        self.flow(key)
+    }
+    /// A copy of the entry of a flow that has a packet now: the one look-up that nearly every packet makes. Writes
+    /// [`Flow::seen`].
+    fn met(&mut self, key: &FlowKey<A>, now: u32) -> Option<Flow<A>> {
+        let mut entry = self.flow(key)?;
+        if entry.seen != now {
+            self.touch(&mut entry, now);
+        }
+        Some(*entry)
+    }
+    /// Adds a flow entry, never in the place of an established one.
     ///
     /// # Errors
     /// The key is taken, or the table is full.
-    fn insert_flow(&mut self, table: FlowTable, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), InsertError>;
+    fn insert_flow(&mut self, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), InsertError>;
     /// Removes a flow entry, if it is there.
-    fn remove_flow(&mut self, table: FlowTable, key: &FlowKey<A>);
+    fn remove_flow(&mut self, key: &FlowKey<A>);
+    /// Adds [`crate::flow::state::ESTABLISHED`] to the state, so that nothing pushes the entry out. False where the table
+    /// has no room for one more of these.
+    fn establish(&mut self, entry: &mut Self::Entry) -> bool;
     /// Writes [`Flow::seen`].
     fn touch(&mut self, entry: &mut Self::Entry, now: u32);
     /// Adds bits to [`Flow::state`], atomically.

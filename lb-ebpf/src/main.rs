@@ -10,6 +10,7 @@
 mod atomic;
 mod bytes;
 mod fib;
+mod flow_table;
 mod log;
 mod maps;
 mod skb;
@@ -50,7 +51,7 @@ fn tc_service(ctx: TcContext) -> i32 {
 
 /// The programs that entry programs call: a [`Stage`](datapath::Stage) of a hook each, which the agent puts into its array.
 macro_rules! stages {
-    ($($xdp:ident, $ingress:ident, $egress:ident, $service:ident => $stage:ident, $family:ty;)*) => {$(
+    ($($xdp:ident, $ingress:ident, $service:ident $(, $egress:ident)? => $stage:ident, $family:ty;)*) => {$(
         #[xdp(frags)]
         fn $xdp(ctx: XdpContext) -> u32 {
             let (mut frame, mut tables) = xdp::open::<false>(ctx);
@@ -65,12 +66,12 @@ macro_rules! stages {
             skb::conclude(&mut buffer, result, &maps::TC_INGRESS, skb::OUT)
         }
 
-        #[classifier]
+        $(#[classifier]
         fn $egress(ctx: TcContext) -> i32 {
             let (mut buffer, mut tables) = skb::open::<false>(ctx);
             let result = datapath::$stage::run::<$family, _, _>(&mut buffer, &mut tables, Side::Egress, now);
             skb::conclude(&mut buffer, result, &maps::TC_EGRESS, skb::OUT)
-        }
+        })?
 
         #[classifier]
         fn $service(ctx: TcContext) -> i32 {
@@ -83,12 +84,14 @@ macro_rules! stages {
 }
 
 stages! {
-    xdp_ingress_flows_v4, tc_ingress_flows_v4, tc_egress_flows_v4, tc_service_flows_v4 => flows, V4;
-    xdp_ingress_flows_v6, tc_ingress_flows_v6, tc_egress_flows_v6, tc_service_flows_v6 => flows, V6;
-    xdp_ingress_portless_v4, tc_ingress_portless_v4, tc_egress_portless_v4, tc_service_portless_v4 => portless, V4;
-    xdp_ingress_portless_v6, tc_ingress_portless_v6, tc_egress_portless_v6, tc_service_portless_v6 => portless, V6;
-    xdp_ingress_too_long_v4, tc_ingress_too_long_v4, tc_egress_too_long_v4, tc_service_too_long_v4 => too_long, V4;
-    xdp_ingress_too_long_v6, tc_ingress_too_long_v6, tc_egress_too_long_v6, tc_service_too_long_v6 => too_long, V6;
+    xdp_ingress_first_v4, tc_ingress_first_v4, tc_service_first_v4 => first, V4;
+    xdp_ingress_first_v6, tc_ingress_first_v6, tc_service_first_v6 => first, V6;
+    xdp_ingress_flows_v4, tc_ingress_flows_v4, tc_service_flows_v4, tc_egress_flows_v4 => flows, V4;
+    xdp_ingress_flows_v6, tc_ingress_flows_v6, tc_service_flows_v6, tc_egress_flows_v6 => flows, V6;
+    xdp_ingress_portless_v4, tc_ingress_portless_v4, tc_service_portless_v4, tc_egress_portless_v4 => portless, V4;
+    xdp_ingress_portless_v6, tc_ingress_portless_v6, tc_service_portless_v6, tc_egress_portless_v6 => portless, V6;
+    xdp_ingress_too_long_v4, tc_ingress_too_long_v4, tc_service_too_long_v4, tc_egress_too_long_v4 => too_long, V4;
+    xdp_ingress_too_long_v6, tc_ingress_too_long_v6, tc_service_too_long_v6, tc_egress_too_long_v6 => too_long, V6;
 }
 
 macro_rules! cgroup {

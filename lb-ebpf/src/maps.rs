@@ -9,14 +9,16 @@ use aya_ebpf::btf_maps::{self, ArrayOfMaps};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray};
 use lb_common::datapath::Stage;
+use lb_common::flow::table::{Snapshot, bucket_words, buckets_for};
 use lb_common::ip::{Family, V4, V6};
 use lb_common::tables::{
-    Affinity, AffinityKey, Backend, Config, Filter, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey,
-    Name, RangeKey, SocketKey, SocketPeer, Traffic, map as shape,
+    Affinity, AffinityKey, Backend, Config, Filter, FragmentKey, FragmentPorts, Frontend, FrontendKey, Name, RangeKey,
+    SocketKey, SocketPeer, Traffic, map as shape,
 };
 use lb_common::verdict::Reason;
 
 use crate::fib::Routed;
+use crate::flow_table::Far;
 
 #[map]
 static CONFIG: Array<Config> = Array::pinned(1, 0);
@@ -67,6 +69,8 @@ pub(crate) fn call<C: EbpfContext>(programs: &'static ProgramArray, ctx: &C, sta
     // SAFETY: nothing of this run is needed any more, and nothing of it has to be dropped.
     unsafe {
         match stage {
+            Stage::First(Family::V4) => tail_call::<{ Stage::First(Family::V4).index() }>(ctx, programs),
+            Stage::First(Family::V6) => tail_call::<{ Stage::First(Family::V6).index() }>(ctx, programs),
             Stage::Flows(Family::V4) => tail_call::<{ Stage::Flows(Family::V4).index() }>(ctx, programs),
             Stage::Flows(Family::V6) => tail_call::<{ Stage::Flows(Family::V6).index() }>(ctx, programs),
             Stage::Portless(Family::V4) => tail_call::<{ Stage::Portless(Family::V4).index() }>(ctx, programs),
@@ -111,6 +115,10 @@ unsafe fn tail_call<const INDEX: u32>(ctx: *mut c_void, programs: &'static Progr
     }
 }
 
+/// Of the tables of flows, by family: buckets, and above these bits the seed. The agent says so when it loads the programs.
+#[unsafe(no_mangle)]
+static FLOWS_SHAPE: [u64; 2] = [0; 2];
+
 /// The one configuration, for the program that runs.
 #[inline(always)]
 pub(crate) fn config() -> Option<&'static Config> {
@@ -144,7 +152,7 @@ pub(crate) fn traffic(service: u32) -> Option<*mut Traffic> {
 }
 
 /// The maps of a family.
-pub(crate) trait Maps: Routed {
+pub(crate) trait Maps: Routed + Far {
     /// The node's address in this family.
     fn node(config: &Config) -> Self;
     fn frontends() -> &'static HashMap<FrontendKey<Self>, Frontend>;
@@ -153,14 +161,18 @@ pub(crate) trait Maps: Routed {
     fn affinity() -> &'static LruHashMap<AffinityKey<Self>, Affinity>;
     fn sockets() -> &'static LruHashMap<SocketKey<Self>, SocketPeer<Self>>;
     fn fragments() -> &'static LruHashMap<FragmentKey<Self>, FragmentPorts>;
-    fn half_open() -> &'static LruHashMap<FlowKey<Self>, Flow<Self>>;
-    fn established() -> &'static HashMap<FlowKey<Self>, Flow<Self>>;
+    /// Room for copies of entries of flows, this CPU's own.
+    fn snapshots(index: u32) -> Option<*mut Snapshot<Self>>;
+    /// This family's [`FLOWS_SHAPE`].
+    fn flows_shape() -> u64;
+    /// A bucket of its table of flows.
+    fn flows(index: u32) -> Option<*mut u64>;
 }
 
 macro_rules! maps {
     (
         $ip:ty, $node:ident, $frontends:ident, $backends:ident, $ranges:ident, $affinity:ident, $sockets:ident,
-        $fragments:ident, $half_open:ident, $established:ident
+        $fragments:ident, $flows:ident, $snapshots:ident, $index:literal
     ) => {
         #[map]
         static $frontends: HashMap<FrontendKey<$ip>, Frontend> =
@@ -177,9 +189,10 @@ macro_rules! maps {
         static $fragments: LruHashMap<FragmentKey<$ip>, FragmentPorts> =
             LruHashMap::pinned(shape::FRAGMENTS_CAPACITY, 0);
         #[map]
-        static $half_open: LruHashMap<FlowKey<$ip>, Flow<$ip>> = LruHashMap::pinned(shape::HALF_OPEN_CAPACITY, 0);
+        static $flows: Array<[u64; bucket_words::<$ip>()]> =
+            Array::pinned(buckets_for(shape::FLOWS_CAPACITY), BPF_F_MMAPABLE);
         #[map]
-        static $established: HashMap<FlowKey<$ip>, Flow<$ip>> = HashMap::pinned(shape::ESTABLISHED_CAPACITY, 0);
+        static $snapshots: PerCpuArray<Snapshot<$ip>> = PerCpuArray::with_max_entries(2, 0);
 
         impl Maps for $ip {
             #[inline(always)]
@@ -211,12 +224,17 @@ macro_rules! maps {
                 &$fragments
             }
             #[inline(always)]
-            fn half_open() -> &'static LruHashMap<FlowKey<Self>, Flow<Self>> {
-                &$half_open
+            fn snapshots(index: u32) -> Option<*mut Snapshot<Self>> {
+                $snapshots.get_ptr_mut(index)
             }
             #[inline(always)]
-            fn established() -> &'static HashMap<FlowKey<Self>, Flow<Self>> {
-                &$established
+            fn flows_shape() -> u64 {
+                // SAFETY: a read of a number that lives for ever. Volatile, since the value is not what this file says.
+                unsafe { (&raw const FLOWS_SHAPE[$index]).read_volatile() }
+            }
+            #[inline(always)]
+            fn flows(index: u32) -> Option<*mut u64> {
+                $flows.get_ptr_mut(index).map(<*mut _>::cast)
             }
         }
     };
@@ -231,8 +249,9 @@ maps!(
     AFFINITY_V4,
     SOCKETS_V4,
     FRAGMENTS_V4,
-    HALF_OPEN_V4,
-    ESTABLISHED_V4
+    FLOWS_V4,
+    SNAPSHOTS_V4,
+    0
 );
 maps!(
     V6,
@@ -243,6 +262,7 @@ maps!(
     AFFINITY_V6,
     SOCKETS_V6,
     FRAGMENTS_V6,
-    HALF_OPEN_V6,
-    ESTABLISHED_V6
+    FLOWS_V6,
+    SNAPSHOTS_V6,
+    1
 );

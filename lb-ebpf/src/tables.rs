@@ -1,38 +1,52 @@
 //! The kernel's maps as [`Tables`].
 
 use core::ops::Deref;
+use core::ptr::NonNull;
 
-use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::maps::lpm_trie;
+use lb_common::flow::table::{self, Snapshot};
 use lb_common::route::{Hop, Way};
 use lb_common::tables::{
-    Affinity, AffinityKey, Backend, Flow, FlowKey, FlowTable, FragmentKey, FragmentPorts, Frontend, FrontendKey,
-    InsertError, RangeKey, SocketKey, SocketPeer, Tables,
+    Affinity, AffinityKey, Backend, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, InsertError,
+    RangeKey, SocketKey, SocketPeer, Tables,
 };
 use lb_common::verdict::Reason;
 
 use crate::atomic;
 use crate::fib::Place;
+use crate::flow_table::Table;
 use crate::maps::{self, Maps};
-
-/// `EEXIST` as helpers return it.
-const EXISTS: i32 = -17;
 
 /// The maps of this object, and the node's routes as they are seen where the program runs: in an entry program, or in that of
 /// a stage.
 pub(crate) struct Kernel<P, const ENTRY: bool>(pub(crate) P);
 
-/// A flow entry in its map.
-pub(crate) struct Entry<A: Maps>(*mut Flow<A>);
+/// A copy of a flow entry in memory of this CPU.
+pub(crate) struct Entry<A: Maps>(NonNull<Snapshot<A>>);
 
 impl<A: Maps> Deref for Entry<A> {
     type Target = Flow<A>;
 
     #[inline(always)]
     fn deref(&self) -> &Flow<A> {
-        // SAFETY: the pointer came from a look-up of this run, and values stay mapped until the run ends (RCU). An
-        // entry that is removed and used anew meanwhile gives a wrong translation of one packet, never a fault.
-        unsafe { &*self.0 }
+        // SAFETY: the memory is this CPU's own, and the program is not moved while it runs.
+        unsafe { &self.0.as_ref().flow }
+    }
+}
+
+impl<A: Maps> Entry<A> {
+    #[inline(always)]
+    fn snapshot(&mut self) -> &mut Snapshot<A> {
+        // SAFETY: as in `deref`.
+        unsafe { self.0.as_mut() }
+    }
+
+    /// Finds the entry of a key, and copies it to one of the rooms for that.
+    #[inline(always)]
+    fn find(key: &FlowKey<A>, room: u32) -> Option<Self> {
+        let mut entry = Self(NonNull::new(A::snapshots(room)?)?);
+        A::find(key, entry.snapshot()).then_some(entry)
     }
 }
 
@@ -132,48 +146,56 @@ impl<A: Maps, P: Place, const ENTRY: bool> Tables<A> for Kernel<P, ENTRY> {
     }
 
     #[inline(always)]
-    fn flow(&self, table: FlowTable, key: &FlowKey<A>) -> Option<Entry<A>> {
-        let found = match table {
-            FlowTable::HalfOpen => A::half_open().get_ptr_mut(key),
-            FlowTable::Established => A::established().get_ptr_mut(key),
-        };
-        found.map(Entry)
+    fn flow(&self, key: &FlowKey<A>) -> Option<Entry<A>> {
+        Entry::find(key, 0)
     }
 
     #[inline(always)]
-    fn insert_flow(&mut self, table: FlowTable, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), InsertError> {
-        let inserted = match table {
-            FlowTable::HalfOpen => A::half_open().insert(key, flow, BPF_NOEXIST.into()),
-            FlowTable::Established => A::established().insert(key, flow, BPF_NOEXIST.into()),
-        };
-        inserted.map_err(|error| if error == EXISTS { InsertError::Exists } else { InsertError::Full })
+    fn other(&self, key: &FlowKey<A>) -> Option<Entry<A>> {
+        Entry::find(key, 1)
     }
 
     #[inline(always)]
-    fn remove_flow(&mut self, table: FlowTable, key: &FlowKey<A>) {
-        // Another CPU may have removed it: that is as good.
-        let _ = match table {
-            FlowTable::HalfOpen => A::half_open().remove(key),
-            FlowTable::Established => A::established().remove(key),
-        };
+    fn met(&mut self, key: &FlowKey<A>, now: u32) -> Option<Flow<A>> {
+        let read = |spot| table::read(&Table::<A>::new(), key, spot);
+        let mut entry = table::find_by(read, || A::search(key))?;
+        if entry.flow.seen != now {
+            entry.touch(&Table::<A>::new(), now);
+        }
+        Some(entry.flow)
+    }
+
+    #[inline(always)]
+    fn insert_flow(&mut self, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), InsertError> {
+        A::insert(key, flow)
+    }
+
+    #[inline(always)]
+    fn remove_flow(&mut self, key: &FlowKey<A>) {
+        if let Some(mut entry) = Tables::<A>::other(self, key) {
+            // Another CPU may have removed it: that is as good.
+            entry.snapshot().remove(&Table::<A>::new());
+        }
+    }
+
+    #[inline(always)]
+    fn establish(&mut self, entry: &mut Entry<A>) -> bool {
+        entry.snapshot().establish(&Table::<A>::new())
     }
 
     #[inline(always)]
     fn touch(&mut self, entry: &mut Entry<A>, now: u32) {
-        // SAFETY: as in `deref`; a single store of an aligned word, whose order with others does not matter.
-        unsafe { (&raw mut (*entry.0).seen).write_volatile(now) };
+        entry.snapshot().touch(&Table::<A>::new(), now);
     }
 
     #[inline(always)]
     fn mark(&mut self, entry: &mut Entry<A>, bits: u32) {
-        // SAFETY: as in `deref`; the field is aligned.
-        unsafe { atomic::or32(&raw mut (*entry.0).state, bits) };
+        entry.snapshot().mark(&Table::<A>::new(), bits);
     }
 
     #[inline(always)]
     fn unmark(&mut self, entry: &mut Entry<A>, bits: u32) {
-        // SAFETY: as in `mark`.
-        unsafe { atomic::and32(&raw mut (*entry.0).state, !bits) };
+        entry.snapshot().unmark(&Table::<A>::new(), bits);
     }
 
     #[inline(always)]

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use lb_common::flow::{mirror, state};
 use lb_common::ip::{Be16, Ip};
 use lb_common::mem::{Image, Of};
-use lb_common::tables::{Flow, FlowKey, FlowTable, FrontendKey, TICK, Table};
+use lb_common::tables::{Flow, FlowKey, FrontendKey, TICK, Table};
 
 use crate::model::Protocol;
 use crate::plan::Departed;
@@ -83,10 +83,9 @@ pub fn left_behind<A: Ip>(departed: &Departed<A>, key: &FlowKey<A>, flow: &Flow<
     }
 }
 
-/// The entries of a table that are over at `now`, counted as [`Flow::seen`] is. `leads` tells of an entry there of datagrams
+/// The entries that are over at `now`, counted as [`Flow::seen`] is. `leads` tells of an entry there of datagrams
 /// whether its frontend leads to its backend.
 pub fn over<A: Of>(
-    table: FlowTable,
     entries: &BTreeMap<FlowKey<A>, Flow<A>>,
     mut leads: impl FnMut(&FlowKey<A>, &Flow<A>) -> bool,
     now: u32,
@@ -103,7 +102,7 @@ pub fn over<A: Of>(
         let there = if is_there { (key, flow) } else { (&other_key, &other) };
         let seen = partner.map_or(flow.seen, |partner| newer(flow.seen, partner.seen, now));
         let both = flow.state | partner.map_or(0, |partner| partner.state);
-        if is_over(table, there, both, age(seen, now), &mut leads) {
+        if is_over(there, both, age(seen, now), &mut leads) {
             keys.push(*key);
             keys.extend(partner.map(|_| other_key));
         }
@@ -139,18 +138,17 @@ pub fn unfinished<A: Of>(entries: &BTreeMap<FlowKey<A>, Flow<A>>, now: u32) -> u
 }
 
 fn is_over<A: Of>(
-    table: FlowTable,
     (key, flow): (&FlowKey<A>, &Flow<A>),
     state: u32,
     age: u32,
     leads: &mut impl FnMut(&FlowKey<A>, &Flow<A>) -> bool,
 ) -> bool {
     // A connection stays with its backend to its end. A datagram does not: the next one goes to a backend of today.
-    age > ticks(timeout(table, key.proto, state)) || key.proto == Protocol::Udp.number() && !leads(key, flow)
+    age > ticks(timeout(key.proto, state)) || key.proto == Protocol::Udp.number() && !leads(key, flow)
 }
 
 /// How long, in seconds, a flow in this state may be silent.
-fn timeout(table: FlowTable, proto: u8, bits: u32) -> u64 {
+fn timeout(proto: u8, bits: u32) -> u64 {
     let is = |protocol: Protocol| proto == protocol.number();
     let closing = match bits {
         bits if bits & (state::RST | state::FINS) != 0 && is(Protocol::Sctp) => Some(ASSOCIATION_ENDS),
@@ -159,13 +157,13 @@ fn timeout(table: FlowTable, proto: u8, bits: u32) -> u64 {
         bits if bits & state::FINS != 0 => Some(HALF_CLOSED),
         _ => None,
     };
-    match (closing, table) {
-        (Some(closing), FlowTable::Established) => closing,
-        (Some(closing), FlowTable::HalfOpen) => closing.min(HALF_OPEN),
-        (None, FlowTable::HalfOpen) => HALF_OPEN,
-        (None, FlowTable::Established) if is(Protocol::Udp) => DATAGRAMS,
-        (None, FlowTable::Established) if is(Protocol::Sctp) => ASSOCIATION,
-        (None, FlowTable::Established) => ESTABLISHED,
+    match (closing, bits & state::ESTABLISHED != 0) {
+        (Some(closing), true) => closing,
+        (Some(closing), false) => closing.min(HALF_OPEN),
+        (None, false) => HALF_OPEN,
+        (None, true) if is(Protocol::Udp) => DATAGRAMS,
+        (None, true) if is(Protocol::Sctp) => ASSOCIATION,
+        (None, true) => ESTABLISHED,
     }
 }
 

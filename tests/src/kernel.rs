@@ -84,7 +84,7 @@ impl Kernel {
 /// Sets the bits that the packet path sets when it opens a flow.
 fn flow_bits<A: Of>(tables: &mut Native) {
     let flows = A::flows(tables);
-    let there = flows.half_open.iter().chain(&flows.established).filter(|(_, flow)| flow.state & state::THERE != 0);
+    let there = flows.flows.iter().filter(|(_, flow)| flow.state & state::THERE != 0);
     let bits: Vec<u32> = there.flat_map(|(key, flow)| filter_bits(key, flow)).collect();
     tables.filter.extend(bits);
 }

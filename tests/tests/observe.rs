@@ -149,7 +149,7 @@ fn metrics_are_what_they_are_named() -> Result<()> {
     assert_eq!(health(&lab, "/livez")?.code, 200);
     // Flows are counted by the sweep.
     agent.wait_until("flows are counted", |_| {
-        Ok(sum(&scrape(&lab)?, "sluice_map_entries", &[("map", "ESTABLISHED_V6")])? > 0.0)
+        Ok(sum(&scrape(&lab)?, "sluice_map_entries", &[("map", "FLOWS_V6")])? > 0.0)
     })?;
     let after = scrape(&lab)?;
     let status = agent.json(&["status"])?;
@@ -163,7 +163,7 @@ fn metrics_are_what_they_are_named() -> Result<()> {
         let map = row["map"].as_str().unwrap_or_default();
         agree("sluice_map_capacity", &[("map", map)], &row["capacity"])?;
         // Flows come and go between two looks.
-        if !["HALF_OPEN", "ESTABLISHED", "SOCKETS"].iter().any(|name| map.starts_with(name)) {
+        if !["FLOWS", "SOCKETS"].iter().any(|name| map.starts_with(name)) {
             agree("sluice_map_entries", &[("map", map)], &row["entries"])?;
         }
     }

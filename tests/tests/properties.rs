@@ -38,7 +38,7 @@ fn round_trip<A: Net>(host: u8, port: u16, l4: L4, payload: &[u8]) -> Result<(),
     let verdict = there.run(&mut tables, Side::Ingress, 7);
     prop_assert!(matches!(verdict, Verdict::Forward(Reason::NewFlow) | Verdict::Return(Reason::NewFlow)));
     let (from, backend) = ends(&there.0);
-    let masqueraded = A::flows(&tables).half_open.values().all(|flow| flow.state & state::MASQUERADE != 0);
+    let masqueraded = A::flows(&tables).flows.values().all(|flow| flow.state & state::MASQUERADE != 0);
     prop_assert_eq!(masqueraded, backend.ip() == me.ip());
     prop_assert_eq!(from == me, !masqueraded);
     let mut back = Frame(packet(backend, from, l4, payload));

@@ -1,21 +1,18 @@
-//! Packets of flows: the first one, which opens it, those that change its state, and all others as well.
+//! Packets of flows that are known and change their state, and all others of half-open ones.
 
-use super::{Stage, account, concerns, conclude, go_on, to_frontend, translate};
-use crate::csum;
+use super::{Stage, account, conclude, go_on, to_frontend, translate};
 use crate::flow::{self, state};
 use crate::fragment;
-use crate::hash;
 use crate::ip::Ip;
-use crate::packet::{Packet, proto, tcp};
+use crate::packet::{Packet, tcp};
 use crate::parse::{Header, Parsed, parse};
-use crate::service::{Choice, Client, choose, find};
-use crate::tables::{Backend, Flow, FlowKey, FlowTable, Origin, Side, Tables, backend, device};
+use crate::tables::{Flow, FlowKey, Side, Tables};
 use crate::verdict::{Reason, Verdict};
 
 /// Decides on a packet that has ports, and translates it. Counts the reason.
 ///
 /// # Errors
-/// The stage that decides on a packet that is too long for its way.
+/// The stage that decides on a packet whose flow makes room for a new one, or that is too long for its way.
 #[inline(always)]
 pub fn run<A: Header, P: Packet, T: Tables<A>>(
     packet: &mut P,
@@ -26,9 +23,18 @@ pub fn run<A: Header, P: Packet, T: Tables<A>>(
     let verdict = match parse::<A, P>(packet) {
         Err(reason) => Verdict::Pass(reason),
         Ok(parsed) => {
-            let verdict = match side {
-                Side::Ingress => ingress(packet, tables, &parsed, now),
-                Side::Egress => egress(packet, tables, &parsed, now),
+            let (mut key, mut flow) = (parsed.key(side), Flow::zeroed());
+            let verdict = match follow(tables, &parsed, &mut key, now(), &mut flow) {
+                Some(_) if !parsed.can_become(&flow) => Verdict::Drop(Reason::SctpFragment),
+                Some(reason) if side == Side::Ingress => go_on(packet, tables, &parsed, &flow, reason),
+                Some(reason) => {
+                    let verdict = translate(packet, &parsed, &flow, reason);
+                    account(tables, &flow, parsed.bytes(), verdict)
+                }
+                None if side == Side::Ingress && to_frontend(tables, &parsed) => {
+                    return Err(Stage::First(A::FAMILY));
+                }
+                None => Verdict::Pass(Reason::NotService),
             };
             if parsed.first && verdict.goes_on() {
                 fragment::remember(packet, tables, &parsed);
@@ -39,118 +45,43 @@ pub fn run<A: Header, P: Packet, T: Tables<A>>(
     conclude(tables, verdict)
 }
 
-/// A packet that comes in through a device: toward a Service, or an answer to a masqueraded flow.
-#[inline(always)]
-fn ingress<A: Ip, P: Packet, T: Tables<A>>(
-    packet: &mut P,
-    tables: &mut T,
-    parsed: &Parsed<A>,
-    now: impl Fn() -> u32,
-) -> Verdict {
-    if !concerns(tables, parsed, Side::Ingress) {
-        return Verdict::Pass(Reason::NotService);
-    }
-    let now = now();
-    let key = parsed.key(Side::Ingress);
-    // One place for what follows: the kernel's verifier walks through each copy on its own.
-    let (known, mut new);
-    let (flow, reason): (&Flow<A>, Reason) = match follow(tables, parsed, &key, now) {
-        Some((entry, reason)) => {
-            known = entry;
-            (&known, reason)
-        }
-        None if to_frontend(tables, parsed) => {
-            new = Flow::zeroed();
-            match first(tables, parsed, &key, packet.device(), now, &mut new) {
-                Ok(reason) => (&new, reason),
-                Err(verdict) => return verdict,
-            }
-        }
-        None => return Verdict::Pass(Reason::NotService),
-    };
-    if !parsed.can_become(flow) {
-        return Verdict::Drop(Reason::SctpFragment);
-    }
-    go_on(packet, tables, parsed, flow, reason)
-}
-
-/// A packet that goes out through a device: perhaps an answer to the client behind it.
-#[inline(always)]
-fn egress<A: Ip, P: Packet, T: Tables<A>>(
-    packet: &mut P,
-    tables: &mut T,
-    parsed: &Parsed<A>,
-    now: impl Fn() -> u32,
-) -> Verdict {
-    if !concerns(tables, parsed, Side::Egress) {
-        return Verdict::Pass(Reason::NotService);
-    }
-    match follow(tables, parsed, &parsed.key(Side::Egress), now()) {
-        Some((entry, _)) if !parsed.can_become(&entry) => Verdict::Drop(Reason::SctpFragment),
-        Some((entry, reason)) => {
-            let verdict = translate(packet, parsed, &entry, reason);
-            account(tables, &entry, parsed.bytes(), verdict)
-        }
-        None => Verdict::Pass(Reason::NotService),
-    }
-}
-
-/// The flow of a packet, if it is known.
+/// Writes the entry of a packet's flow to `flow`, if it is known.
 #[inline(always)]
 fn follow<A: Ip, T: Tables<A>>(
     tables: &mut T,
     parsed: &Parsed<A>,
-    key: &FlowKey<A>,
+    key: &mut FlowKey<A>,
     now: u32,
-) -> Option<(T::Entry, Reason)> {
-    if let Some(entry) = tables.flow(FlowTable::Established, key) {
-        return follow_in(tables, parsed, FlowTable::Established, key, entry, now);
+    flow: &mut Flow<A>,
+) -> Option<Reason> {
+    let mut entry = tables.flow(key)?;
+    flow.copy(&entry);
+    if !entry.is_established() {
+        flow::half_open(tables, key, flow, &mut entry, parsed.flags & (tcp::SYN | tcp::RST) == 0);
     }
-    let mut entry = tables.flow(FlowTable::HalfOpen, key)?;
-    flow::half_open(tables, key, &mut entry);
-    let acknowledged = entry.state & (state::THERE | state::REPLIED) == state::THERE | state::REPLIED;
-    if acknowledged && parsed.flags & (tcp::SYN | tcp::RST) == 0 {
-        flow::promote(tables, key, &entry);
-        // The entry may be anyone's now that it is out of its table.
-        if let Some(entry) = tables.flow(FlowTable::Established, key) {
-            return follow_in(tables, parsed, FlowTable::Established, key, entry, now);
-        }
-    }
-    follow_in(tables, parsed, FlowTable::HalfOpen, key, entry, now)
-}
-
-#[inline(always)]
-fn follow_in<A: Ip, T: Tables<A>>(
-    tables: &mut T,
-    parsed: &Parsed<A>,
-    table: FlowTable,
-    key: &FlowKey<A>,
-    mut entry: T::Entry,
-    now: u32,
-) -> Option<(T::Entry, Reason)> {
     // A client may use its port again, for the Service or, as the answer with its SYN shows, for the backend itself: a
     // flow that is over makes room, and one whose backend has gone before it answered. A SYN that is only sent again
     // follows the flow.
     let syn = parsed.flags & tcp::SYN != 0;
-    let lost = || parsed.opens() && table == FlowTable::HalfOpen && orphaned(tables, &entry);
+    let lost = || parsed.opens() && !entry.is_established() && orphaned(tables, &entry);
     if syn && (entry.over() || lost()) {
-        flow::remove(tables, table, key, &entry);
+        flow::remove(tables, key, flow);
         return None;
     }
     if entry.seen != now {
         tables.touch(&mut entry, now);
     }
     if parsed.flags & (tcp::FIN | tcp::RST) != 0 {
-        flow::close(tables, table, key, &mut entry, parsed.flags);
+        flow::close(tables, key, flow, &mut entry, parsed.flags);
     } else if entry.state & state::RST != 0 {
-        flow::revive(tables, table, key, &mut entry);
+        flow::revive(tables, key, flow, &mut entry);
     }
-    let reason = match (entry.state & state::THERE != 0, table) {
+    flow.copy(&entry);
+    Some(match (entry.state & state::THERE != 0, entry.is_established()) {
         (false, _) => Reason::Reply,
-        (true, FlowTable::Established) => Reason::EstablishedFlow,
-        (true, FlowTable::HalfOpen) => Reason::HalfOpenFlow,
-    };
-    Some((entry, reason))
+        (true, true) => Reason::EstablishedFlow,
+        (true, false) => Reason::HalfOpenFlow,
+    })
 }
 
 /// Whether the backend of a flow has gone. Ids may have a second life, so its address counts, too.
@@ -159,124 +90,5 @@ fn orphaned<A: Ip, T: Tables<A>>(tables: &T, entry: &Flow<A>) -> bool {
     match tables.backend(entry.backend) {
         Some(backend) => entry.state & state::THERE != 0 && (backend.addr, backend.port) != (entry.dst, entry.dport),
         None => true,
-    }
-}
-
-/// Chooses a backend for the first packet of a flow to a Service, which came in through a device, and writes the way there
-/// to `flow`. [`Reason::NewFlow`], or why there is no way. Out of line, and without the packet, so that its stack is its own.
-#[inline(never)]
-fn admit<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, device: u32, now: u32, flow: &mut Flow<A>) -> Reason {
-    let frontend = match find(tables, key.dst, key.dport, key.proto) {
-        Ok(frontend) => frontend,
-        Err(reason) => return reason,
-    };
-    let inside = tables.device(device) & device::INSIDE != 0;
-    let client = Client {
-        addr: key.src,
-        origin: if inside { Origin::Inside } else { Origin::Outside },
-        hash: hash::tuple(&key.src, key.sport, &key.dst, key.dport, key.proto),
-        now,
-    };
-    match choose(tables, &frontend, &client) {
-        Choice::Refuse(reason) | Choice::Drop(reason) => reason,
-        Choice::Backend { id, backend } => {
-            let state = masquerade(tables.at_service_device(), client.origin, &backend, &key.src);
-            *flow = flow::there(key, &backend, key.src, state, now);
-            flow.backend = id;
-            flow.service = frontend.service;
-            Reason::NewFlow
-        }
-    }
-}
-
-/// Whom the first packet of a flow is left to, where that is another proxy: one before this or one after it.
-#[inline(always)]
-fn left<A: Ip, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, now: u32) -> Option<Reason> {
-    if tables.draining() {
-        return Some(Reason::Draining);
-    }
-    let midstream = parsed.proto != proto::UDP && !parsed.opens();
-    (midstream && now < tables.strangers_until()).then_some(Reason::Stranger)
-}
-
-/// Whether the node stands between client and backend: bits of [`state`]. A client behind the same device as its backend
-/// would be answered past us, and so would one outside by a backend on another node, and whoever came by the service
-/// device.
-#[inline(always)]
-fn masquerade<A: Ip>(service_device: bool, origin: Origin, backend: &Backend<A>, client: &A) -> u32 {
-    let own = backend.flags & backend::OWN != 0;
-    match origin {
-        _ if service_device && own => state::SERVICE | state::MASQUERADE | state::HAIRPIN,
-        _ if service_device => state::SERVICE | state::MASQUERADE,
-        Origin::Inside if backend.addr == *client => state::MASQUERADE | state::HAIRPIN,
-        Origin::Outside if backend.flags & backend::LOCAL == 0 && !own => state::MASQUERADE,
-        _ => 0,
-    }
-}
-
-/// Gives a masqueraded flow the node's address as its source. False where the node has none.
-///
-/// The node itself would answer its own address past us: what comes to it by the service device comes from the virtual IP,
-/// to which the same device leads.
-#[inline(never)]
-fn mask<A: Ip, T: Tables<A>>(tables: &T, key: &FlowKey<A>, device: u32, flow: &mut Flow<A>) -> bool {
-    let from = match flow.state & state::HAIRPIN {
-        0 => tables.source(&flow.dst, device),
-        _ if tables.at_service_device() => key.dst,
-        _ => tables.node(),
-    };
-    flow.src = from;
-    flow.addrs = csum::addresses([&key.src, &key.dst], [&from, &flow.dst]);
-    from != A::default()
-}
-
-/// Opens a flow under the first source port that is free.
-#[inline(never)]
-fn open<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, flow: &mut Flow<A>) -> Reason {
-    flow::set_source_port(key, flow, 0);
-    match flow::open(tables, key, flow) {
-        Reason::NoSourcePort => {
-            flow::search_source_port(tables, key, flow);
-            flow::open(tables, key, flow)
-        }
-        reason => reason,
-    }
-}
-
-/// The first packet of a flow to a Service, which came in through a device: writes the way there to `flow`.
-///
-/// # Errors
-/// What becomes of a packet that has none.
-#[inline(always)]
-fn first<A: Ip, T: Tables<A>>(
-    tables: &mut T,
-    parsed: &Parsed<A>,
-    key: &FlowKey<A>,
-    device: u32,
-    now: u32,
-    flow: &mut Flow<A>,
-) -> Result<Reason, Verdict> {
-    let mut reason = admit(tables, key, device, now, flow);
-    if reason == Reason::NewFlow && flow.state & state::MASQUERADE != 0 && !mask(tables, key, device, flow) {
-        reason = Reason::NoNodeAddress;
-    }
-    if let Some(left) = left(tables, parsed, now)
-        && reason != Reason::NotService
-        && !(reason == Reason::NewFlow && flow::has_way_back(tables, key, flow))
-    {
-        return Err(Verdict::Pass(left));
-    }
-    if reason == Reason::NewFlow {
-        reason = if parsed.resets() { Reason::Stateless } else { open(tables, key, flow) };
-    }
-    if reason == Reason::NewFlow {
-        tables.opened(flow.service);
-    }
-    match reason {
-        Reason::NewFlow | Reason::HalfOpenFlow | Reason::EstablishedFlow | Reason::Stateless => Ok(reason),
-        Reason::NotService => Err(Verdict::Pass(Reason::NotService)),
-        // A reset answered by a reset would go on for ever (RFC 9293, 3.10.7.1).
-        Reason::NoEndpoints | Reason::NoSuchPort if !parsed.resets() => Err(Verdict::Reject(reason)),
-        _ => Err(Verdict::Drop(reason)),
     }
 }

@@ -7,7 +7,7 @@ use crate::packet::{ETHERNET, Ethernet, Icmp, Packet, TCP_CHECKSUM, UDP_CHECKSUM
 use crate::parse::{Parsed, parse};
 use crate::reject::{Reply, pseudo};
 use crate::route::{self, Exit};
-use crate::tables::{FlowTable, Side, Tables};
+use crate::tables::{Side, Tables};
 use crate::verdict::{Reason, Verdict};
 
 /// Words of a packet that are quoted, from its IP header on: room for the ports behind some options or extension headers.
@@ -38,15 +38,20 @@ pub fn run<A: Reply, P: Packet, T: Tables<A>>(
 #[inline(always)]
 fn answer<A: Reply, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T, side: Side) -> Option<()> {
     let parsed = parse::<A, P>(packet).ok()?;
-    let key = parsed.key(side);
-    let flow = tables.flow(FlowTable::Established, &key).or_else(|| tables.flow(FlowTable::HalfOpen, &key))?;
-    let exit = Exit::of(parsed.proto, parsed.l4, parsed.l4_len);
-    let mtu = route::limit(packet, tables, &flow, &exit)?;
+    let mtu = limit(packet, tables, &parsed, side)?;
     tell(packet, &parsed, mtu)
 }
 
+/// What the way of a packet takes. Out of line as [`tell`]: neither has much stack to leave.
+#[inline(never)]
+fn limit<A: Reply, P: Packet, T: Tables<A>>(packet: &P, tables: &T, parsed: &Parsed<A>, side: Side) -> Option<u16> {
+    let flow = tables.flow(&parsed.key(side))?;
+    route::limit(packet, tables, &flow, &Exit::of(parsed.proto, parsed.l4, parsed.l4_len))
+}
+
 /// Writes the error around the beginning of the packet: fragmentation needed (RFC 1191, 4) or packet too big (RFC 4443, 3.2).
-#[inline(always)]
+/// Out of line, so that the look-up of the flow has the stack for itself.
+#[inline(never)]
 fn tell<A: Reply, P: Packet>(packet: &mut P, parsed: &Parsed<A>, mtu: u16) -> Option<()> {
     let ethernet: Ethernet = packet.load(0)?;
     let quote: [u32; QUOTE] = packet.load(ETHERNET)?;

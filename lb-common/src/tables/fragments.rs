@@ -40,3 +40,8 @@ entry! {
         pub proto: u32,
     }
 }
+
+impl FragmentPorts {
+    /// Those of no packet.
+    pub const NONE: Self = Self { sport: Be16::new(0), dport: Be16::new(0), proto: 0 };
+}

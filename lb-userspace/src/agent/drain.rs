@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use lb_common::ip::{V4, V6};
-use lb_common::tables::{Config, FlowTable};
+use lb_common::tables::Config;
 
 use crate::bpf::{self, BpfStore, Of, Pins};
 use crate::flows::unfinished;
@@ -51,13 +51,9 @@ pub fn drain(pins: &Pins, longest: Duration, tell: impl Fn(usize) -> io::Result<
 }
 
 fn connections<A: Of>(store: &BpfStore) -> Result<usize, bpf::Error> {
-    let mut left = 0;
-    for table in [FlowTable::HalfOpen, FlowTable::Established] {
-        let mut entries = BTreeMap::new();
-        store.maps().flows::<A>(table, |key, flow| {
-            entries.insert(*key, *flow);
-        })?;
-        left += unfinished(&entries, bpf::now());
-    }
-    Ok(left)
+    let mut entries = BTreeMap::new();
+    store.maps().flows::<A>(|key, flow| {
+        entries.insert(*key, *flow);
+    })?;
+    Ok(unfinished(&entries, bpf::now()))
 }

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
 
-/// An array map of 64-bit words (`BPF_F_MMAPABLE`). The programs read and write it at the same time, so each access is
-/// atomic.
+/// An array map of 64-bit words, or of elements of several (`BPF_F_MMAPABLE`). The programs read and write it at the same
+/// time, so each access is atomic.
 #[derive(Debug)]
 pub(super) struct Words {
     memory: MmapRaw,
@@ -16,9 +16,8 @@ pub(super) struct Words {
 }
 
 impl Words {
-    /// Maps the array, which has `words` elements.
-    pub(super) fn map(array: BorrowedFd<'_>, words: u32) -> io::Result<Self> {
-        let words = words as usize;
+    /// Maps the array, whose elements are `words` words together.
+    pub(super) fn map(array: BorrowedFd<'_>, words: usize) -> io::Result<Self> {
         let memory = MmapOptions::new().len(words * 8).map_raw(array.as_raw_fd())?;
         Ok(Self { memory, words })
     }
@@ -47,7 +46,7 @@ impl Words {
         }
         // The low half comes first in memory only on little-endian machines, the only ones the object is built for.
         const { assert!(cfg!(target_endian = "little")) };
-        // SAFETY: as in `word`; nobody uses words and halves of one array both.
+        // SAFETY: as in `word`; nobody uses a word as such and as halves both.
         Some(unsafe { AtomicU32::from_ptr(self.memory.as_mut_ptr().cast::<u32>().add(index)) })
     }
 }
@@ -74,7 +73,7 @@ impl Unmapped {
         if let Some(words) = self.mapped.get() {
             return Ok(words);
         }
-        let words = Words::map(self.array.as_fd(), self.words)?;
+        let words = Words::map(self.array.as_fd(), self.words as usize)?;
         Ok(self.mapped.get_or_init(|| words))
     }
 }

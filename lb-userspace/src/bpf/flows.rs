@@ -2,20 +2,18 @@
 
 use std::time::Duration;
 
+use lb_common::flow::table;
 use lb_common::ip::Family;
 use lb_common::mem::Native;
-use lb_common::tables::{Affinity, AffinityKey, Flow, FlowKey, FlowTable, SocketKey, SocketPeer, TICK, map};
+use lb_common::tables::{Affinity, AffinityKey, Flow, FlowKey, SocketKey, SocketPeer, TICK, map};
 use lb_common::verdict::Reason;
 
 use super::maps::Of;
 use super::{Error, Maps, Raw};
 
-/// The map of a table of flows.
-pub fn flow_map<A: Of>(table: FlowTable) -> &'static str {
-    match table {
-        FlowTable::HalfOpen => map::HALF_OPEN[family_index::<A>()],
-        FlowTable::Established => map::ESTABLISHED[family_index::<A>()],
-    }
+/// The map of a family's flows.
+pub fn flow_map<A: Of>() -> &'static str {
+    map::FLOWS[family_index::<A>()]
 }
 
 const fn family_index<A: Of>() -> usize {
@@ -26,21 +24,28 @@ const fn family_index<A: Of>() -> usize {
 }
 
 impl Maps {
-    /// Visits all flow entries of a table. Entries that come or go meanwhile may be missed.
+    /// Visits all flow entries. Those that come or go meanwhile may be missed.
     ///
     /// # Errors
     /// The map cannot be read.
-    pub fn flows<A: Of>(&self, table: FlowTable, each: impl FnMut(&FlowKey<A>, &Flow<A>)) -> Result<(), Error> {
-        let flows = A::maps(self).flows(table);
-        flows.each(each).map_err(|error| Error::map("read", flow_map::<A>(table), &error))
+    pub fn flows<A: Of>(&self, each: impl FnMut(&FlowKey<A>, &Flow<A>)) -> Result<(), Error> {
+        A::maps(self).flows.each(each).map_err(|error| Error::map("read", flow_map::<A>(), &error))
     }
 
-    /// A flow entry of a table.
+    /// The entries of these keys, as far as they are there.
     ///
     /// # Errors
     /// The map cannot be read.
-    pub fn flow<A: Of>(&self, table: FlowTable, key: &FlowKey<A>) -> Result<Option<Flow<A>>, Error> {
-        A::maps(self).flows(table).get(key).map_err(|error| Error::map("read", flow_map::<A>(table), &error))
+    pub fn flows_of<'a, A: Of>(
+        &self,
+        keys: impl Iterator<Item = &'a FlowKey<A>>,
+    ) -> Result<Vec<(FlowKey<A>, Flow<A>)>, Error> {
+        let mut keys = keys.peekable();
+        if keys.peek().is_none() {
+            return Ok(Vec::new());
+        }
+        let flows = &A::maps(self).flows.map().map_err(|error| Error::map("read", flow_map::<A>(), &error))?;
+        Ok(keys.filter_map(|key| Some((*key, table::find(&flows, key)?.flow))).collect())
     }
 
     /// The backend that a client stays with.
@@ -78,12 +83,9 @@ impl Maps {
             maps.affinity::<A>(|key, to| {
                 flows.affinity.insert(*key, *to);
             })?;
-            let (half_open, established) = (&mut flows.half_open, &mut flows.established);
-            maps.flows::<A>(FlowTable::HalfOpen, |key, flow| {
-                half_open.insert(*key, *flow);
-            })?;
-            maps.flows::<A>(FlowTable::Established, |key, flow| {
-                established.insert(*key, *flow);
+            let table = &mut flows.flows;
+            maps.flows::<A>(|key, flow| {
+                table.insert(*key, *flow);
             })?;
             let read = A::maps(maps).fragments.each(|key, ports| {
                 flows.fragments.insert(*key, *ports);
@@ -115,17 +117,23 @@ pub fn remove_affinity<A: Of>(maps: &mut Maps, entries: &[(AffinityKey<A>, Affin
     removed
 }
 
-/// Removes flow entries of a table that have had no packet since they were read, and says how many these were.
-pub fn remove_flows<A: Of>(maps: &mut Maps, table: FlowTable, entries: &[(FlowKey<A>, Flow<A>)]) -> usize {
-    let flows = A::maps_mut(maps).flows_mut(table);
-    let mut removed = 0;
-    for (key, read) in entries {
-        // A new flow may have the same addresses and ports.
-        let same = flows.map.get(&Raw(*key), 0).is_ok_and(|Raw(now)| now.seen == read.seen && now.state == read.state);
-        // The packet path may be first: then there is nothing to remove.
-        removed += usize::from(same && flows.map.remove(&Raw(*key)).is_ok());
+/// Removes flow entries that have had no packet since they were read, and says how many these were.
+///
+/// # Errors
+/// The map cannot be mapped into memory.
+pub fn remove_flows<A: Of>(maps: &Maps, entries: &[(FlowKey<A>, Flow<A>)]) -> Result<usize, Error> {
+    if entries.is_empty() {
+        return Ok(0);
     }
-    removed
+    let flows = &A::maps(maps).flows.map().map_err(|error| Error::map("read", flow_map::<A>(), &error))?;
+    let remove = |(key, read): &&(FlowKey<A>, Flow<A>)| {
+        let Some(mut entry) = table::find(&flows, key) else { return false };
+        // A new flow may have the same addresses and ports.
+        let same = entry.flow.seen == read.seen && entry.flow.state == read.state;
+        // The packet path may be first: then there is nothing to remove.
+        same && entry.remove(&flows)
+    };
+    Ok(entries.iter().filter(remove).count())
 }
 
 /// Packets by reason, of all CPUs together.

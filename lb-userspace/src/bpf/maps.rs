@@ -9,14 +9,15 @@ use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapType, PerCpu
 use lb_common::ip::{Family, Ip, V4, V6};
 use lb_common::mem;
 use lb_common::tables::{
-    Affinity, AffinityKey, Backend, Config, Entry, Flow, FlowKey, FlowTable, FragmentKey, FragmentPorts, Frontend,
-    FrontendKey, Name, RangeKey, SocketKey, SocketPeer, map,
+    Affinity, AffinityKey, Backend, Config, Entry, FragmentKey, FragmentPorts, Frontend, FrontendKey, Name, RangeKey,
+    SocketKey, SocketPeer, map,
 };
 
 use super::chunks::Chunks;
 use super::dense::Unmapped;
 use super::shape::{self, Shape};
 use super::slots::SlotArray;
+use super::table::FlowTable;
 use super::traffic::TrafficArray;
 use super::{Capacities, Error, Pins, Raw, sys};
 
@@ -79,27 +80,10 @@ pub struct FamilyMaps<A: Ip> {
     pub(super) frontends: Table<FrontendKey<A>, Frontend>,
     pub(super) backends: Chunks<Backend<A>>,
     pub(super) ranges: Ranges<A>,
-    pub(super) half_open: Table<FlowKey<A>, Flow<A>>,
-    pub(super) established: Table<FlowKey<A>, Flow<A>>,
+    pub(super) flows: FlowTable<A>,
     pub(super) sockets: Table<SocketKey<A>, SocketPeer<A>>,
     pub(super) affinity: Table<AffinityKey<A>, Affinity>,
     pub(super) fragments: Table<FragmentKey<A>, FragmentPorts>,
-}
-
-impl<A: Ip> FamilyMaps<A> {
-    pub(super) fn flows(&self, table: FlowTable) -> &Table<FlowKey<A>, Flow<A>> {
-        match table {
-            FlowTable::HalfOpen => &self.half_open,
-            FlowTable::Established => &self.established,
-        }
-    }
-
-    pub(super) fn flows_mut(&mut self, table: FlowTable) -> &mut Table<FlowKey<A>, Flow<A>> {
-        match table {
-            FlowTable::HalfOpen => &mut self.half_open,
-            FlowTable::Established => &mut self.established,
-        }
-    }
 }
 
 /// All pinned maps.
@@ -262,10 +246,9 @@ impl<A: Ip> FamilyMaps<A> {
             self.ranges.each(|_, _| *n += 1)?;
         } else if name == map::AFFINITY[index] {
             self.affinity.each(|_, _| *n += 1)?;
-        } else if name == map::HALF_OPEN[index] {
-            self.half_open.each(|_, _| *n += 1)?;
-        } else if name == map::ESTABLISHED[index] {
-            self.established.each(|_, _| *n += 1)?;
+        } else if name == map::FLOWS[index] {
+            // Half-open ones make room for each other, and take none from these.
+            self.flows.each(|_, flow| *n += u64::from(flow.is_established()))?;
         } else if name == map::SOCKETS[index] {
             self.sockets.each(|_, _| *n += 1)?;
         } else if name == map::FRAGMENTS[index] {
@@ -301,8 +284,7 @@ fn family<A: Ip>(folder: &Path, shapes: &[(Shape, u32)]) -> Result<FamilyMaps<A>
             (MapType::Array, 0),
         )?,
         ranges: ranges(folder, map::SOURCE_RANGES[index])?,
-        half_open: table(folder, map::HALF_OPEN[index])?,
-        established: table(folder, map::ESTABLISHED[index])?,
+        flows: flows(folder, map::FLOWS[index])?,
         sockets: table(folder, map::SOCKETS[index])?,
         affinity: table(folder, map::AFFINITY[index])?,
         fragments: table(folder, map::FRAGMENTS[index])?,
@@ -336,4 +318,10 @@ fn ranges<A: Ip>(folder: &Path, name: &'static str) -> Result<Ranges<A>, Error> 
 fn unmapped(folder: &Path, name: &'static str) -> Result<Unmapped, Error> {
     let Whole { fd, shape: (_, _, words) } = whole(&data(folder, name)?, name)?;
     Ok(Unmapped::new(fd, words))
+}
+
+/// A table of flows that is pinned.
+pub(super) fn flows<A: Ip>(folder: &Path, name: &'static str) -> Result<FlowTable<A>, Error> {
+    let Whole { fd, shape: (_, _, buckets) } = whole(&data(folder, name)?, name)?;
+    Ok(FlowTable::new(fd, buckets))
 }

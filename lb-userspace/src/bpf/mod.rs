@@ -20,6 +20,7 @@ mod slots;
 mod sockets;
 mod store;
 mod sys;
+mod table;
 mod traffic;
 mod uninstall;
 

@@ -1,7 +1,9 @@
 //! The object that the build embeds, and the programs in it.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
@@ -10,17 +12,22 @@ use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
 use lb_common::datapath::Stage;
+use lb_common::ip::{V4, V6};
 use lb_common::tables::map;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::error::chain;
-use super::{Capacities, Error, Hook, Pins, pins, shape};
+use super::maps::{Of, flows};
+use super::table::Mapped;
+use super::{Capacities, Error, Hook, Pins, flow_map, pins, shape};
 
 static EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf.o"));
 
 /// The global of aya-log that says how much the programs log.
 const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
+/// The global that says what the tables of flows look like, by family.
+const FLOWS_SHAPE: &str = "FLOWS_SHAPE";
 /// The ring buffer of aya-log: the only map that each agent has anew.
 const LOG_MAP: &str = "AYA_LOGS";
 
@@ -55,7 +62,9 @@ impl Object {
     /// The kernel refuses a map or a program, or the pinned maps are of other shapes.
     pub fn load(self, pins: &Pins, capacities: &Capacities, log: bool) -> Result<(Programs, Vec<String>), Error> {
         let (level, folder) = (if log { 4u8 } else { 0u8 }, pins.maps());
+        let tables = [table::<V4>(&folder, capacities)?, table::<V6>(&folder, capacities)?];
         let mut loader = EbpfLoader::new();
+        loader.override_global(FLOWS_SHAPE, &tables[..], true);
         loader.default_map_pin_directory(&folder).override_global(LOG_LEVEL, &level, false);
         // What declares it cannot say that it is pinned.
         for array in [map::SLOTS, map::TRAFFIC].into_iter().chain(map::BACKENDS) {
@@ -78,6 +87,8 @@ impl Object {
             }
         }
         let mut ebpf = loader.load(self.0).map_err(|error| Error::Load(chain(&error)))?;
+        mapped::<V4>(&folder)?.set_seed((tables[0] >> 32) as u32);
+        mapped::<V6>(&folder)?.set_seed((tables[1] >> 32) as u32);
         let mut fds = BTreeMap::new();
         verify(&mut ebpf)?;
         for (name, program) in ebpf.programs() {
@@ -101,6 +112,9 @@ fn join(ebpf: &mut Ebpf, hook: Hook) -> Result<(), Error> {
     let map = ebpf.take_map(array).ok_or_else(|| missing(&format!("map {array}")))?;
     let mut programs = ProgramArray::try_from(map).map_err(|error| Error::Load(chain(&error)))?;
     for (stage, end) in Stage::ALL {
+        if matches!(stage, Stage::First(_)) && hook == Hook::TcEgress {
+            continue;
+        }
         let name = format!("{}_{end}", hook.program());
         let program = ebpf.program(&name).ok_or_else(|| missing(&format!("program {name}")))?;
         let fd = program.fd().map_err(|error| Error::program(&name, &error))?;
@@ -129,6 +143,28 @@ fn verify(ebpf: &mut Ebpf) -> Result<(), Error> {
         let panicked = |_| Err(Error::Load("a thread that loads programs panicked".to_owned()));
         others.into_iter().map(|other| other.join().unwrap_or_else(panicked)).fold(work(), Result::and)
     })
+}
+
+/// What the programs must know of a family's table of flows: its buckets, and above them its seed.
+fn table<A: Of>(folder: &Path, capacities: &Capacities) -> Result<u64, Error> {
+    let shape = shape::shapes(capacities).into_iter().find(|shape| shape.map == flow_map::<A>());
+    let Some(shape) = shape else { return Ok(0) };
+    let (buckets, seed) = match shape.pinned(folder)? {
+        Some(buckets) => (buckets, mapped::<A>(folder)?.seed()),
+        None => (shape.capacity, 0),
+    };
+    let seed = match seed {
+        // Keys of std's maps come from the system's random numbers.
+        0 => RandomState::new().hash_one(buckets) as u32 | 1,
+        seed => seed,
+    };
+    Ok(u64::from(seed) << 32 | u64::from(buckets))
+}
+
+/// A family's table of flows, in our memory.
+fn mapped<A: Of>(folder: &Path) -> Result<Mapped<A>, Error> {
+    let map = flow_map::<A>();
+    flows(folder, map)?.map().map_err(|error| Error::map("read", map, &error))
 }
 
 fn load(program: &mut Program) -> Result<(), aya::programs::ProgramError> {

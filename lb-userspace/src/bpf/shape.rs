@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use aya::maps::{MapInfo, MapType};
-use lb_common::ip::{V4, V6};
+use lb_common::flow::table::{bucket_words, buckets_for, flows_in};
+use lb_common::ip::{Ip, V4, V6};
 use lb_common::tables::{
-    Affinity, AffinityKey, Config, Filter, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Name,
-    RangeKey, SocketKey, SocketPeer, map,
+    Affinity, AffinityKey, Config, Filter, FragmentKey, FragmentPorts, Frontend, FrontendKey, Name, RangeKey,
+    SocketKey, SocketPeer, map,
 };
 use lb_common::verdict::Reason;
 
@@ -23,10 +24,8 @@ pub struct Capacities {
     pub slots: u32,
     /// Source ranges of a family.
     pub source_ranges: u32,
-    /// Established flows of a family.
+    /// Flows of a family.
     pub flows: u32,
-    /// Half-open flows of a family.
-    pub half_open: u32,
 }
 
 impl Default for Capacities {
@@ -36,8 +35,7 @@ impl Default for Capacities {
             backends: map::BACKENDS_CAPACITY,
             slots: map::SLOTS_CAPACITY,
             source_ranges: map::SOURCE_RANGES_CAPACITY,
-            flows: map::ESTABLISHED_CAPACITY / ENTRIES_PER_FLOW,
-            half_open: map::HALF_OPEN_CAPACITY / ENTRIES_PER_FLOW,
+            flows: map::FLOWS_CAPACITY,
         }
     }
 }
@@ -62,12 +60,15 @@ pub(super) fn shapes(capacities: &Capacities) -> Vec<Shape> {
     const fn of<K, V>(map: &'static str, kind: MapType, capacity: u32, option: Option<&'static str>) -> Shape {
         Shape { map, kind, key: size_of::<K>(), value: size_of::<V>(), capacity, option }
     }
+    const fn table<A: Ip>(map: &'static str, capacity: u32) -> Shape {
+        let value = 8 * bucket_words::<A>();
+        Shape { map, kind: MapType::Array, key: size_of::<u32>(), value, capacity, option: Some("--max-flows") }
+    }
     use MapType::{Array, ArrayOfMaps, Hash, LpmTrie, LruHash, PerCpuArray};
-    let Capacities { services, backends, slots, source_ranges, flows, half_open } = *capacities;
-    let [flows, half_open] = [flows, half_open].map(|flows| flows.saturating_mul(ENTRIES_PER_FLOW));
+    let Capacities { services, backends, slots, source_ranges, flows } = *capacities;
+    let buckets = buckets_for(flows);
     let (services_by, backends_by) = (Some("--max-services"), Some("--max-backends"));
     let ranges_by = Some("--max-source-ranges");
-    let (flows_by, half_open_by) = (Some("--max-flows"), Some("--max-half-open"));
     vec![
         of::<FrontendKey<V4>, Frontend>(map::FRONTENDS[0], Hash, services, services_by),
         of::<FrontendKey<V6>, Frontend>(map::FRONTENDS[1], Hash, services, services_by),
@@ -87,10 +88,8 @@ pub(super) fn shapes(capacities: &Capacities) -> Vec<Shape> {
         of::<u32, u64>(map::FILTER, Array, Filter::WORDS, None),
         of::<u32, Config>(map::CONFIG, Array, 1, None),
         of::<u32, u64>(map::COUNTERS, PerCpuArray, Reason::COUNT, None),
-        of::<FlowKey<V4>, Flow<V4>>(map::HALF_OPEN[0], LruHash, half_open, half_open_by),
-        of::<FlowKey<V6>, Flow<V6>>(map::HALF_OPEN[1], LruHash, half_open, half_open_by),
-        of::<FlowKey<V4>, Flow<V4>>(map::ESTABLISHED[0], Hash, flows, flows_by),
-        of::<FlowKey<V6>, Flow<V6>>(map::ESTABLISHED[1], Hash, flows, flows_by),
+        table::<V4>(map::FLOWS[0], buckets),
+        table::<V6>(map::FLOWS[1], buckets),
         of::<SocketKey<V4>, SocketPeer<V4>>(map::SOCKETS[0], LruHash, map::SOCKETS_CAPACITY, None),
         of::<SocketKey<V6>, SocketPeer<V6>>(map::SOCKETS[1], LruHash, map::SOCKETS_CAPACITY, None),
     ]
@@ -129,13 +128,17 @@ impl Shape {
         match self.map {
             map::SLOTS => capacity.saturating_mul(map::SLOTS_CHUNK),
             backends if map::BACKENDS.contains(&backends) => capacity.saturating_mul(map::BACKENDS_CHUNK),
-            _ => capacity / self.entries_each(),
+            _ if self.holds_flows() => flows_in(capacity),
+            _ => capacity,
         }
     }
 
     /// Entries that people count as one.
     pub(super) fn entries_each(&self) -> u32 {
-        let of_flows = [map::HALF_OPEN, map::ESTABLISHED].iter().flatten().any(|flows| *flows == self.map);
-        if of_flows { ENTRIES_PER_FLOW } else { 1 }
+        if self.holds_flows() { ENTRIES_PER_FLOW } else { 1 }
+    }
+
+    fn holds_flows(&self) -> bool {
+        map::FLOWS.contains(&self.map)
     }
 }

@@ -132,7 +132,7 @@ impl SlotArray {
         let Some(chunk) = self.chunks.chunk(number) else { return Ok(None) };
         let words = match self.mapped.take().filter(|(mapped, _)| *mapped == number) {
             Some((_, words)) => words,
-            None => Words::map(chunk, WORDS)?,
+            None => Words::map(chunk, WORDS as usize)?,
         };
         Ok(Some(&self.mapped.insert((number, words)).1))
     }

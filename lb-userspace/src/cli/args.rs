@@ -211,12 +211,9 @@ pub(super) struct AgentArgs {
     /// Room for source ranges (loadBalancerSourceRanges) of each address family, counted for each port.
     #[arg(long, value_name = "N", default_value_t = map::SOURCE_RANGES_CAPACITY, value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
     pub(super) max_source_ranges: u32,
-    /// Room for established flows of each address family.
-    #[arg(long, value_name = "N", default_value_t = map::ESTABLISHED_CAPACITY / 2, value_parser = clap::value_parser!(u32).range(1..=1 << 25))]
+    /// Room for flows of each address family.
+    #[arg(long, value_name = "N", default_value_t = map::FLOWS_CAPACITY, value_parser = clap::value_parser!(u32).range(1..=1 << 25))]
     pub(super) max_flows: u32,
-    /// Room for half-open flows of each address family.
-    #[arg(long, value_name = "N", default_value_t = map::HALF_OPEN_CAPACITY / 2, value_parser = clap::value_parser!(u32).range(1..=1 << 25))]
-    pub(super) max_half_open: u32,
     /// Where load balancers and kubelets ask for health, as they ask kube-proxy: /healthz, /livez. `off` for nowhere.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:10256")]
     pub(super) healthz_bind_address: String,

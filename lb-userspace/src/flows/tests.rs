@@ -49,32 +49,32 @@ fn pair(proto: u8, backend: u32, bits: u32, ages: (u64, u64)) -> Entries {
     [(key, there), (back_key, Flow { seen: seen(ages.1), ..back })].into()
 }
 
-fn removed(table: FlowTable, entries: &Entries, image: &Image) -> usize {
+fn removed(entries: &Entries, image: &Image) -> usize {
     let mut current = Current::new(image);
-    over(table, entries, |key, flow| current.leads(key, flow), NOW).len()
+    over(entries, |key, flow| current.leads(key, flow), NOW).len()
 }
 
 #[test]
 fn silence_ends_a_flow_sooner_or_later() {
-    use FlowTable::{Established, HalfOpen};
+    use state::ESTABLISHED;
     let rows = [
-        ("a connection", Established, TCP, 0, 8_000),
-        ("half closed", Established, TCP, state::FIN_BACK, 240),
-        ("closed", Established, TCP, state::FINS, 120),
-        ("reset", Established, TCP, state::RST, 10),
-        ("reset after closed", Established, TCP, state::RST | state::FINS, 10),
-        ("datagrams", Established, UDP, 0, 120),
-        ("an association", Established, SCTP, 0, 210),
-        ("an association that closes", Established, SCTP, state::FIN_THERE, 10),
-        ("a closed association", Established, SCTP, state::FINS, 10),
-        ("an aborted association", Established, SCTP, state::RST, 10),
-        ("a connection not answered", HalfOpen, TCP, 0, 60),
-        ("a datagram not answered", HalfOpen, UDP, 0, 60),
-        ("an association not answered", HalfOpen, SCTP, 0, 60),
-        ("refused", HalfOpen, TCP, state::RST, 10),
+        ("a connection", TCP, ESTABLISHED, 8_000),
+        ("half closed", TCP, ESTABLISHED | state::FIN_BACK, 240),
+        ("closed", TCP, ESTABLISHED | state::FINS, 120),
+        ("reset", TCP, ESTABLISHED | state::RST, 10),
+        ("reset after closed", TCP, ESTABLISHED | state::RST | state::FINS, 10),
+        ("datagrams", UDP, ESTABLISHED, 120),
+        ("an association", SCTP, ESTABLISHED, 210),
+        ("an association that closes", SCTP, ESTABLISHED | state::FIN_THERE, 10),
+        ("a closed association", SCTP, ESTABLISHED | state::FINS, 10),
+        ("an aborted association", SCTP, ESTABLISHED | state::RST, 10),
+        ("a connection not answered", TCP, 0, 60),
+        ("a datagram not answered", UDP, 0, 60),
+        ("an association not answered", SCTP, 0, 60),
+        ("refused", TCP, state::RST, 10),
     ];
-    for (what, table, proto, bits, timeout) in rows {
-        let old = |age| removed(table, &pair(proto, 1, bits, (age, age)), &image());
+    for (what, proto, bits, timeout) in rows {
+        let old = |age| removed(&pair(proto, 1, bits, (age, age)), &image());
         assert_eq!(old(timeout), 0, "{what} lives for {timeout} s");
         assert_eq!(old(timeout + 3), 2, "{what} ends after {timeout} s");
     }
@@ -83,34 +83,34 @@ fn silence_ends_a_flow_sooner_or_later() {
 #[test]
 fn a_pair_lives_while_either_side_speaks() {
     for ages in [(0, 9_000), (9_000, 0)] {
-        assert_eq!(removed(FlowTable::Established, &pair(TCP, 1, 0, ages), &image()), 0, "{ages:?}");
+        assert_eq!(removed(&pair(TCP, 1, state::ESTABLISHED, ages), &image()), 0, "{ages:?}");
     }
 }
 
 #[test]
 fn one_side_may_know_of_the_end_before_the_other() {
-    let mut entries = pair(TCP, 1, 0, (60, 60));
+    let mut entries = pair(TCP, 1, state::ESTABLISHED, (60, 60));
     entries.values_mut().last().unwrap().state |= state::RST;
-    assert_eq!(removed(FlowTable::Established, &entries, &image()), 2);
+    assert_eq!(removed(&entries, &image()), 2);
 }
 
 #[test]
 fn datagrams_leave_a_backend_that_no_longer_serves_at_once() {
-    let fresh = |backend| pair(UDP, backend, 0, (0, 0));
-    assert_eq!(removed(FlowTable::Established, &fresh(1), &image()), 0);
-    assert_eq!(removed(FlowTable::Established, &fresh(3), &image()), 2, "it never was in the set");
+    let fresh = |backend| pair(UDP, backend, state::ESTABLISHED, (0, 0));
+    assert_eq!(removed(&fresh(1), &image()), 0);
+    assert_eq!(removed(&fresh(3), &image()), 2, "it never was in the set");
     let mut left = image();
     left.runs.insert(0, vec![2, 2, 2].into());
-    assert_eq!(removed(FlowTable::HalfOpen, &fresh(1), &left), 2, "it left the set");
+    assert_eq!(removed(&fresh(1), &left), 2, "it left the set");
     let mut empty = image();
     empty.v4.frontends.values_mut().for_each(|frontend| *frontend = Frontend::refusing(1));
-    assert_eq!(removed(FlowTable::Established, &fresh(1), &empty), 2, "the set is empty");
+    assert_eq!(removed(&fresh(1), &empty), 2, "the set is empty");
     let mut gone = image();
     gone.v4.frontends.clear();
-    assert_eq!(removed(FlowTable::Established, &fresh(1), &gone), 2, "the Service is gone");
+    assert_eq!(removed(&fresh(1), &gone), 2, "the Service is gone");
     let mut reused = image();
     reused.v4.backends.insert(1, Backend { addr: ip(9), port: Be16::new(8080), flags: 0 });
-    assert_eq!(removed(FlowTable::Established, &fresh(1), &reused), 2, "the id is another's now");
+    assert_eq!(removed(&fresh(1), &reused), 2, "the id is another's now");
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn an_answer_to_datagrams_still_finds_its_way_back() {
 fn a_connection_stays_with_its_backend_whatever_becomes_of_the_service() {
     let nothing = Image::default();
     for proto in [TCP, SCTP] {
-        assert_eq!(removed(FlowTable::Established, &pair(proto, 1, 0, (0, 0)), &nothing), 0);
+        assert_eq!(removed(&pair(proto, 1, state::ESTABLISHED, (0, 0)), &nothing), 0);
     }
 }
 
@@ -144,9 +144,9 @@ fn an_entry_that_lost_its_partner_is_judged_by_itself() {
             let pair = pair(proto, 1, 0, (age, age));
             pair.into_iter().filter(|(_, flow)| (flow.state & state::THERE != 0) == there).collect()
         };
-        assert_eq!(removed(FlowTable::HalfOpen, &alone(UDP, 0), &image()), 0);
-        assert_eq!(removed(FlowTable::HalfOpen, &alone(UDP, 0), &Image::default()), 1);
-        assert_eq!(removed(FlowTable::HalfOpen, &alone(TCP, 100), &image()), 1);
+        assert_eq!(removed(&alone(UDP, 0), &image()), 0);
+        assert_eq!(removed(&alone(UDP, 0), &Image::default()), 1);
+        assert_eq!(removed(&alone(TCP, 100), &image()), 1);
     }
 }
 
@@ -154,7 +154,7 @@ fn an_entry_that_lost_its_partner_is_judged_by_itself() {
 fn a_packet_from_the_future_is_of_now() {
     let mut entries = pair(TCP, 1, 0, (0, 0));
     entries.values_mut().for_each(|flow| flow.seen = NOW + 5);
-    assert_eq!(removed(FlowTable::Established, &entries, &image()), 0);
+    assert_eq!(removed(&entries, &image()), 0);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use lb_common::flow::{mirror, state};
 use lb_common::ip::{V4, V6};
 use lb_common::mem::{Image, Native, Of};
-use lb_common::tables::{Flow, FlowKey, FlowTable, FrontendKey};
+use lb_common::tables::{Flow, FlowKey, FrontendKey};
 use serde::Serialize;
 
 use super::names::{Names, endpoint, protocol};
@@ -78,21 +78,15 @@ impl<F: Fn(u32) -> u64> View<'_, F> {
     fn family<A: Of>(&self, native: &Native, rows: &mut Vec<FlowRow>) {
         let flows = A::flows(native);
         let mut pairs = BTreeMap::<FlowKey<A>, Pair<A>>::new();
-        // Established last: what is in both tables is about to leave the first.
-        for table in [FlowTable::HalfOpen, FlowTable::Established] {
-            for (key, flow) in flows.table(table) {
-                let is_there = flow.state & state::THERE != 0;
-                let (there_key, there) = if is_there { (*key, *flow) } else { mirror(key, flow) };
-                let pair = pairs.entry(there_key).or_insert(Pair { flow: there, table, there: false, back: false });
-                // The younger of the two is when the flow was last seen.
-                let seen = pair.flow.seen.max(flow.seen);
-                let bits = (pair.flow.state | flow.state) & (state::FINS | state::RST | state::REPLIED);
-                pair.table = table;
-                pair.flow.seen = seen;
-                pair.flow.state |= bits;
-                pair.there |= is_there;
-                pair.back |= !is_there;
-            }
+        for (key, flow) in &flows.flows {
+            let is_there = flow.state & state::THERE != 0;
+            let (there_key, there) = if is_there { (*key, *flow) } else { mirror(key, flow) };
+            let pair = pairs.entry(there_key).or_insert(Pair { flow: there, there: false, back: false });
+            // The younger of the two is when the flow was last seen.
+            pair.flow.seen = pair.flow.seen.max(flow.seen);
+            pair.flow.state |= flow.state & (state::FINS | state::RST | state::REPLIED | state::ESTABLISHED);
+            pair.there |= is_there;
+            pair.back |= !is_there;
         }
         let wanted = pairs.iter().filter(|(key, pair)| self.wanted(key, &pair.flow));
         rows.extend(wanted.map(|(key, pair)| self.row(key, pair)));
@@ -118,7 +112,7 @@ impl<F: Fn(u32) -> u64> View<'_, F> {
             client: endpoint(key.src, key.sport),
             frontend: endpoint(key.dst, key.dport),
             backend: endpoint(flow.dst, flow.dport),
-            state: stage(pair.table, flow.state),
+            state: stage(flow.state),
             idle: (self.seconds)(self.now.saturating_sub(flow.seen)),
             service: self.service(key, flow).map(|id| Names(&self.image.names).full(id)),
             masqueraded_as: masqueraded.then(|| endpoint(flow.src, flow.sport)),
@@ -134,19 +128,18 @@ impl<F: Fn(u32) -> u64> View<'_, F> {
 
 struct Pair<A: Of> {
     flow: Flow<A>,
-    table: FlowTable,
     there: bool,
     back: bool,
 }
 
-fn stage(table: FlowTable, bits: u32) -> &'static str {
+fn stage(bits: u32) -> &'static str {
     if bits & state::RST != 0 {
         "reset"
     } else if bits & state::FINS == state::FINS {
         "closed"
     } else if bits & state::FINS != 0 {
         "closing"
-    } else if table == FlowTable::Established {
+    } else if bits & state::ESTABLISHED != 0 {
         "established"
     } else if bits & state::REPLIED != 0 {
         "replied"
@@ -193,15 +186,16 @@ mod tests {
     fn both_entries_of_a_flow_are_one_row() {
         let mut native = Native::new(image());
         let (key, flow) = there(40_001, 10);
+        let flow = Flow { state: flow.state | state::ESTABLISHED, ..flow };
         let (back_key, back) = mirror(&key, &Flow { seen: 95, ..flow });
-        native.v4.established.extend([(key, flow), (back_key, back)]);
+        native.v4.flows.extend([(key, flow), (back_key, back)]);
         let (key, mut flow) = there(40_002, 90);
         flow.sport = Be16::new(1024);
         flow.src = ip("192.0.2.1");
         flow.state |= state::MASQUERADE;
-        native.v4.half_open.insert(key, flow);
+        native.v4.flows.insert(key, flow);
         let (back_key, back) = mirror(&there(40_003, 100).0, &there(40_003, 100).1);
-        native.v4.half_open.insert(back_key, Flow { state: state::REPLIED, ..back });
+        native.v4.flows.insert(back_key, Flow { state: state::REPLIED, ..back });
         let rows = flows(&native, 100, u64::from, None);
         assert_eq!(
             render(&rows, Output::Wide).unwrap(),
@@ -219,7 +213,7 @@ TCP     10.0.1.1:40003   10.96.0.10:80   10.0.0.2:8080   replied       0s     sh
     fn a_flow_that_outlived_its_service_port_is_not_given_to_whoever_has_its_id_now() {
         let mut native = Native::new(image());
         let (key, flow) = there(40_001, 10);
-        native.v4.established.insert(key, flow);
+        native.v4.flows.insert(key, flow);
         // Id 7 is another's now, at another address.
         native.image.v4.frontends.retain(|key, _| key.addr != ip("10.96.0.10"));
         native.image.names.insert(7, native.image.names[&8]);
@@ -229,15 +223,15 @@ TCP     10.0.1.1:40003   10.96.0.10:80   10.0.0.2:8080   replied       0s     sh
 
     #[test]
     fn the_state_tells_how_far_a_flow_is() {
-        for (table, bits, expected) in [
-            (FlowTable::HalfOpen, 0, "half-open"),
-            (FlowTable::HalfOpen, state::REPLIED, "replied"),
-            (FlowTable::Established, state::REPLIED, "established"),
-            (FlowTable::Established, state::FIN_BACK, "closing"),
-            (FlowTable::Established, state::FINS, "closed"),
-            (FlowTable::HalfOpen, state::RST, "reset"),
+        for (bits, expected) in [
+            (0, "half-open"),
+            (state::REPLIED, "replied"),
+            (state::ESTABLISHED | state::REPLIED, "established"),
+            (state::ESTABLISHED | state::FIN_BACK, "closing"),
+            (state::ESTABLISHED | state::FINS, "closed"),
+            (state::RST, "reset"),
         ] {
-            assert_eq!(stage(table, bits), expected);
+            assert_eq!(stage(bits), expected);
         }
     }
 }

@@ -92,8 +92,6 @@ pub struct AgentOptions {
     pub service_device: bool,
     /// `--max-flows`, where it is not the default.
     pub max_flows: Option<u32>,
-    /// `--max-half-open`, where it is not the default.
-    pub max_half_open: Option<u32>,
     /// `--service-metrics`.
     pub service_metrics: bool,
 }
@@ -109,7 +107,6 @@ impl AgentOptions {
         nodeport_addresses: None,
         service_device: true,
         max_flows: None,
-        max_half_open: None,
         service_metrics: false,
     };
 }
@@ -363,7 +360,6 @@ fn arguments(options: AgentOptions) -> Vec<String> {
         ("--nodeport-addresses", options.nodeport_addresses.map(ToOwned::to_owned)),
         ("--service-device", (!options.service_device).then(|| "off".to_owned())),
         ("--max-flows", options.max_flows.map(|n| n.to_string())),
-        ("--max-half-open", options.max_half_open.map(|n| n.to_string())),
     ] {
         arguments.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));
     }

@@ -159,7 +159,7 @@ fn masqueraded<A: Net>(client: SocketAddr) -> u16 {
     let [sport, none] = [client.port(), 0].map(Be16::new);
     let key = FlowKey { src, dst: src, sport, dport: none, proto: proto::TCP, side: Side::Ingress as u8, zero: 0 };
     let mut flow = Flow { state: state::MASQUERADE, ..Flow::zeroed() };
-    set_source_port(&key, &mut flow, 0);
+    set_source_port(&key, &mut flow);
     flow.sport.get()
 }
 

@@ -140,15 +140,15 @@ mod rules {
         let mut path = Path::<A>::three();
         let (me, service) = (client::<A>(1, 40_000), vip::<A>(1, 80));
         let backend = path.call(me, service, SYN, Reason::NewFlow);
-        let whole = A::flows(&path.tables).half_open.clone();
+        let whole = A::flows(&path.tables).flows.clone();
         let lose = |path: &mut Path<A>, there: bool| {
-            let table = &mut A::flows_mut(&mut path.tables).half_open;
+            let table = &mut A::flows_mut(&mut path.tables).flows;
             table.retain(|key, _| (key.side == Side::Ingress as u8) != there);
             assert_eq!(table.len(), 1);
         };
         lose(&mut path, false);
         path.call(me, service, SYN, Reason::HalfOpenFlow);
-        assert_eq!(A::flows(&path.tables).half_open, whole);
+        assert_eq!(A::flows(&path.tables).flows, whole);
         lose(&mut path, true);
         assert_eq!(path.answer(backend, me, SYN_ACK), service);
         assert_eq!(path.entries(), (2, 0));
@@ -187,7 +187,7 @@ mod rules {
         let (me, service) = (client::<A>(1, 40_000), vip::<A>(1, 80));
         let backend = path.call(me, service, SYN, Reason::NewFlow);
         path.answer(backend, me, SYN_ACK);
-        A::flows_mut(&mut path.tables).half_open.retain(|key, _| key.side == Side::Egress as u8);
+        A::flows_mut(&mut path.tables).flows.retain(|key, _| key.side == Side::Egress as u8);
         assert_eq!(path.call(me, service, ACK, Reason::NewFlow), backend);
         assert_eq!(path.call(me, service, ACK, Reason::EstablishedFlow), backend);
         assert_eq!(path.entries(), (0, 2));
@@ -195,7 +195,7 @@ mod rules {
         let mut path = Path::<A>::three();
         let backend = path.call(me, service, SYN, Reason::NewFlow);
         path.answer(backend, me, SYN_ACK);
-        A::flows_mut(&mut path.tables).half_open.retain(|key, _| key.side == Side::Ingress as u8);
+        A::flows_mut(&mut path.tables).flows.retain(|key, _| key.side == Side::Ingress as u8);
         path.call(me, service, SYN, Reason::HalfOpenFlow);
         assert_eq!(path.answer(backend, me, SYN_ACK), service);
         assert_eq!(path.call(me, service, ACK, Reason::EstablishedFlow), backend);
@@ -206,7 +206,7 @@ mod rules {
             let mut path = Path::<A>::three();
             let (me, service) = (client::<A>(1, 40_000), vip::<A>(1, 80));
             let backend = path.connect(me, service);
-            let over = |path: &Path<A>| A::flows(&path.tables).established.values().filter(|flow| flow.over()).count();
+            let over = |path: &Path<A>| A::flows(&path.tables).flows.values().filter(|flow| flow.over()).count();
             match from_client {
                 true => assert_eq!(path.call(me, service, RST, Reason::EstablishedFlow), backend),
                 false => assert_eq!(path.answer(backend, me, RST), service),
@@ -233,7 +233,7 @@ mod rules {
         let mut tables = Path::<A>::three().tables;
         let ip = |of: SocketAddr| A::from_ip(of.ip()).unwrap();
         let (me, service) = (client::<A>(1, 40_000), vip::<A>(1, 53));
-        let key = FlowKey {
+        let mut key = FlowKey {
             src: ip(me),
             dst: ip(service),
             sport: Be16::new(me.port()),
@@ -248,11 +248,11 @@ mod rules {
             Flow { backend: n.into(), ..flow::there(&key, &backend, key.src, 0, 100) }
         };
         let (mut first, mut second) = (chosen(1), chosen(2));
-        assert_eq!(flow::open(&mut tables, &key, &mut first), Reason::NewFlow);
-        assert_eq!(flow::open(&mut tables, &key, &mut second), Reason::HalfOpenFlow);
+        assert_eq!(flow::open(&mut tables, &mut key, &mut first), Reason::NewFlow);
+        assert_eq!(flow::open(&mut tables, &mut key, &mut second), Reason::HalfOpenFlow);
         assert_eq!((second.dst, second.backend), (first.dst, 1), "it goes where the first one went");
-        let half_open = &A::flows(&tables).half_open;
-        assert_eq!(half_open.len(), 2, "no way back is left from a backend that nobody was led to");
-        assert!(half_open.keys().all(|key| key.src == ip(me) || key.src == ip(pod::<A>(1))));
+        let flows = &A::flows(&tables).flows;
+        assert_eq!(flows.len(), 2, "no way back is left from a backend that nobody was led to");
+        assert!(flows.keys().all(|key| key.src == ip(me) || key.src == ip(pod::<A>(1))));
     }
 }

@@ -48,7 +48,7 @@ mod rules {
                 let backend = path.call(me, service, SYN, Reason::NewFlow);
                 path.answer(backend, me, SYN_ACK);
                 let flows = A::flows_mut(&mut path.tables);
-                flows.half_open.retain(|key, _| key.side == Side::Egress as u8);
+                flows.flows.retain(|key, flow| flow.is_established() || key.side == Side::Egress as u8);
                 path.tables.image.config.draining = draining;
                 assert_eq!(path.call(me, service, ACK, Reason::NewFlow), backend);
                 assert_eq!(path.call(me, service, ACK, Reason::EstablishedFlow), backend);

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use lb_common::tables::FlowTable;
 use sluice_tests::packets::icmp::{TROUBLES, Told, Trouble, error, told};
 
 use super::*;
@@ -123,11 +122,11 @@ mod rules {
         let mut path = Path::<A>::three();
         let me = client::<A>(1, 40_000);
         let backend = path.call(me, vip::<A>(1, 53), UDP, Reason::NewFlow);
-        let before = A::flows(&path.tables).table(FlowTable::HalfOpen).clone();
+        let before = A::flows(&path.tables).flows.clone();
         path.now = 200;
         let lost = packets::packet(me, backend, UDP, b"payload");
         send(&mut path, Side::Egress, &error(backend.ip(), me.ip(), Trouble::Port, &lost, ALL));
-        assert_eq!(*A::flows(&path.tables).table(FlowTable::HalfOpen), before);
+        assert_eq!(A::flows(&path.tables).flows, before);
     }
 
     pub(super) fn errors_about_strangers_leave_as_they_came<A: Net>() {

@@ -93,9 +93,9 @@ impl<A: Net> Path<A> {
         backend
     }
 
-    /// Entries in the half-open and the established table.
+    /// Entries of half-open and of established flows.
     fn entries(&self) -> (usize, usize) {
         let flows = A::flows(&self.tables);
-        (flows.half_open.len(), flows.established.len())
+        (flows.entries(false).count(), flows.entries(true).count())
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use lb_common::flow::{mirror, state};
 use lb_common::ip::{V4, V6};
-use lb_common::tables::{Flow, FlowKey, FlowTable, FrontendKey, map};
+use lb_common::tables::{Flow, FlowKey, FrontendKey, map};
 use tracing::debug;
 
 use super::Levels;
@@ -12,7 +12,6 @@ use crate::bpf::{self, BpfStore, Error, Of};
 use crate::flows::{Current, goes_now, left_behind, over};
 use crate::model::Protocol;
 use crate::plan::{Departed, Departures};
-use crate::store::StoreError;
 use crate::{affinity, plan};
 
 /// What a sweep found.
@@ -28,7 +27,7 @@ pub(super) fn sweep(store: &mut BpfStore, departures: Option<&Departures>) -> an
     store.look()?;
     // Flows first: one that opens later may go to a backend that an image read before it does not know.
     let (v4, v6) = (Flows::<V4>::read(store)?, Flows::<V6>::read(store)?);
-    let mut swept = Swept { levels: [v4.levels(), v6.levels()].concat(), ..Swept::default() };
+    let mut swept = Swept { levels: vec![v4.level(), v6.level()], ..Swept::default() };
     for counted in [&map::SOCKETS[..], &map::FRAGMENTS, &[map::DEVICES]].concat() {
         swept.levels.push((counted, store.maps().entries(counted)?));
     }
@@ -66,32 +65,28 @@ fn let_go<A: Of>(store: &mut BpfStore, departed: Option<&plan::Departed<A>>, swe
     Ok(())
 }
 
-/// The flows of a family, by table.
-struct Flows<A: Of>([(FlowTable, Entries<A>); 2]);
-
-type Entries<A> = BTreeMap<FlowKey<A>, Flow<A>>;
+/// The flows of a family.
+struct Flows<A: Of>(BTreeMap<FlowKey<A>, Flow<A>>);
 
 impl<A: Of> Flows<A> {
     fn read(store: &BpfStore) -> Result<Self, Error> {
-        let read = |table| {
-            let mut entries = Entries::new();
-            store.maps().flows::<A>(table, |key, flow| {
-                entries.insert(*key, *flow);
-            })?;
-            Ok((table, entries))
-        };
-        Ok(Self([read(FlowTable::HalfOpen)?, read(FlowTable::Established)?]))
+        let mut entries = BTreeMap::new();
+        store.maps().flows::<A>(|key, flow| {
+            entries.insert(*key, *flow);
+        })?;
+        Ok(Self(entries))
     }
 
-    fn levels(&self) -> Levels {
-        self.0.iter().map(|(table, entries)| (bpf::flow_map::<A>(*table), entries.len() as u64)).collect()
+    /// Half-open ones make room for each other, and take none from those that are established.
+    fn level(&self) -> (&'static str, u64) {
+        (bpf::flow_map::<A>(), self.0.values().filter(|flow| flow.is_established()).count() as u64)
     }
 
     /// The frontends of datagrams: only these ask where their Service leads now. Reading all would cost more than all
     /// the rest.
     fn frontends(&self) -> HashSet<FrontendKey<A>> {
         let is_datagram = |key: &FlowKey<A>| key.proto == Protocol::Udp.number();
-        let datagrams = self.0.iter().flat_map(|(_, entries)| entries).filter(|(key, _)| is_datagram(key));
+        let datagrams = self.0.iter().filter(|(key, _)| is_datagram(key));
         let there = datagrams.map(|(key, flow)| match flow.state & state::THERE != 0 {
             true => *key,
             false => mirror(key, flow).0,
@@ -99,12 +94,7 @@ impl<A: Of> Flows<A> {
         there.map(|key| FrontendKey::new(key.dst, key.dport, key.proto)).collect()
     }
 
-    fn remove(
-        &self,
-        store: &mut BpfStore,
-        departed: Option<&Departed<A>>,
-        swept: &mut Swept,
-    ) -> Result<(), StoreError> {
+    fn remove(&self, store: &mut BpfStore, departed: Option<&Departed<A>>, swept: &mut Swept) -> anyhow::Result<()> {
         let image = match departed {
             Some(_) => Default::default(),
             None => store.read_frontends(self.frontends())?,
@@ -114,16 +104,14 @@ impl<A: Of> Flows<A> {
             Some(departed) => !left_behind(departed, key, flow),
             None => current.leads(key, flow),
         };
-        for (table, entries) in &self.0 {
-            let now = bpf::now();
-            let over: Vec<_> = over(*table, entries, &mut leads, now)
-                .iter()
-                .filter_map(|key| Some((*key, *entries.get(key)?)))
-                .filter(|(key, flow)| goes_now(entries, key, flow, now))
-                .collect();
-            swept.found += over.len();
-            swept.removed += bpf::remove_flows(store.maps_mut(), *table, &over);
-        }
+        let (entries, now) = (&self.0, bpf::now());
+        let over: Vec<_> = over(entries, &mut leads, now)
+            .iter()
+            .filter_map(|key| Some((*key, *entries.get(key)?)))
+            .filter(|(key, flow)| goes_now(entries, key, flow, now))
+            .collect();
+        swept.found += over.len();
+        swept.removed += bpf::remove_flows(store.maps(), &over)?;
         Ok(())
     }
 }

@@ -1,13 +1,11 @@
 //! What backends that left have left behind: looked for once in the tables, and from then on by key.
 
 use lb_common::ip::{V4, V6};
-use lb_common::tables::{Affinity, AffinityKey, Flow, FlowKey, FlowTable};
+use lb_common::tables::{Affinity, AffinityKey, Flow, FlowKey};
 
 use crate::bpf::{self, Error, Maps, Of};
 use crate::plan::{Departed, Departures};
 use crate::{affinity, flows};
-
-const TABLES: [FlowTable; 2] = [FlowTable::HalfOpen, FlowTable::Established];
 
 /// Entries that lead to backends that left.
 #[derive(Debug, Default)]
@@ -19,15 +17,15 @@ pub(super) struct Suspects {
 /// Those of a family.
 #[derive(Debug)]
 struct Side<A: Of> {
-    /// Entries there of datagrams, by table. Their ways back are the next sweep's of all.
-    flows: [Vec<(FlowKey<A>, Flow<A>)>; 2],
+    /// Entries there of datagrams. Their ways back are the next sweep's of all.
+    flows: Vec<(FlowKey<A>, Flow<A>)>,
     /// Clients that stay with a backend.
     clients: Vec<(AffinityKey<A>, Affinity)>,
 }
 
 impl<A: Of> Default for Side<A> {
     fn default() -> Self {
-        Self { flows: [Vec::new(), Vec::new()], clients: Vec::new() }
+        Self { flows: Vec::new(), clients: Vec::new() }
     }
 }
 
@@ -49,8 +47,11 @@ impl Suspects {
     }
 
     /// Removes them, but those that had a packet since they were seen. How many it were.
-    pub(super) fn remove(&self, maps: &mut Maps) -> usize {
-        self.v4.remove(maps) + self.v6.remove(maps)
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub(super) fn remove(&self, maps: &mut Maps) -> Result<usize, Error> {
+        Ok(self.v4.remove(maps)? + self.v6.remove(maps)?)
     }
 }
 
@@ -58,13 +59,11 @@ impl<A: Of> Side<A> {
     fn look(maps: &Maps, departed: &Departed<A>) -> Result<Self, Error> {
         let mut found = Self::default();
         if !departed.datagrams.is_empty() {
-            for (table, found) in TABLES.into_iter().zip(&mut found.flows) {
-                maps.flows::<A>(table, |key, flow| {
-                    if flows::left_behind(departed, key, flow) {
-                        found.push((*key, *flow));
-                    }
-                })?;
-            }
+            maps.flows::<A>(|key, flow| {
+                if flows::left_behind(departed, key, flow) {
+                    found.flows.push((*key, *flow));
+                }
+            })?;
         }
         if !departed.sticky.is_empty() {
             maps.affinity::<A>(|key, to| {
@@ -78,13 +77,8 @@ impl<A: Of> Side<A> {
 
     fn look_again(&self, maps: &Maps, departed: &Departed<A>) -> Result<Self, Error> {
         let mut found = Self::default();
-        for (key, _) in self.flows.iter().flatten() {
-            // An answer may have made it an established one.
-            for (table, found) in TABLES.into_iter().zip(&mut found.flows) {
-                let flow = maps.flow::<A>(table, key)?.filter(|flow| flows::left_behind(departed, key, flow));
-                found.extend(flow.map(|flow| (*key, flow)));
-            }
-        }
+        found.flows = maps.flows_of(self.flows.iter().map(|(key, _)| key))?;
+        found.flows.retain(|(key, flow)| flows::left_behind(departed, key, flow));
         for (key, _) in &self.clients {
             let to = maps.client::<A>(key)?.filter(|to| affinity::left_behind(departed, key, to));
             found.clients.extend(to.map(|to| (*key, to)));
@@ -93,12 +87,11 @@ impl<A: Of> Side<A> {
     }
 
     fn len(&self) -> usize {
-        self.flows.iter().map(Vec::len).sum::<usize>() + self.clients.len()
+        self.flows.len() + self.clients.len()
     }
 
-    fn remove(&self, maps: &mut Maps) -> usize {
-        let of = |(table, found): (_, &Vec<_>)| bpf::remove_flows(maps, table, found);
-        let flows: usize = TABLES.into_iter().zip(&self.flows).map(of).sum();
-        flows + bpf::remove_affinity(maps, &self.clients)
+    fn remove(&self, maps: &mut Maps) -> Result<usize, Error> {
+        let flows = bpf::remove_flows(maps, &self.flows)?;
+        Ok(flows + bpf::remove_affinity(maps, &self.clients))
     }
 }

@@ -175,7 +175,7 @@ impl Sweeper {
     }
 
     fn remove(&mut self, store: &mut BpfStore, suspects: Suspects) -> anyhow::Result<usize> {
-        let (found, removed) = (suspects.len(), suspects.remove(store.maps_mut()));
+        let (found, removed) = (suspects.len(), suspects.remove(store.maps_mut())?);
         if found > 0 {
             debug!("{found} entries led to backends that left, {removed} of them removed");
         }

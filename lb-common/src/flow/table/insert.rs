@@ -1,0 +1,182 @@
+//! Adding entries: who makes room for whom.
+
+use super::control::{LIVE, ONE, SEQUENCE, STATE, USED};
+use super::layout::{RESERVED, pack_key, write};
+use super::{Bucket, Marks, Memory, NOWHERE, Place, SPILLED, TRIES, Way, hash, holds, mark_of, search, way_at, way_of};
+use crate::flow::state;
+use crate::ip::Ip;
+use crate::tables::{Flow, FlowKey, InsertError};
+
+/// A bucket with no more free ways than these is crowded: a key that has another one that is less so goes there. Fewer would
+/// leave fewer keys in their second bucket, and more of them without room in a table that is nearly full.
+const CROWDED: u32 = 4;
+
+/// In the version of a bucket: somebody inserts.
+const LOCKED: u32 = 1;
+
+/// In the version of a bucket: from one mark to the next, of that which comes after the last victim.
+const TURN: u32 = 4;
+
+/// Adds an entry, never in the place of an established one, and never beside one with the same key.
+///
+/// # Errors
+/// The key is taken, or there is no room.
+pub fn insert<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), InsertError> {
+    let (begin, search) = (|| begin(memory, key), || search(memory, key));
+    insert_by(begin, search, || claim(memory, key), |spot| finish(memory, key, flow, spot))
+}
+
+/// The same in its steps, where `begin` stands for [`begin`], `search` for [`search`], `claim` for [`claim`] and `finish` for
+/// [`finish`]: one after the other they need less of a small stack than one inside of the other.
+///
+/// # Errors
+/// As for [`insert`].
+#[inline(always)]
+pub fn insert_by(
+    begin: impl FnOnce() -> u64,
+    search: impl FnOnce() -> u64,
+    claim: impl FnOnce() -> u64,
+    finish: impl FnOnce(u64),
+) -> Result<(), InsertError> {
+    let mut spot = match begin() {
+        TAKEN => return Err(InsertError::Exists),
+        BUSY => return Err(InsertError::Full),
+        UNSURE if search() != NOWHERE => {
+            finish(NOWHERE);
+            return Err(InsertError::Exists);
+        }
+        UNSURE => NOWHERE,
+        spot => spot,
+    };
+    if spot == NOWHERE {
+        spot = claim();
+    }
+    finish(spot);
+    if spot == NOWHERE { Err(InsertError::Full) } else { Ok(()) }
+}
+
+/// No spot: the key is there already.
+const TAKEN: u64 = NOWHERE - 1;
+/// No spot: another CPU has the bucket.
+const BUSY: u64 = NOWHERE - 2;
+/// No spot: the key may be there.
+const UNSURE: u64 = NOWHERE - 3;
+
+/// Takes the version of a key's first bucket, sees that the key is not there, and makes a way of the bucket ours. The spot
+/// of the way; [`NOWHERE`] where the bucket is crowded, [`UNSURE`] where the key may be elsewhere. Other results mean that the
+/// version was not taken.
+#[inline(always)]
+pub fn begin<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>) -> u64 {
+    let words = pack_key(key);
+    let place = Place::of(memory, hash::<A>(&words, memory.seed()));
+    let Some(bucket) = memory.bucket(place.first) else { return BUSY };
+    let Some(home) = bucket.way(place.home) else { return BUSY };
+    // Also to have its line when it is written: the compare-and-swaps below wait for all that was written before.
+    if holds::<A, _>(home, home.control(), place.tag, &words) {
+        return TAKEN;
+    }
+    let Some(version) = lock::<M>(bucket) else { return BUSY };
+    let marks = Marks::of::<M>(bucket, place.tag);
+    if marks.alike != 0 || version & SPILLED != 0 {
+        return UNSURE;
+    }
+    if marks.free.count_ones() <= CROWDED {
+        return NOWHERE;
+    }
+    take::<M>(bucket, place.first, place.home, marks.free)
+}
+
+/// Writes the entry at its spot, if it has one, and gives back the version that [`begin`] took.
+#[inline(always)]
+pub fn finish<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>, flow: &Flow<A>, spot: u64) {
+    let words = pack_key(key);
+    let place = Place::of(memory, hash::<A>(&words, memory.seed()));
+    let Some(bucket) = memory.bucket(place.first) else { return };
+    let mut version = bucket.version();
+    if let Some(way) = way_at(memory, spot) {
+        if spot >> 8 != u64::from(place.first) {
+            version |= SPILLED;
+            // Before there is anything to be found in the other bucket.
+            bucket.set_version(version);
+        }
+        let sequence = way.control() & SEQUENCE;
+        write(&words, flow, |index, word| way.set(index, word));
+        way.publish(sequence | USED | LIVE | place.tag | flow.state & STATE);
+    }
+    bucket.set_version(version & !LOCKED);
+}
+
+/// Takes the version of a bucket. Another CPU that has it gives it back within some hundred nanoseconds.
+#[inline(always)]
+fn lock<M: Memory>(bucket: M::Bucket) -> Option<u32> {
+    for _ in 0..M::PATIENCE {
+        let version = bucket.version();
+        if version & LOCKED == 0 && bucket.swap_version(version, version | LOCKED) {
+            return Some(version);
+        }
+    }
+    None
+}
+
+/// Makes a free way of a bucket ours: the home of the key, or the first one.
+#[inline(always)]
+fn take<M: Memory>(bucket: M::Bucket, index: u32, home: u32, free: u32) -> u64 {
+    let number = if free >> mark_of::<M>(home) & 1 != 0 { home } else { way_of::<M>(free.trailing_zeros()) };
+    let Some(way) = bucket.way(number) else { return NOWHERE };
+    let old = way.control();
+    if old & USED == 0 && way.swap(old, old.wrapping_add(ONE) & SEQUENCE | USED) {
+        return u64::from(index) << 8 | u64::from(number);
+    }
+    NOWHERE
+}
+
+/// Makes the way of a half-open flow ours, of the one that came first: they come round in turn.
+#[inline(always)]
+fn push_out<M: Memory>(bucket: M::Bucket, index: u32, half_open: u32) -> u64 {
+    let version = bucket.version();
+    let turn = version / TURN % M::WAYS;
+    let above = half_open & u32::MAX << turn;
+    let mark = if above != 0 { above.trailing_zeros() } else { half_open.trailing_zeros() };
+    let number = way_of::<M>(mark);
+    let Some(way) = bucket.way(number) else { return NOWHERE };
+    let old = way.control();
+    if old & (LIVE | state::ESTABLISHED) != LIVE || !way.swap(old, old.wrapping_add(ONE) & SEQUENCE | USED) {
+        return NOWHERE;
+    }
+    // Where another CPU is faster, its turn is as good.
+    let next = version & (TURN - 1) | (mark + 1) * TURN;
+    let _ = bucket.swap_version(version, next);
+    u64::from(index) << 8 | u64::from(number)
+}
+
+/// Whether a bucket has as many established flows as it takes.
+#[inline(always)]
+pub(super) fn is_full<M: Memory>(bucket: M::Bucket) -> bool {
+    Marks::of::<M>(bucket, 0).established.count_ones() >= M::WAYS - RESERVED
+}
+
+/// Makes a way of either bucket ours: a free one where there is one, else that of a half-open flow; in the bucket that has
+/// fewer established ones, so that as many find room as can. The spot of the way, or [`NOWHERE`].
+#[inline(always)]
+pub fn claim<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>) -> u64 {
+    let place = Place::of(memory, hash::<A>(&pack_key(key), memory.seed()));
+    let (Some(first), Some(second)) = (memory.bucket(place.first), memory.bucket(place.second)) else {
+        return NOWHERE;
+    };
+    for _ in 0..TRIES {
+        let (near, far) = (Marks::of::<M>(first, 0), Marks::of::<M>(second, 0));
+        let crowded = near.established.count_ones() > far.established.count_ones();
+        let free = near.free | far.free != 0;
+        let (near, far) = if free { (near.free, far.free) } else { (near.half_open::<M>(), far.half_open::<M>()) };
+        let is_far = near == 0 || far != 0 && crowded;
+        let (bucket, index, ways) = if is_far { (second, place.second, far) } else { (first, place.first, near) };
+        if ways == 0 {
+            break;
+        }
+        let spot = if free { take::<M>(bucket, index, place.home, ways) } else { push_out::<M>(bucket, index, ways) };
+        if spot != NOWHERE {
+            return spot;
+        }
+    }
+    NOWHERE
+}

@@ -1,0 +1,232 @@
+//! The table of flows against a plain map, one access after the other; and under every order in which two CPUs can meet
+//! (loom).
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use lb_common::flow::state;
+use lb_common::flow::table::{self, Bucket as _, Memory as _};
+use lb_common::ip::{Be16, V4};
+use lb_common::tables::{Flow, FlowKey, InsertError};
+
+macro_rules! memory {
+    ($name:ident, $sync:ident, $ways:literal) => {
+        mod $name {
+            use std::sync::Arc;
+
+            use lb_common::flow::table::{Bucket, Memory, Way};
+            use $sync::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+            /// Words of an entry of IPv4.
+            const WORDS: usize = 6;
+
+            struct Line {
+                version: AtomicU32,
+                ways: Vec<(AtomicU32, Vec<AtomicU64>)>,
+            }
+
+            #[derive(Clone)]
+            pub struct Table(Arc<Vec<Line>>);
+
+            impl Table {
+                pub fn new(buckets: u32) -> Self {
+                    let way = || (AtomicU32::new(0), (0..WORDS).map(|_| AtomicU64::new(0)).collect());
+                    let line = || Line { version: AtomicU32::new(0), ways: (0..$ways).map(|_| way()).collect() };
+                    Self(Arc::new((0..buckets).map(|_| line()).collect()))
+                }
+            }
+
+            #[derive(Clone, Copy)]
+            pub struct Row<'a>(&'a Line);
+            #[derive(Clone, Copy)]
+            pub struct Slot<'a>(&'a AtomicU32, &'a [AtomicU64]);
+
+            impl<'a> Memory for &'a Table {
+                const WAYS: u32 = $ways;
+                const PATIENCE: u32 = 2;
+                type Bucket = Row<'a>;
+                fn buckets(&self) -> u32 {
+                    self.0.len() as u32
+                }
+                fn seed(&self) -> u32 {
+                    7
+                }
+                fn bucket(&self, index: u32) -> Option<Row<'a>> {
+                    self.0.get(index as usize).map(Row)
+                }
+            }
+
+            impl<'a> Bucket for Row<'a> {
+                type Way = Slot<'a>;
+                fn version(&self) -> u32 {
+                    self.0.version.load(Ordering::Acquire)
+                }
+                fn swap_version(&self, old: u32, new: u32) -> bool {
+                    self.0.version.compare_exchange(old, new, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+                }
+                fn set_version(&self, version: u32) {
+                    self.0.version.store(version, Ordering::Release);
+                }
+                fn pair(&self, index: u32) -> u64 {
+                    let half = |way| self.way(way).map_or(0, |way| u64::from(way.control()));
+                    half(2 * index) | half(2 * index + 1) << 32
+                }
+                fn way(&self, index: u32) -> Option<Slot<'a>> {
+                    self.0.ways.get(index as usize).map(|(control, words)| Slot(control, words))
+                }
+            }
+
+            impl Way for Slot<'_> {
+                fn control(&self) -> u32 {
+                    fence(Ordering::Acquire);
+                    self.0.load(Ordering::Acquire)
+                }
+                fn swap(&self, old: u32, new: u32) -> bool {
+                    let swapped = self.0.compare_exchange(old, new, Ordering::SeqCst, Ordering::Relaxed).is_ok();
+                    fence(Ordering::Release);
+                    swapped
+                }
+                fn publish(&self, control: u32) {
+                    self.0.store(control, Ordering::Release);
+                }
+                fn word(&self, index: usize) -> u64 {
+                    self.1[index].load(Ordering::Relaxed)
+                }
+                fn set(&self, index: usize, word: u64) {
+                    self.1[index].store(word, Ordering::Relaxed);
+                }
+            }
+        }
+    };
+}
+
+memory!(plain, std, 14);
+memory!(model, loom, 2);
+
+fn ip(n: u32) -> V4 {
+    Ipv4Addr::from_bits(n).into()
+}
+
+fn key(n: u32) -> FlowKey<V4> {
+    let (sport, dport) = (Be16::new(n as u16), Be16::new(80));
+    FlowKey { src: ip(0x0a00_0000 + (n >> 16)), dst: ip(0x0a60_0001), sport, dport, proto: 6, side: 0, zero: 0 }
+}
+
+/// Every field says whose flow it is.
+fn flow(n: u32) -> Flow<V4> {
+    Flow {
+        src: ip(n),
+        dst: ip(!n),
+        sport: Be16::new(n as u16),
+        dport: Be16::new(!n as u16),
+        addrs: n as u16,
+        ports: !n as u16,
+        state: state::THERE,
+        seen: 100,
+        backend: n,
+        service: !n,
+    }
+}
+
+#[test]
+fn a_table_filled_to_its_measure_establishes_nearly_all_and_loses_none() {
+    let flows = 6_000;
+    let table = plain::Table::new(table::buckets_for(flows));
+    let table = &&table;
+    let mut known = BTreeMap::new();
+    let mut refused = 0;
+    for n in 0..2 * flows {
+        assert_eq!(table::insert(table, &key(n), &flow(n)), Ok(()), "{n}");
+        assert_eq!(table::insert(table, &key(n), &flow(n)), Err(InsertError::Exists), "{n}");
+        let mut entry = table::find(table, &key(n)).unwrap_or_else(|| panic!("{n} is not where it was put"));
+        assert_eq!(entry.flow, flow(n));
+        if entry.establish(table) {
+            known.insert(n, Flow { state: state::THERE | state::ESTABLISHED, ..flow(n) });
+        } else {
+            refused += 1;
+        }
+        if n % 1200 == 1199 {
+            println!("filled to {} of 100: {refused} of {} entries stayed half-open", (n + 1) / 120, n + 1);
+        }
+    }
+    assert!(refused < 2 * flows / 20, "{refused}");
+    // A flood pushes out none of them.
+    for n in 1_000_000..1_100_000 {
+        assert_eq!(table::insert(table, &key(n), &flow(n)), Ok(()), "{n}");
+    }
+    for (n, flow) in &known {
+        let entry = table::find(table, &key(*n)).unwrap_or_else(|| panic!("{n} was pushed out"));
+        assert_eq!(entry.flow, *flow);
+    }
+    for n in known.keys() {
+        let mut entry = table::find(table, &key(*n)).expect("it is there");
+        assert!(entry.remove(table) && table::find(table, &key(*n)).is_none());
+    }
+    let mut left = 0;
+    for row in (0..table.buckets()).filter_map(|at| table.bucket(at)) {
+        for way in (0..table::WAYS).filter_map(|at| row.way(at)) {
+            if let Some((key, flow)) = table::entry::<V4, _>(way) {
+                assert!(!flow.is_established(), "{key:?}");
+                left += 1;
+            }
+        }
+    }
+    assert!(left > 0);
+}
+
+fn explore(test: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(2);
+    builder.check(test);
+}
+
+#[test]
+fn two_that_insert_one_key_make_one_entry() {
+    explore(|| {
+        let table = model::Table::new(1);
+        let other = table.clone();
+        let thread = loom::thread::spawn(move || table::insert(&&other, &key(1), &flow(2)).is_ok());
+        let here = table::insert(&&table, &key(1), &flow(1)).is_ok();
+        let there = thread.join().expect("no panic");
+        // One that waits for the other in vain is sent on without an entry, as the kernel's CPUs are.
+        assert!(!(here && there) && (here || there), "one of the two is first");
+        let entry = table::find(&&table, &key(1)).expect("it is there");
+        assert_eq!(entry.flow, flow(if here { 1 } else { 2 }));
+    });
+}
+
+#[test]
+fn a_reader_sees_a_flow_whole_or_not_at_all_while_another_takes_its_place() {
+    explore(|| {
+        let table = model::Table::new(1);
+        for n in [1, 2] {
+            table::insert(&&table, &key(n), &flow(n)).expect("room for two");
+        }
+        let other = table.clone();
+        let thread = loom::thread::spawn(move || table::insert(&&other, &key(3), &flow(3)));
+        for n in [1, 3] {
+            if let Some(entry) = table::find(&&table, &key(n)) {
+                assert_eq!(entry.flow, flow(n));
+            }
+        }
+        assert_eq!(thread.join().expect("no panic"), Ok(()));
+    });
+}
+
+#[test]
+fn a_mark_never_meets_a_flow_that_moved_in() {
+    explore(|| {
+        let table = model::Table::new(1);
+        for n in [1, 2] {
+            table::insert(&&table, &key(n), &flow(n)).expect("room for two");
+        }
+        let other = table.clone();
+        let thread = loom::thread::spawn(move || table::insert(&&other, &key(3), &flow(3)));
+        if let Some(mut entry) = table::find(&&table, &key(1)) {
+            entry.mark(&&table, state::RST);
+        }
+        thread.join().expect("no panic").expect("a victim");
+        let entry = table::find(&&table, &key(3)).expect("it is there");
+        assert_eq!(entry.flow, flow(3));
+    });
+}

@@ -1,0 +1,246 @@
+//! The tables of flows in their maps, as [`lb_common::flow::table`] wants to see them.
+
+use core::marker::PhantomData;
+
+use lb_common::tables::{Flow, FlowKey, InsertError};
+
+use lb_common::flow::table::{self, Bucket, Memory, Snapshot, Way};
+use lb_common::ip::{Ip, V4, V6};
+
+use crate::atomic;
+use crate::maps::Maps;
+
+/// The table of a family.
+pub(crate) struct Table<A>(PhantomData<A>);
+
+impl<A> Table<A> {
+    #[inline(always)]
+    pub(crate) const fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+/// What looks at many ways, in functions that the verifier looks at by themselves, once: inside of what calls them it would
+/// walk through them again and again. Such functions are global, take pointers that may be null for all it knows, and
+/// return a number.
+pub(crate) trait Far: Ip {
+    fn find(key: &FlowKey<Self>, out: &mut Snapshot<Self>) -> bool;
+    fn search(key: &FlowKey<Self>) -> u64;
+    fn insert(key: &FlowKey<Self>, flow: &Flow<Self>) -> Result<(), InsertError>;
+}
+
+macro_rules! far {
+    ($ip:ty, $read:ident, $search:ident, $begin:ident, $claim:ident, $finish:ident, $insert:ident) => {
+        /// 1 where the entry of a key was found at a spot and copied, else 0.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $read(key: *const FlowKey<$ip>, spot: u64, out: *mut Snapshot<$ip>) -> u32 {
+            // SAFETY: the verifier has seen that callers pass a key, and room.
+            let (Some(key), Some(out)) = (unsafe { (key.as_ref(), out.as_mut()) }) else { return 0 };
+            match table::read(&Table::<$ip>::new(), key, spot) {
+                Some(found) => {
+                    *out = found;
+                    1
+                }
+                None => 0,
+            }
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $search(key: *const FlowKey<$ip>) -> u64 {
+            // SAFETY: the verifier has seen that callers pass a key.
+            match unsafe { key.as_ref() } {
+                Some(key) => table::search(&Table::<$ip>::new(), key),
+                None => table::NOWHERE,
+            }
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $begin(key: *const FlowKey<$ip>) -> u64 {
+            // SAFETY: as above.
+            match unsafe { key.as_ref() } {
+                Some(key) => table::begin(&Table::<$ip>::new(), key),
+                None => table::NOWHERE,
+            }
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $claim(key: *const FlowKey<$ip>) -> u64 {
+            // SAFETY: as above.
+            match unsafe { key.as_ref() } {
+                Some(key) => table::claim(&Table::<$ip>::new(), key),
+                None => table::NOWHERE,
+            }
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $finish(key: *const FlowKey<$ip>, flow: *const Flow<$ip>, spot: u64) -> u32 {
+            // SAFETY: as above.
+            if let (Some(key), Some(flow)) = unsafe { (key.as_ref(), flow.as_ref()) } {
+                table::finish(&Table::<$ip>::new(), key, flow, spot);
+            }
+            0
+        }
+
+        /// 0, 1 where the key is taken, 2 where there is no room.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $insert(key: *const FlowKey<$ip>, flow: *const Flow<$ip>) -> u32 {
+            let finish = |spot| {
+                $finish(key, flow, spot);
+            };
+            match table::insert_by(|| $begin(key), || $search(key), || $claim(key), finish) {
+                Ok(()) => 0,
+                Err(InsertError::Exists) => 1,
+                Err(InsertError::Full) => 2,
+            }
+        }
+
+        impl Far for $ip {
+            #[inline(always)]
+            fn find(key: &FlowKey<$ip>, out: &mut Snapshot<$ip>) -> bool {
+                table::find_by(|spot| ($read(key, spot, out) != 0).then_some(()), || $search(key)).is_some()
+            }
+
+            #[inline(always)]
+            fn search(key: &FlowKey<$ip>) -> u64 {
+                $search(key)
+            }
+
+            #[inline(always)]
+            fn insert(key: &FlowKey<$ip>, flow: &Flow<$ip>) -> Result<(), InsertError> {
+                match $insert(key, flow) {
+                    0 => Ok(()),
+                    1 => Err(InsertError::Exists),
+                    _ => Err(InsertError::Full),
+                }
+            }
+        }
+    };
+}
+
+far!(V4, flow_read_v4, flow_search_v4, flow_begin_v4, flow_claim_v4, flow_finish_v4, flow_insert_v4);
+far!(V6, flow_read_v6, flow_search_v6, flow_begin_v6, flow_claim_v6, flow_finish_v6, flow_insert_v6);
+
+/// A bucket in the map.
+pub(crate) struct Line<A>(*mut u32, PhantomData<A>);
+
+impl<A> Clone for Line<A> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<A> Copy for Line<A> {}
+
+/// Control word and entry of a flow in the map.
+#[derive(Clone, Copy)]
+pub(crate) struct Slot {
+    control: *mut u32,
+    entry: *mut u64,
+}
+
+impl<A: Maps> Memory for Table<A> {
+    const WAYS: u32 = table::WAYS;
+    type Bucket = Line<A>;
+
+    #[inline(always)]
+    fn buckets(&self) -> u32 {
+        A::flows_shape() as u32
+    }
+
+    #[inline(always)]
+    fn seed(&self) -> u32 {
+        (A::flows_shape() >> 32) as u32
+    }
+
+    #[inline(always)]
+    fn bucket(&self, index: u32) -> Option<Line<A>> {
+        A::flows(index).map(|bucket| Line(bucket.cast(), PhantomData))
+    }
+}
+
+impl<A: Ip> Bucket for Line<A> {
+    type Way = Slot;
+
+    #[inline(always)]
+    fn version(&self) -> u32 {
+        // SAFETY: the pointer is to an element of the map, whose values are never freed while a program uses them.
+        unsafe { self.0.add(table::VERSION_AT).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn swap_version(&self, old: u32, new: u32) -> bool {
+        // SAFETY: as above; the word is aligned.
+        unsafe { atomic::swap32(self.0.add(table::VERSION_AT), old, new) == old }
+    }
+
+    #[inline(always)]
+    fn set_version(&self, version: u32) {
+        // SAFETY: as above.
+        unsafe { atomic::publish32(self.0.add(table::VERSION_AT), version) };
+    }
+
+    #[inline(always)]
+    fn pair(&self, index: u32) -> u64 {
+        if index >= table::WAYS / 2 {
+            return 0;
+        }
+        // SAFETY: as above; the element has that many control words.
+        unsafe { self.0.cast::<u64>().add(table::pair_at(index as usize)).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn way(&self, index: u32) -> Option<Slot> {
+        // Opaque, or the compiler drops a comparison that the verifier wants to see.
+        let index = core::hint::black_box(index);
+        if index >= table::WAYS {
+            return None;
+        }
+        let index = index as usize;
+        // SAFETY: the element has that many ways.
+        unsafe {
+            Some(Slot {
+                control: self.0.add(table::control_at(index)),
+                entry: self.0.cast::<u64>().add(table::line_at::<A>(index)),
+            })
+        }
+    }
+}
+
+impl Way for Slot {
+    #[inline(always)]
+    fn control(&self) -> u32 {
+        // SAFETY: the pointer is into an element of the map, whose values are never freed while a program uses them.
+        unsafe { self.control.read_volatile() }
+    }
+
+    #[inline(always)]
+    fn swap(&self, old: u32, new: u32) -> bool {
+        // SAFETY: as above; the word is aligned.
+        unsafe { atomic::swap32(self.control, old, new) == old }
+    }
+
+    #[inline(always)]
+    fn publish(&self, control: u32) {
+        // SAFETY: as above.
+        unsafe { atomic::publish32(self.control, control) };
+    }
+
+    #[inline(always)]
+    fn word(&self, index: usize) -> u64 {
+        // SAFETY: as above; the words of an entry lie behind each other.
+        unsafe { self.entry.add(index).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn set(&self, index: usize, word: u64) {
+        // SAFETY: as in `word`.
+        unsafe { self.entry.add(index).write_volatile(word) };
+    }
+}
