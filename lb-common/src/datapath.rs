@@ -5,6 +5,7 @@
 
 pub mod first;
 pub mod flows;
+pub mod onward;
 pub mod portless;
 pub mod too_long;
 
@@ -25,6 +26,8 @@ pub enum Stage {
     First(Family),
     /// [`flows`]
     Flows(Family),
+    /// [`onward`]
+    Onward(Family),
     /// [`portless`]
     Portless(Family),
     /// [`too_long`]
@@ -33,7 +36,7 @@ pub enum Stage {
 
 impl Stage {
     /// All, in the order of their numbers, with the ends of their programs' names.
-    pub const ALL: [(Self, &'static str); 8] = [
+    pub const ALL: [(Self, &'static str); 10] = [
         (Self::First(Family::V4), "first_v4"),
         (Self::First(Family::V6), "first_v6"),
         (Self::Flows(Family::V4), "flows_v4"),
@@ -42,7 +45,14 @@ impl Stage {
         (Self::Portless(Family::V6), "portless_v6"),
         (Self::TooLong(Family::V4), "too_long_v4"),
         (Self::TooLong(Family::V6), "too_long_v6"),
+        (Self::Onward(Family::V4), "onward_v4"),
+        (Self::Onward(Family::V6), "onward_v6"),
     ];
+
+    /// Whether packets at a side of a device come to it: none leaves the node on its way out of it.
+    pub const fn is_at(self, side: Side) -> bool {
+        matches!((self, side), (Self::Flows(_) | Self::Portless(_), _) | (_, Side::Ingress))
+    }
 
     /// The index in an array of programs.
     #[inline(always)]
@@ -52,6 +62,7 @@ impl Stage {
             Self::Flows(family) => 2 + family as u32,
             Self::Portless(family) => 4 + family as u32,
             Self::TooLong(family) => 6 + family as u32,
+            Self::Onward(family) => 8 + family as u32,
         }
     }
 }
@@ -72,6 +83,8 @@ where
             Err(Stage::First(Family::V6)) => first::run::<V6, _, T>(packet, tables, side, &now),
             Err(Stage::Flows(Family::V4)) => flows::run::<V4, _, T>(packet, tables, side, &now),
             Err(Stage::Flows(Family::V6)) => flows::run::<V6, _, T>(packet, tables, side, &now),
+            Err(Stage::Onward(Family::V4)) => onward::run::<V4, _, T>(packet, tables, side, &now),
+            Err(Stage::Onward(Family::V6)) => onward::run::<V6, _, T>(packet, tables, side, &now),
             Err(Stage::Portless(Family::V4)) => portless::run::<V4, _, T>(packet, tables, side, &now),
             Err(Stage::Portless(Family::V6)) => portless::run::<V6, _, T>(packet, tables, side, &now),
             Err(Stage::TooLong(Family::V4)) => too_long::run::<V4, _, T>(packet, tables, side, &now),

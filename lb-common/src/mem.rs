@@ -117,11 +117,19 @@ pub struct Flows<A: Ip> {
     pub affinity: BTreeMap<AffinityKey<A>, Affinity>,
     /// `FRAGMENTS`.
     pub fragments: BTreeMap<FragmentKey<A>, FragmentPorts>,
+    /// `PASSED`: what the stage before has handed on.
+    pub passed: Option<(Flow<A>, Reason)>,
 }
 
 impl<A: Ip> Default for Flows<A> {
     fn default() -> Self {
-        Self { flows: BTreeMap::new(), sockets: BTreeMap::new(), affinity: BTreeMap::new(), fragments: BTreeMap::new() }
+        Self {
+            flows: BTreeMap::new(),
+            sockets: BTreeMap::new(),
+            affinity: BTreeMap::new(),
+            fragments: BTreeMap::new(),
+            passed: None,
+        }
     }
 }
 
@@ -340,6 +348,14 @@ impl<A: Of> Tables<A> for Native {
         if let Some(flow) = A::flows_mut(self).flows.get_mut(&entry.key) {
             flow.state &= !bits;
         }
+    }
+
+    fn pass(&mut self, flow: &Flow<A>, reason: Reason) {
+        A::flows_mut(self).passed = Some((*flow, reason));
+    }
+
+    fn passed(&mut self) -> Option<(Flow<A>, Reason)> {
+        A::flows_mut(self).passed.take()
     }
 
     fn remember(&mut self, key: &SocketKey<A>, peer: &SocketPeer<A>) {

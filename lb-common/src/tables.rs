@@ -164,6 +164,16 @@ impl<A: Ip> Flow<A> {
 }
 
 entry! {
+    /// The value of the `PASSED` arrays, one a CPU: what one stage of a packet's way hands to the next.
+    pub struct Passed<A: Ip> {
+        /// As it leads the packet.
+        pub flow: Flow<A>,
+        /// Number of the reason.
+        pub reason: u32,
+    }
+}
+
+entry! {
     /// Key of the socket map: a datagram's or a connection's real peer, as one socket sees it.
     pub struct SocketKey<A: Ip> {
         /// `bpf_get_socket_cookie`, low word first.
@@ -367,6 +377,10 @@ pub trait Tables<A: Ip> {
     fn mark(&mut self, entry: &mut Self::Entry, bits: u32);
     /// Takes bits from [`Flow::state`], atomically.
     fn unmark(&mut self, entry: &mut Self::Entry, bits: u32);
+    /// Hands a flow to the next stage, and why the packet goes as it says.
+    fn pass(&mut self, flow: &Flow<A>, reason: Reason);
+    /// What the stage before handed on.
+    fn passed(&mut self) -> Option<(Flow<A>, Reason)>;
     /// Remembers which frontend a socket meant.
     fn remember(&mut self, key: &SocketKey<A>, peer: &SocketPeer<A>);
     /// The frontend that a socket meant.

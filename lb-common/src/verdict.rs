@@ -154,6 +154,22 @@ reasons! {
 }
 
 impl Reason {
+    /// That of a packet with a flow, from its number.
+    #[inline(always)]
+    pub const fn of_flow(number: u32) -> Self {
+        const NEW: u32 = Reason::NewFlow as u32;
+        const HALF_OPEN: u32 = Reason::HalfOpenFlow as u32;
+        const ESTABLISHED: u32 = Reason::EstablishedFlow as u32;
+        const REPLY: u32 = Reason::Reply as u32;
+        match number {
+            NEW => Self::NewFlow,
+            HALF_OPEN => Self::HalfOpenFlow,
+            ESTABLISHED => Self::EstablishedFlow,
+            REPLY => Self::Reply,
+            _ => Self::Stateless,
+        }
+    }
+
     /// Whether packets with this reason are counted. Counting a stranger would be most of what it costs.
     #[inline(always)]
     pub const fn is_counted(self) -> bool {

@@ -66,13 +66,6 @@ macro_rules! stages {
             skb::conclude(&mut buffer, result, &maps::TC_INGRESS, skb::OUT)
         }
 
-        $(#[classifier]
-        fn $egress(ctx: TcContext) -> i32 {
-            let (mut buffer, mut tables) = skb::open::<false>(ctx);
-            let result = datapath::$stage::run::<$family, _, _>(&mut buffer, &mut tables, Side::Egress, now);
-            skb::conclude(&mut buffer, result, &maps::TC_EGRESS, skb::OUT)
-        })?
-
         #[classifier]
         fn $service(ctx: TcContext) -> i32 {
             let (mut buffer, mut tables) = skb::open_at_service_device::<false>(ctx);
@@ -80,6 +73,13 @@ macro_rules! stages {
             let result = datapath::at_service_device::<$family, _>(&mut tables, result);
             skb::conclude(&mut buffer, result, &maps::TC_SERVICE, skb::IN)
         }
+
+        $(#[classifier]
+        fn $egress(ctx: TcContext) -> i32 {
+            let (mut buffer, mut tables) = skb::open::<false>(ctx);
+            let result = datapath::$stage::run::<$family, _, _>(&mut buffer, &mut tables, Side::Egress, now);
+            skb::conclude(&mut buffer, result, &maps::TC_EGRESS, skb::OUT)
+        })?
     )*};
 }
 
@@ -88,10 +88,12 @@ stages! {
     xdp_ingress_first_v6, tc_ingress_first_v6, tc_service_first_v6 => first, V6;
     xdp_ingress_flows_v4, tc_ingress_flows_v4, tc_service_flows_v4, tc_egress_flows_v4 => flows, V4;
     xdp_ingress_flows_v6, tc_ingress_flows_v6, tc_service_flows_v6, tc_egress_flows_v6 => flows, V6;
+    xdp_ingress_onward_v4, tc_ingress_onward_v4, tc_service_onward_v4 => onward, V4;
+    xdp_ingress_onward_v6, tc_ingress_onward_v6, tc_service_onward_v6 => onward, V6;
     xdp_ingress_portless_v4, tc_ingress_portless_v4, tc_service_portless_v4, tc_egress_portless_v4 => portless, V4;
     xdp_ingress_portless_v6, tc_ingress_portless_v6, tc_service_portless_v6, tc_egress_portless_v6 => portless, V6;
-    xdp_ingress_too_long_v4, tc_ingress_too_long_v4, tc_service_too_long_v4, tc_egress_too_long_v4 => too_long, V4;
-    xdp_ingress_too_long_v6, tc_ingress_too_long_v6, tc_service_too_long_v6, tc_egress_too_long_v6 => too_long, V6;
+    xdp_ingress_too_long_v4, tc_ingress_too_long_v4, tc_service_too_long_v4 => too_long, V4;
+    xdp_ingress_too_long_v6, tc_ingress_too_long_v6, tc_service_too_long_v6 => too_long, V6;
 }
 
 macro_rules! cgroup {

@@ -12,8 +12,8 @@ use lb_common::datapath::Stage;
 use lb_common::flow::table::{Snapshot, bucket_words, buckets_for};
 use lb_common::ip::{Family, V4, V6};
 use lb_common::tables::{
-    Affinity, AffinityKey, Backend, Config, Filter, FragmentKey, FragmentPorts, Frontend, FrontendKey, Name, RangeKey,
-    SocketKey, SocketPeer, Traffic, map as shape,
+    Affinity, AffinityKey, Backend, Config, Filter, FragmentKey, FragmentPorts, Frontend, FrontendKey, Name, Passed,
+    RangeKey, SocketKey, SocketPeer, Traffic, map as shape,
 };
 use lb_common::verdict::Reason;
 
@@ -73,6 +73,8 @@ pub(crate) fn call<C: EbpfContext>(programs: &'static ProgramArray, ctx: &C, sta
             Stage::First(Family::V6) => tail_call::<{ Stage::First(Family::V6).index() }>(ctx, programs),
             Stage::Flows(Family::V4) => tail_call::<{ Stage::Flows(Family::V4).index() }>(ctx, programs),
             Stage::Flows(Family::V6) => tail_call::<{ Stage::Flows(Family::V6).index() }>(ctx, programs),
+            Stage::Onward(Family::V4) => tail_call::<{ Stage::Onward(Family::V4).index() }>(ctx, programs),
+            Stage::Onward(Family::V6) => tail_call::<{ Stage::Onward(Family::V6).index() }>(ctx, programs),
             Stage::Portless(Family::V4) => tail_call::<{ Stage::Portless(Family::V4).index() }>(ctx, programs),
             Stage::Portless(Family::V6) => tail_call::<{ Stage::Portless(Family::V6).index() }>(ctx, programs),
             Stage::TooLong(Family::V4) => tail_call::<{ Stage::TooLong(Family::V4).index() }>(ctx, programs),
@@ -167,12 +169,14 @@ pub(crate) trait Maps: Routed + Far {
     fn flows_shape() -> u64;
     /// A bucket of its table of flows.
     fn flows(index: u32) -> Option<*mut u64>;
+    /// Where a stage leaves what the next one needs, on this CPU.
+    fn passed() -> Option<*mut Passed<Self>>;
 }
 
 macro_rules! maps {
     (
         $ip:ty, $node:ident, $frontends:ident, $backends:ident, $ranges:ident, $affinity:ident, $sockets:ident,
-        $fragments:ident, $flows:ident, $snapshots:ident, $index:literal
+        $fragments:ident, $flows:ident, $snapshots:ident, $passed:ident, $index:literal
     ) => {
         #[map]
         static $frontends: HashMap<FrontendKey<$ip>, Frontend> =
@@ -193,6 +197,9 @@ macro_rules! maps {
             Array::pinned(buckets_for(shape::FLOWS_CAPACITY), BPF_F_MMAPABLE);
         #[map]
         static $snapshots: PerCpuArray<Snapshot<$ip>> = PerCpuArray::with_max_entries(2, 0);
+
+        #[map]
+        static $passed: PerCpuArray<Passed<$ip>> = PerCpuArray::pinned(1, 0);
 
         impl Maps for $ip {
             #[inline(always)]
@@ -236,6 +243,10 @@ macro_rules! maps {
             fn flows(index: u32) -> Option<*mut u64> {
                 $flows.get_ptr_mut(index).map(<*mut _>::cast)
             }
+            #[inline(always)]
+            fn passed() -> Option<*mut Passed<Self>> {
+                $passed.get_ptr_mut(0)
+            }
         }
     };
 }
@@ -251,6 +262,7 @@ maps!(
     FRAGMENTS_V4,
     FLOWS_V4,
     SNAPSHOTS_V4,
+    PASSED_V4,
     0
 );
 maps!(
@@ -264,5 +276,6 @@ maps!(
     FRAGMENTS_V6,
     FLOWS_V6,
     SNAPSHOTS_V6,
+    PASSED_V6,
     1
 );

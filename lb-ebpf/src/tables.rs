@@ -199,6 +199,22 @@ impl<A: Maps, P: Place, const ENTRY: bool> Tables<A> for Kernel<P, ENTRY> {
     }
 
     #[inline(always)]
+    fn pass(&mut self, flow: &Flow<A>, reason: Reason) {
+        if let Some(room) = A::passed() {
+            // SAFETY: the element is this CPU's own, and a program is not moved while it runs.
+            unsafe { (*room).flow = *flow };
+            // SAFETY: as above.
+            unsafe { (*room).reason = reason as u32 };
+        }
+    }
+
+    #[inline(always)]
+    fn passed(&mut self) -> Option<(Flow<A>, Reason)> {
+        // SAFETY: as in `pass`; nothing runs between two stages of a packet.
+        A::passed().map(|room| unsafe { ((*room).flow, Reason::of_flow((*room).reason)) })
+    }
+
+    #[inline(always)]
     fn remember(&mut self, key: &SocketKey<A>, peer: &SocketPeer<A>) {
         // An LRU map makes room; should it fail, the socket sees the backend's own address.
         let _ = A::sockets().insert(key, peer, BPF_ANY.into());

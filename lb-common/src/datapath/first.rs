@@ -1,9 +1,8 @@
 //! First packets of flows to a Service: where they lead, and what is remembered of it.
 
-use super::{Stage, conclude, go_on};
+use super::{Stage, count};
 use crate::csum;
 use crate::flow::{self, state};
-use crate::fragment;
 use crate::hash;
 use crate::ip::Ip;
 use crate::packet::{Packet, proto};
@@ -12,10 +11,10 @@ use crate::service::{Choice, Client, choose, find};
 use crate::tables::{Backend, Flow, FlowKey, Origin, Side, Tables, backend, device};
 use crate::verdict::{Reason, Verdict};
 
-/// Decides on such a packet, which came in through a device, and translates it. Counts the reason.
+/// Decides on such a packet, which came in through a device.
 ///
 /// # Errors
-/// The stage that decides on a packet that is too long for its way.
+/// The stage that sends it on as its flow says.
 #[inline(always)]
 pub fn run<A: Header, P: Packet, T: Tables<A>>(
     packet: &mut P,
@@ -23,22 +22,18 @@ pub fn run<A: Header, P: Packet, T: Tables<A>>(
     side: Side,
     now: impl Fn() -> u32,
 ) -> Result<Verdict, Stage> {
-    let verdict = match parse::<A, P>(packet) {
-        Err(reason) => Verdict::Pass(reason),
-        Ok(parsed) => {
-            let (mut key, mut flow) = (parsed.key(side), Flow::zeroed());
-            let verdict = match first(tables, &parsed, &mut key, packet.device(), now(), &mut flow) {
-                Ok(_) if !parsed.can_become(&flow) => Verdict::Drop(Reason::SctpFragment),
-                Ok(reason) => go_on(packet, tables, &parsed, &flow, reason),
-                Err(verdict) => verdict,
-            };
-            if parsed.first && verdict.goes_on() {
-                fragment::remember(packet, tables, &parsed);
-            }
-            verdict
-        }
+    let parsed = match parse::<A, P>(packet) {
+        Ok(parsed) => parsed,
+        Err(reason) => return Ok(count(tables, Verdict::Pass(reason))),
     };
-    conclude(tables, verdict)
+    let (mut key, mut flow) = (parsed.key(side), Flow::zeroed());
+    match first(tables, &parsed, &mut key, packet.device(), now(), &mut flow) {
+        Ok(reason) => {
+            tables.pass(&flow, reason);
+            Err(Stage::Onward(A::FAMILY))
+        }
+        Err(verdict) => Ok(count(tables, verdict)),
+    }
 }
 
 /// Chooses a backend for the first packet of a flow to a Service, which came in through a device, and writes the way there

@@ -1,18 +1,17 @@
 //! Packets of flows that are known and change their state, and all others of half-open ones.
 
-use super::{Stage, account, conclude, go_on, to_frontend, translate};
+use super::{Stage, account, count, onward, to_frontend, translate};
 use crate::flow::{self, state};
-use crate::fragment;
 use crate::ip::Ip;
 use crate::packet::{Packet, tcp};
 use crate::parse::{Header, Parsed, parse};
 use crate::tables::{Flow, FlowKey, Side, Tables};
 use crate::verdict::{Reason, Verdict};
 
-/// Decides on a packet that has ports, and translates it. Counts the reason.
+/// Decides on a packet that has ports: finds its flow, and notes what the packet changes about it.
 ///
 /// # Errors
-/// The stage that decides on a packet whose flow makes room for a new one, or that is too long for its way.
+/// The stage that sends it on as its flow says, or that decides on one whose flow makes room for a new one.
 #[inline(always)]
 pub fn run<A: Header, P: Packet, T: Tables<A>>(
     packet: &mut P,
@@ -20,29 +19,26 @@ pub fn run<A: Header, P: Packet, T: Tables<A>>(
     side: Side,
     now: impl Fn() -> u32,
 ) -> Result<Verdict, Stage> {
-    let verdict = match parse::<A, P>(packet) {
-        Err(reason) => Verdict::Pass(reason),
-        Ok(parsed) => {
-            let (mut key, mut flow) = (parsed.key(side), Flow::zeroed());
-            let verdict = match follow(tables, &parsed, &mut key, now(), &mut flow) {
-                Some(_) if !parsed.can_become(&flow) => Verdict::Drop(Reason::SctpFragment),
-                Some(reason) if side == Side::Ingress => go_on(packet, tables, &parsed, &flow, reason),
-                Some(reason) => {
-                    let verdict = translate(packet, &parsed, &flow, reason);
-                    account(tables, &flow, parsed.bytes(), verdict)
-                }
-                None if side == Side::Ingress && to_frontend(tables, &parsed) => {
-                    return Err(Stage::First(A::FAMILY));
-                }
-                None => Verdict::Pass(Reason::NotService),
-            };
-            if parsed.first && verdict.goes_on() {
-                fragment::remember(packet, tables, &parsed);
-            }
-            verdict
-        }
+    let parsed = match parse::<A, P>(packet) {
+        Ok(parsed) => parsed,
+        Err(reason) => return Ok(count(tables, Verdict::Pass(reason))),
     };
-    conclude(tables, verdict)
+    let (mut key, mut flow) = (parsed.key(side), Flow::zeroed());
+    let verdict = match (follow(tables, &parsed, &mut key, now(), &mut flow), side) {
+        (Some(reason), Side::Ingress) => {
+            // Here are so many ways behind the kernel's verifier that it would walk the rest some dozen times.
+            tables.pass(&flow, reason);
+            return Err(Stage::Onward(A::FAMILY));
+        }
+        (Some(_), Side::Egress) if !parsed.can_become(&flow) => Verdict::Drop(Reason::SctpFragment),
+        (Some(reason), Side::Egress) => {
+            let verdict = translate(packet, &parsed, &flow, reason);
+            account(tables, &flow, parsed.bytes(), verdict)
+        }
+        (None, Side::Ingress) if to_frontend(tables, &parsed) => return Err(Stage::First(A::FAMILY)),
+        (None, _) => Verdict::Pass(Reason::NotService),
+    };
+    onward::finish(packet, tables, &parsed, verdict)
 }
 
 /// Writes the entry of a packet's flow to `flow`, if it is known.

@@ -41,7 +41,7 @@ pub use traffic::traffic;
 pub use uninstall::{Removed, remove_older_layouts, uninstall};
 
 use aya::Pod;
-use lb_common::tables::{Entry, map};
+use lb_common::tables::{Entry, Side, map};
 
 /// An entry of a map, as aya takes it.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +75,14 @@ impl Hook {
             Self::TcIngress => "tc_ingress",
             Self::TcEgress => "tc_egress",
             Self::TcService => "tc_service",
+        }
+    }
+
+    /// Packets that come in meet it, or those that go out. Those that go out through the service device have only now come in.
+    const fn side(self) -> Side {
+        match self {
+            Self::TcEgress => Side::Egress,
+            Self::Xdp | Self::TcIngress | Self::TcService => Side::Ingress,
         }
     }
 

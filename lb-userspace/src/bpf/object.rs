@@ -111,10 +111,7 @@ fn join(ebpf: &mut Ebpf, hook: Hook) -> Result<(), Error> {
     let missing = |what: &str| Error::Load(format!("the object has no {what}; build it anew with `cargo xtask build`"));
     let map = ebpf.take_map(array).ok_or_else(|| missing(&format!("map {array}")))?;
     let mut programs = ProgramArray::try_from(map).map_err(|error| Error::Load(chain(&error)))?;
-    for (stage, end) in Stage::ALL {
-        if matches!(stage, Stage::First(_)) && hook == Hook::TcEgress {
-            continue;
-        }
+    for (stage, end) in Stage::ALL.into_iter().filter(|(stage, _)| stage.is_at(hook.side())) {
         let name = format!("{}_{end}", hook.program());
         let program = ebpf.program(&name).ok_or_else(|| missing(&format!("program {name}")))?;
         let fd = program.fd().map_err(|error| Error::program(&name, &error))?;
