@@ -96,6 +96,7 @@ fn each_value_arrives_where_it_should() -> Result<()> {
         (&[r#"log="debug""#], "DaemonSet/sluice", args, r#""--log=debug""#),
         (&[r#"healthz={"address":"[::]","port":9}"#], "DaemonSet/sluice", args, r#""--healthz-bind-address=[::]:9""#),
         (&["metrics.service=true"], "DaemonSet/sluice", args, r#""--metrics-bind-address=$(NODE_IP):10249""#),
+        (&["metrics.services=true"], "DaemonSet/sluice", args, r#""--service-metrics""#),
         (&["metrics.service=true"], "Service/sluice-metrics", "/spec/clusterIP", r#""None""#),
         (
             &["metrics.service=true", "metrics.serviceMonitor=true"],
