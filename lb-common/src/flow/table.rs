@@ -119,9 +119,9 @@ impl Place {
         let buckets = u64::from(memory.buckets());
         let (high, low) = (hash >> 32, hash & 0xffff_ffff);
         Self {
-            first: (high * buckets >> 32) as u32,
-            second: (low * buckets >> 32) as u32,
-            home: ((low & 0xffff) * u64::from(M::WAYS) >> 16) as u32,
+            first: ((high * buckets) >> 32) as u32,
+            second: ((low * buckets) >> 32) as u32,
+            home: (((low & 0xffff) * u64::from(M::WAYS)) >> 16) as u32,
             tag: (high as u32) << control::TAG.trailing_zeros(),
         }
     }

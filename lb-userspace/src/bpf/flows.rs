@@ -23,6 +23,9 @@ const fn family_index<A: Of>() -> usize {
     }
 }
 
+/// Entries of flows with their keys.
+pub type Entries<A> = Vec<(FlowKey<A>, Flow<A>)>;
+
 impl Maps {
     /// Visits all flow entries. Those that come or go meanwhile may be missed.
     ///
@@ -36,10 +39,7 @@ impl Maps {
     ///
     /// # Errors
     /// The map cannot be read.
-    pub fn flows_of<'a, A: Of>(
-        &self,
-        keys: impl Iterator<Item = &'a FlowKey<A>>,
-    ) -> Result<Vec<(FlowKey<A>, Flow<A>)>, Error> {
+    pub fn flows_of<'a, A: Of>(&self, keys: impl Iterator<Item = &'a FlowKey<A>>) -> Result<Entries<A>, Error> {
         let mut keys = keys.peekable();
         if keys.peek().is_none() {
             return Ok(Vec::new());

@@ -26,7 +26,7 @@ mod uninstall;
 
 pub use attach::{Attacher, TcMode, XdpMode};
 pub use error::Error;
-pub use flows::{affinity_map, counters, flow_map, in_ticks, now, remove_affinity, remove_flows, ticks};
+pub use flows::{Entries, affinity_map, counters, flow_map, in_ticks, now, remove_affinity, remove_flows, ticks};
 pub use maps::{FamilyMaps, Fill, Maps, Of};
 pub use mount::mount_bpffs;
 pub use note::Note;

@@ -144,7 +144,7 @@ fn push_out<M: Memory>(bucket: M::Bucket, index: u32, half_open: u32) -> u64 {
         return NOWHERE;
     }
     // Where another CPU is faster, its turn is as good.
-    let next = version & (TURN - 1) | (mark + 1) * TURN;
+    let next = version & (TURN - 1) | ((mark + 1) * TURN);
     let _ = bucket.swap_version(version, next);
     u64::from(index) << 8 | u64::from(number)
 }

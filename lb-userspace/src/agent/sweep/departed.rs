@@ -76,8 +76,8 @@ impl<A: Of> Side<A> {
     }
 
     fn look_again(&self, maps: &Maps, departed: &Departed<A>) -> Result<Self, Error> {
-        let mut found = Self::default();
-        found.flows = maps.flows_of(self.flows.iter().map(|(key, _)| key))?;
+        let flows = maps.flows_of(self.flows.iter().map(|(key, _)| key))?;
+        let mut found = Self { flows, ..Self::default() };
         found.flows.retain(|(key, flow)| flows::left_behind(departed, key, flow));
         for (key, _) in &self.clients {
             let to = maps.client::<A>(key)?.filter(|to| affinity::left_behind(departed, key, to));
