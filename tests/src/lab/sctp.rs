@@ -106,6 +106,8 @@ pub(super) struct Association {
     port: u16,
     /// Both sides have the same tag, so that who answers need not keep it.
     tag: u32,
+    /// Whether the other side knows of it.
+    has_begun: bool,
     socket: UdpSocket,
     /// Nobody else has a port of UDP of this number while we have it.
     _held: std::net::UdpSocket,
@@ -127,10 +129,11 @@ impl Association {
             setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?;
         }
         socket.connect(SocketAddr::new(to.ip(), 0)).await?;
-        let association = Self { to, port, tag: u32::from(port), socket, _held: held };
+        let mut association = Self { to, port, tag: u32::from(port), has_begun: false, socket, _held: held };
         // A firewall's refusal may come as an error here, and is said in full by what is received.
         let _ = association.socket.send(&association.packet(0, chunk::INIT, &init(association.tag))).await;
         let answer = association.receive(chunk::INIT_ACK).await?;
+        association.has_begun = true;
         let cookie = answer.get(INIT + 4..).ok_or_else(|| wrong("no cookie"))?;
         association.send(chunk::COOKIE_ECHO, cookie).await?;
         association.receive(chunk::COOKIE_ACK).await?;
@@ -181,7 +184,10 @@ impl Association {
 
 impl Drop for Association {
     fn drop(&mut self) {
-        let _ = self.socket.try_send(&self.packet(self.tag, chunk::ABORT, &[]));
+        // One that was refused is of no association, and invalid to netfilter.
+        if self.has_begun {
+            let _ = self.socket.try_send(&self.packet(self.tag, chunk::ABORT, &[]));
+        }
     }
 }
 
