@@ -9,8 +9,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use sluice_tests::kernel_or_skip;
 use sluice_tests::lab::{
-    Agent, AgentOptions, Exchange, FAMILIES, Family, HTTP_PORT, Lab, Load, Netns, Network, Node, Place, Server,
-    SocketPath, Source, UDP_PORT, Wiring, World, WorldOptions, cli, cluster_ips, service_manifest,
+    Agent, AgentOptions, Exchange, FAMILIES, Family, HTTP_PORT, Lab, Load, Netns, Node, Place, Server, SocketPath,
+    Source, UDP_PORT, World, WorldOptions, cli, cluster_ips, service_manifest,
 };
 
 /// The addresses of a backend.
@@ -113,13 +113,8 @@ const EXCHANGES: [(Exchange, u16, usize); 5] = [
 #[test]
 fn a_process_that_no_hook_sees_reaches_backends_everywhere() -> Result<()> {
     kernel_or_skip!();
-    for (network, wiring) in [
-        (Network::Routed, Wiring::PointToPoint),
-        (Network::Routed, Wiring::Bridge),
-        (Network::Vxlan, Wiring::PointToPoint),
-        (Network::Vxlan, Wiring::Bridge),
-    ] {
-        let world = World::new(WorldOptions { network, wiring })?;
+    for options @ WorldOptions { network, wiring } in WorldOptions::ALL {
+        let world = World::new(options)?;
         let (here, there) = (&world.nodes[0], &world.nodes[1]);
         let pods = [here.pod("near", 11)?, there.pod("far", 11)?];
         let _hosts = [Server::start(here, "host")?, Server::start(there, "far-host")?];

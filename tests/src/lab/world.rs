@@ -38,6 +38,16 @@ pub struct WorldOptions {
     pub wiring: Wiring,
 }
 
+impl WorldOptions {
+    /// Every kind of world.
+    pub const ALL: [Self; 4] = [
+        Self { network: Network::Routed, wiring: Wiring::PointToPoint },
+        Self { network: Network::Routed, wiring: Wiring::Bridge },
+        Self { network: Network::Vxlan, wiring: Wiring::PointToPoint },
+        Self { network: Network::Vxlan, wiring: Wiring::Bridge },
+    ];
+}
+
 /// Nodes: their names, their zones.
 const NODES: [(&str, &str); 3] = [("node-a", "zone-a"), ("node-b", "zone-b"), ("node-c", "zone-b")];
 /// Clients outside: their names, and the number of the node that leads them to everything.

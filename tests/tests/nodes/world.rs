@@ -2,19 +2,14 @@
 
 use anyhow::Result;
 use sluice_tests::kernel_or_skip;
-use sluice_tests::lab::{Exchange, FAMILIES, HTTP_PORT, Load, Network, UDP_PORT, Wiring, World, WorldOptions};
+use sluice_tests::lab::{Exchange, FAMILIES, HTTP_PORT, Load, UDP_PORT, World, WorldOptions};
 
 /// If this fails, no other result in such a world means anything.
 #[test]
 fn everyone_reaches_every_pod_in_every_kind_of_world() -> Result<()> {
     kernel_or_skip!();
-    for (network, wiring) in [
-        (Network::Routed, Wiring::PointToPoint),
-        (Network::Routed, Wiring::Bridge),
-        (Network::Vxlan, Wiring::PointToPoint),
-        (Network::Vxlan, Wiring::Bridge),
-    ] {
-        let world = World::new(WorldOptions { network, wiring })?;
+    for options @ WorldOptions { network, wiring } in WorldOptions::ALL {
+        let world = World::new(options)?;
         let mut pods = Vec::new();
         for node in &world.nodes {
             pods.push((node, node.pod(&format!("{}-1", node.name()), 11)?));
