@@ -83,6 +83,7 @@ impl<'a> Generator<'a> {
         match choice {
             0..4 => {
                 self.services[at].slices = self.slices(&self.services[at].clone());
+                self.services[at].edition += 1;
                 format!("{name} has other slices")
             }
             4..6 => {
@@ -100,7 +101,8 @@ impl<'a> Generator<'a> {
             6..8 => {
                 let old = self.services[at].clone();
                 let (number, ports) = (old.number, old.ports.clone());
-                self.services[at] = Service { slices: old.slices, ..self.service(number, ports, old.family, old.dual) };
+                let new = self.service(number, ports, old.family, old.dual);
+                self.services[at] = Service { slices: old.slices, edition: old.edition, ..new };
                 format!("{name} is offered in another way")
             }
             _ => {
@@ -167,6 +169,7 @@ impl<'a> Generator<'a> {
             source_ranges: if self.once_in(3, Feature::SourceRanges) { self.source_ranges() } else { Vec::new() },
             label: self.label(8),
             slices: Vec::new(),
+            edition: 0,
         }
     }
 

@@ -61,6 +61,9 @@ pub(super) struct Service {
     /// The label by which it is not for every proxy.
     pub(super) label: Option<&'static str>,
     pub(super) slices: Vec<Slice>,
+    /// How often it got other slices. New ones get new names, and stand beside the old ones for a moment: who is an endpoint
+    /// before and after is one all the time.
+    pub(super) edition: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -187,7 +190,7 @@ impl Service {
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "metadata": {
                 // A slice stays with its family.
-                "name": format!("{}-{at}-{}", self.name(), family_name(slice.family).to_lowercase()),
+                "name": format!("{}-{}-{at}-{}", self.name(), self.edition, family_name(slice.family).to_lowercase()),
                 "labels": { "kubernetes.io/service-name": self.name() },
             },
             "addressType": family_name(slice.family),

@@ -133,8 +133,11 @@ impl Twins<'_> {
         let gone: Vec<_> = self.written.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect();
         let news = wanted.iter().filter(|(key, object)| self.written.get(*key) != Some(*object));
         let news: Vec<_> = news.map(|(_, object)| object.clone()).collect();
-        self.api.delete(&gone)?;
+        // What a Service leaves free, another may want at once; a slice goes when others have taken its place.
+        let (services, slices): (Vec<_>, _) = gone.into_iter().partition(|(kind, _)| *kind == Kind::Service);
+        self.api.delete(&services)?;
         self.api.apply(&news)?;
+        self.api.delete(&slices)?;
         self.written = wanted;
         Ok(())
     }
