@@ -69,6 +69,11 @@ impl Cluster {
                 on_node.push(pod);
             }
             on_node.push(node.bare_pod(&format!("{}{CLIENT}", short(number)), CLIENT)?);
+            if options.wiring == Wiring::Bridge {
+                // Without it a pod that kube-proxy leads to itself hears nothing. Sluice needs none.
+                let ports = on_node.iter().map(|pod| format!("link set {} type bridge_slave hairpin on\n", pod.device));
+                node.ip(&ports.collect::<String>())?;
+            }
             pods.push(on_node);
         }
         for (number, node) in world.nodes.iter().enumerate() {
