@@ -3,6 +3,8 @@
 //! A packet that is not whole, contradicts itself or holds nothing to balance is an [`Err`] with the reason; nothing
 //! has been written then.
 
+use core::mem::offset_of;
+
 use crate::ip::{Be16, Ip, V4, V6};
 use crate::packet::{ETHERNET, Ipv4, Ipv6, Ipv6Fragment, Packet, Ports, Tcp, Udp, proto, tcp};
 use crate::sctp::{self, Sctp};
@@ -70,6 +72,23 @@ impl<A: Ip> Parsed<A> {
     #[inline(always)]
     pub fn can_become(&self, flow: &Flow<A>) -> bool {
         !self.first || self.proto != proto::SCTP || self.ports == (Ports { src: flow.sport, dst: flow.dport })
+    }
+}
+
+/// Bytes of a packet's headers up to that of TCP or UDP, without their options, where the IP header has no options or
+/// extension headers: of nearly all packets. `byte` reads one at an offset.
+#[inline(always)]
+pub fn plain(byte: impl Fn(usize) -> Option<u8>) -> Option<usize> {
+    // Version and, of IPv4, the length of the header (RFC 791).
+    let (header, proto) = match byte(ETHERNET)? {
+        0x45 => (V4::HEADER, byte(ETHERNET + offset_of!(Ipv4, proto))?),
+        version if version >> 4 == 6 => (V6::HEADER, byte(ETHERNET + offset_of!(Ipv6, next))?),
+        _ => return None,
+    };
+    match proto {
+        proto::TCP => Some(ETHERNET + header + size_of::<Tcp>()),
+        proto::UDP => Some(ETHERNET + header + size_of::<Udp>()),
+        _ => None,
     }
 }
 

@@ -8,6 +8,7 @@ use lb_common::csum;
 use lb_common::datapath::{self, Stage};
 use lb_common::ip::V4;
 use lb_common::packet::{self, Packet};
+use lb_common::parse;
 use lb_common::reject;
 use lb_common::tables::{Side, device};
 use lb_common::verdict::{Reason, Verdict};
@@ -114,11 +115,18 @@ impl Packet for Buffer {
     }
 }
 
+/// Whether so many bytes are all that an entry program reads of a packet. Of what a TCP socket sends its headers alone lie in
+/// one piece: to have more there, the kernel makes a new buffer, at the cost of ten look-ups.
+#[inline(always)]
+fn is_plain(ctx: &TcContext, linear: usize) -> bool {
+    parse::plain(|offset| bytes::load(ctx.data(), ctx.data_end(), offset)).is_some_and(|plain| plain <= linear)
+}
+
 /// A packet, and the tables as a program at its place sees them.
 #[inline(always)]
 pub(crate) fn open<const ENTRY: bool>(ctx: TcContext) -> (Buffer, Kernel<TcContext, ENTRY>) {
     let linear = ctx.data_end() - ctx.data();
-    if linear < HEADERS as usize && (linear as u32) < ctx.len() {
+    if linear < HEADERS as usize && (linear as u32) < ctx.len() && !(ENTRY && is_plain(&ctx, linear)) {
         // Too short a packet is for the parser to refuse.
         let _ = ctx.pull_data(if ctx.len() < HEADERS { ctx.len() } else { HEADERS });
     }
