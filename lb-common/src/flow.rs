@@ -38,11 +38,20 @@ pub mod state {
     pub const ESTABLISHED: u32 = 256;
     /// Both have said FIN.
     pub const FINS: u32 = FIN_THERE | FIN_BACK;
+    /// What entries keep.
+    pub const KEPT: u32 = (1 << 10) - 1;
+    /// Only while a flow is opened: its client may call the same backend from the same port past this node, so its source port
+    /// is another from the start.
+    pub const APART: u32 = 1 << 16;
 }
 
 /// Source ports for masqueraded flows, clear of the host's ephemeral ports (from 32768, `ip_local_port_range`) and of
 /// NodePorts (from 30000).
 const PORTS: core::ops::Range<u16> = 1024..30_000;
+
+/// Source ports for flows that are [`state::APART`]: neither the client's ephemeral ones (from 32768), nor those behind which
+/// the client, where it is another node, masquerades flows itself ([`PORTS`]).
+const APART: core::ops::Range<u16> = 30_000..32_768;
 
 impl<A: Ip> Flow<A> {
     /// Whether the connection is over, so that its ports may be used anew.
@@ -114,8 +123,9 @@ pub fn search_source_port<A: Ip, T: Tables<A>>(tables: &T, key: &mut FlowKey<A>,
     let hash = hash::tuple(&key.src, key.sport, &key.dst, key.dport, key.proto);
     turn(key, flow);
     for attempt in 1..TRIES {
-        // What the answers are sent to.
-        key.dport = port(hash, attempt);
+        // What the answers are sent to. The ports that are apart are few: the client's own comes next.
+        let own = attempt == 1 && flow.state & state::MASQUERADE == 0;
+        key.dport = if own { flow.dport } else { port(hash, attempt, PORTS) };
         if tables.other(key).is_none() {
             break;
         }
@@ -126,20 +136,23 @@ pub fn search_source_port<A: Ip, T: Tables<A>>(tables: &T, key: &mut FlowKey<A>,
 
 /// The source port of an attempt.
 #[inline(always)]
-fn port(hash: u32, attempt: u32) -> Be16 {
-    let span = u32::from(PORTS.end - PORTS.start);
+fn port(hash: u32, attempt: u32, of: core::ops::Range<u16>) -> Be16 {
+    let span = u32::from(of.end - of.start);
     // An odd stride walks through other ports from each start.
     let offset = hash.wrapping_add(attempt.wrapping_mul(hash >> 16 | 1)) % span;
-    Be16::new(PORTS.start + offset as u16)
+    Be16::new(of.start + offset as u16)
 }
 
 /// Gives a flow its first source port: the client's own, where it is the client's to choose.
 #[inline(never)]
 pub fn set_source_port<A: Ip>(key: &FlowKey<A>, flow: &mut Flow<A>) {
-    // Under the node's address a port of the ephemeral range could be a socket of the host itself.
-    let free = flow.state & state::MASQUERADE == 0 || PORTS.contains(&key.sport.get());
-    flow.sport =
-        if free { key.sport } else { port(hash::tuple(&key.src, key.sport, &key.dst, key.dport, key.proto), 0) };
+    let hash = || hash::tuple(&key.src, key.sport, &key.dst, key.dport, key.proto);
+    flow.sport = match flow.state & (state::MASQUERADE | state::APART) {
+        state::APART => port(hash(), 0, APART),
+        // Under the node's address a port of the ephemeral range could be a socket of the host itself.
+        state::MASQUERADE if !PORTS.contains(&key.sport.get()) => port(hash(), 0, PORTS),
+        _ => key.sport,
+    };
     flow.ports = csum::words([key.sport.wire(), key.dport.wire()], [flow.sport.wire(), flow.dport.wire()]);
 }
 

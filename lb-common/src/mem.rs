@@ -312,7 +312,7 @@ impl<A: Of> Tables<A> for Native {
             let victim = flows.entries(false).map(|(key, _)| *key).next();
             victim.map(|victim| flows.flows.remove(&victim));
         }
-        flows.flows.insert(*key, *flow);
+        flows.flows.insert(*key, Flow { state: flow.state & state::KEPT, ..*flow });
         Ok(())
     }
 

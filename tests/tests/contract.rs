@@ -169,6 +169,8 @@ const TRAPS: &[Row] = &[
         &[
             "two_frontends_one_backend_one_client_port_do_not_collide",
             "two_virtual_ips_with_one_backend_do_not_collide",
+            "behind_a_node_port_a_client_gets_a_port_that_it_uses_for_nothing_else",
+            "one_port_calls_one_backend_by_several_nodes",
         ],
     ),
     (

@@ -54,7 +54,10 @@ fn admit<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, device: u32, now
     match choose(tables, &frontend, &client) {
         Choice::Refuse(reason) | Choice::Drop(reason) => reason,
         Choice::Backend { id, backend } => {
-            let state = masquerade(tables.at_service_device(), client.origin, &backend, &key.src);
+            let mut state = masquerade(tables.at_service_device(), client.origin, &backend, &key.src);
+            if state == 0 && client.origin == Origin::Outside && frontend.hides_ports() {
+                state = state::APART;
+            }
             *flow = flow::there(key, &backend, key.src, state, now);
             flow.backend = id;
             flow.service = frontend.service;

@@ -82,7 +82,7 @@ pub type WayOf<M> = <<M as Memory>::Bucket as Bucket>::Way;
 /// Bits of a control word: those of [`state`], life, a sequence number, and the tag, which is a part of the key's hash.
 mod control {
     /// Those of [`state`](crate::flow::state).
-    pub(super) const STATE: u32 = 0x3ff;
+    pub(super) const STATE: u32 = crate::flow::state::KEPT;
     /// Somebody's, if only while it is written.
     pub(super) const USED: u32 = 1 << 10;
     /// To be found.

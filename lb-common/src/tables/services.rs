@@ -104,6 +104,7 @@ impl Frontend {
     }
 
     /// What its address is to its Service.
+    #[inline(always)]
     pub const fn kind(&self) -> Kind {
         match (self.flags & frontend::KIND) >> frontend::KIND_SHIFT {
             0 => Kind::ClusterIp,
@@ -111,6 +112,13 @@ impl Frontend {
             2 => Kind::LoadBalancer,
             _ => Kind::ExternalIp,
         }
+    }
+
+    /// Whether a backend that sees the address of a client outside need not see its port: that of a node, under the policy
+    /// `Cluster`. Pods of other nodes and these nodes themselves call it as strangers, and its backends by other ways, too.
+    #[inline(always)]
+    pub const fn hides_ports(&self) -> bool {
+        matches!(self.kind(), Kind::NodePort) && self.flags & frontend::LOCAL == 0
     }
 
     /// The bit of [`Filter::Frontend`] that makes packets to it be looked at: that of its address, or, where the address

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use lb_common::route::Hop;
+use lb_common::tables::{Kind, frontend};
 use sluice_tests::packets::fragments::{apart, together};
 use sluice_tests::packets::icmp::{TROUBLES, Told, Trouble, error, told};
 use sluice_tests::packets::world::{Network, far};
@@ -12,6 +13,7 @@ use super::*;
 both_families! {
     a_client_outside_is_led_to_another_node_and_its_answers_come_back_the_same_way
     a_backend_on_this_node_keeps_the_clients_address
+    behind_a_node_port_a_client_gets_a_port_that_it_uses_for_nothing_else
     a_pod_keeps_its_address_to_whatever_node
     clients_with_one_port_do_not_collide
     two_virtual_ips_with_one_backend_do_not_collide
@@ -104,6 +106,48 @@ mod rules {
         let service = vip::<A>(1, 80);
         let mut path = Path::<A>::outside(&[(service, proto::TCP, &[pod::<A>(1)])]);
         assert_eq!(path.connect(client::<A>(1, 40_000), service), pod::<A>(1));
+    }
+
+    /// Connections that were led there by other nodes have the client's own port, and are not seen here.
+    pub(super) fn behind_a_node_port_a_client_gets_a_port_that_it_uses_for_nothing_else<A: Net>() {
+        let (service, backend, me) = (SocketAddr::new(node::<A>(), 31_007), pod::<A>(1), client::<A>(1, 40_000));
+        for (kind, flags, origin, own) in [
+            (Kind::NodePort, 0, Origin::Outside, false),
+            (Kind::NodePort, 0, Origin::Inside, true),
+            (Kind::NodePort, frontend::LOCAL, Origin::Outside, true),
+            (Kind::LoadBalancer, 0, Origin::Outside, true),
+        ] {
+            for (l4, reply) in [(SYN, SYN_ACK), (UDP, UDP)] {
+                let mut path = Path::<A>::outside(&[(service, l4.number(), &[backend])]);
+                path.from(origin);
+                world::frontend::<A>(&mut path.tables.image, service, l4.number()).flags = kind.flags() | flags;
+                let connect = |path: &mut Path<A>, port| {
+                    let from = SocketAddr::new(me.ip(), port);
+                    let (verdict, seen, to) = path.send(Side::Ingress, from, service, l4);
+                    assert_eq!((verdict, seen.ip(), to), (Verdict::Forward(Reason::NewFlow), me.ip(), backend));
+                    let again = path.send(Side::Ingress, from, service, l4);
+                    assert_eq!(again, (Verdict::Forward(Reason::HalfOpenFlow), seen, to));
+                    let answer = path.send(Side::Egress, backend, seen, reply);
+                    assert_eq!(answer, (Verdict::Forward(Reason::Reply), service, from));
+                    seen.port()
+                };
+                let row = format!("{kind:?} {flags} {origin:?}");
+                let port = connect(&mut path, me.port());
+                assert_eq!(own, port == me.port(), "{row}");
+                assert!(own || (30_000..32_768).contains(&port), "{row}: {port}");
+                if own {
+                    continue;
+                }
+                let direct = path.send(Side::Egress, backend, me, reply);
+                assert_eq!(direct, (Verdict::Pass(Reason::NotService), backend, me), "{row}");
+                // Who holds so many connections to one backend that they are gone has its own ports, too.
+                let mut ports: Vec<_> = (32_768..36_768).map(|port| connect(&mut path, port)).collect();
+                ports.push(port);
+                ports.sort_unstable();
+                ports.dedup();
+                assert_eq!(ports.len(), 4_001, "{row}");
+            }
+        }
     }
 
     pub(super) fn a_pod_keeps_its_address_to_whatever_node<A: Net>() {

@@ -4,5 +4,6 @@ mod coexistence;
 mod health;
 mod leaving;
 mod matrix;
+mod ports;
 mod rules;
 mod world;
