@@ -68,8 +68,7 @@ pub fn run<A: Header, P: Packet, T: Tables<A>>(packet: &mut P, tables: &mut T, s
 
 #[inline(always)]
 fn read<A: Header, P: Packet>(packet: &P) -> Option<(Network<A>, Fragment)> {
-    let there = packet.length().wrapping_sub(ETHERNET);
-    let network = A::network(packet, ETHERNET, there, Extent::Part).ok()?;
+    let network = A::network(packet, ETHERNET, Extent::Part).ok()?;
     Some((network, network.fragment?))
 }
 

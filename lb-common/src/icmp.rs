@@ -133,7 +133,7 @@ fn quoted<A: Messages, P: Packet>(packet: &P, outer: &Network<A>) -> Option<(Net
     if !A::is_error(icmp.kind[0]) || there < A::HEADER + LEAST {
         return None;
     }
-    let quote = A::network(packet, outer.l4 + size_of::<Icmp>(), there, Extent::Quoted).ok()?;
+    let quote = A::network(packet, outer.l4 + size_of::<Icmp>(), Extent::Quoted(outer.l4 + outer.l4_len)).ok()?;
     let has_ports =
         matches!(quote.proto, proto::TCP | proto::UDP | proto::SCTP) && quote.fragment.is_none_or(|part| part.first);
     if !has_ports || quote.l4_len < LEAST {

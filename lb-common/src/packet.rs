@@ -14,6 +14,13 @@ pub trait Packet {
     /// Bytes of the packet, those of an aggregate (GSO) included.
     fn length(&self) -> usize;
 
+    /// The same, but where there are `enough` bytes or more, so many at the least: where a packet is in pieces, to know all of
+    /// them takes a call.
+    #[inline(always)]
+    fn length_beyond(&self, _enough: usize) -> usize {
+        self.length()
+    }
+
     /// Payload of each packet that a device makes of an aggregate (GSO), in bytes; 0 where it is one packet.
     #[inline(always)]
     fn segment(&self) -> usize {

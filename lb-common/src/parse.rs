@@ -127,18 +127,17 @@ pub enum Extent {
     Whole,
     /// The same, but it may be a fragment behind the first.
     Part,
-    /// Its beginning at least, as an ICMP error quotes it.
-    Quoted,
+    /// Its beginning at least, as an ICMP error quotes it: up to this offset.
+    Quoted(usize),
 }
 
 /// A family whose header can be read.
 pub trait Header: Ip {
-    /// Reads the IP header at `at`, from which on there are `there` bytes, and what stands between it and the transport
-    /// header.
+    /// Reads the IP header at `at`, and what stands between it and the transport header.
     ///
     /// # Errors
     /// The reason why the packet cannot be balanced.
-    fn network<P: Packet>(packet: &P, at: usize, there: usize, extent: Extent) -> Result<Network<Self>, Reason>;
+    fn network<P: Packet>(packet: &P, at: usize, extent: Extent) -> Result<Network<Self>, Reason>;
 }
 
 /// Reads the IP header of a packet of family `A`, whose EtherType the caller has looked at.
@@ -147,7 +146,7 @@ pub trait Header: Ip {
 /// The reason why the packet cannot be balanced.
 #[inline(always)]
 pub fn network<A: Header, P: Packet>(packet: &P) -> Result<Network<A>, Reason> {
-    A::network(packet, ETHERNET, packet.length().wrapping_sub(ETHERNET), Extent::Whole)
+    A::network(packet, ETHERNET, Extent::Whole)
 }
 
 /// Reads a packet of family `A`, whose EtherType the caller has looked at.
@@ -198,19 +197,25 @@ impl Extent {
     const fn extensions(self) -> usize {
         match self {
             Self::Whole | Self::Part => 4,
-            Self::Quoted => 1,
+            Self::Quoted(_) => 1,
         }
     }
 
-    /// Bytes of a packet whose header states `stated` where `there` are; `None` where there must be more.
+    /// Bytes of a packet from `at` on where its header states `stated`; `None` where there must be more.
     #[inline(always)]
-    fn bytes(self, stated: Be16, there: usize) -> Option<usize> {
+    fn bytes<P: Packet>(self, packet: &P, at: usize, stated: Be16) -> Option<usize> {
         let stated = usize::from(stated.get());
+        let end = match self {
+            Self::Whole | Self::Part if stated == 0 => packet.length(),
+            Self::Whole | Self::Part => packet.length_beyond(at + stated),
+            Self::Quoted(end) => end,
+        };
+        let there = end.wrapping_sub(at);
         let len = if stated == 0 && there > LONGEST { there } else { stated };
         match self {
             Self::Whole | Self::Part => (len <= there).then_some(len),
             // What is quoted of an aggregate states more, or 0.
-            Self::Quoted => Some(if len == 0 || len > there { there } else { len }),
+            Self::Quoted(_) => Some(if len == 0 || len > there { there } else { len }),
         }
     }
 }
@@ -222,10 +227,10 @@ const OFFSET: u16 = 0x1fff;
 
 impl Header for V4 {
     #[inline(always)]
-    fn network<P: Packet>(packet: &P, at: usize, there: usize, extent: Extent) -> Result<Network<Self>, Reason> {
+    fn network<P: Packet>(packet: &P, at: usize, extent: Extent) -> Result<Network<Self>, Reason> {
         let header: Ipv4 = packet.load(at).ok_or(Reason::Malformed)?;
         let header_len = usize::from(header.version_ihl & 15) * 4;
-        let len = extent.bytes(header.len, there).ok_or(Reason::Malformed)?;
+        let len = extent.bytes(packet, at, header.len).ok_or(Reason::Malformed)?;
         if header.version_ihl >> 4 != 4 || header_len < Self::HEADER || len < header_len {
             return Err(Reason::Malformed);
         }
@@ -262,9 +267,9 @@ mod part {
 
 impl Header for V6 {
     #[inline(always)]
-    fn network<P: Packet>(packet: &P, at: usize, there: usize, extent: Extent) -> Result<Network<Self>, Reason> {
+    fn network<P: Packet>(packet: &P, at: usize, extent: Extent) -> Result<Network<Self>, Reason> {
         let header: Ipv6 = packet.load(at).ok_or(Reason::Malformed)?;
-        let len = extent.bytes(header.len, there.wrapping_sub(Self::HEADER)).ok_or(Reason::Malformed)?;
+        let len = extent.bytes(packet, at + Self::HEADER, header.len).ok_or(Reason::Malformed)?;
         if header.version_class_flow[0] >> 4 != 6 {
             return Err(Reason::Malformed);
         }

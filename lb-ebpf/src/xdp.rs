@@ -1,7 +1,9 @@
 //! Packets at XDP.
 
+use core::arch::asm;
+
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
-use aya_ebpf::helpers::generated::{bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len};
+use aya_ebpf::helpers::generated::{bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use aya_ebpf::programs::XdpContext;
 use lb_common::datapath::{self, Stage};
 use lb_common::packet::{self, Packet};
@@ -25,8 +27,28 @@ impl Packet for Frame {
 
     #[inline(always)]
     fn length(&self) -> usize {
-        // SAFETY: the context is this run's own.
-        unsafe { bpf_xdp_get_buff_len(self.0.ctx) as usize }
+        // As `bpf_xdp_get_buff_len`, of which the compiler believes that it writes to the context, and then takes the pointers
+        // in it for numbers.
+        let length: u64;
+        // SAFETY: helper 188 takes the context, changes nothing, and clobbers what helpers do.
+        unsafe {
+            asm!(
+                "call 188",
+                inlateout("r1") self.0.ctx => _,
+                lateout("r0") length,
+                lateout("r2") _,
+                lateout("r3") _,
+                lateout("r4") _,
+                lateout("r5") _,
+                options(pure, readonly, nostack),
+            );
+        }
+        length as usize
+    }
+
+    #[inline(always)]
+    fn length_beyond(&self, enough: usize) -> usize {
+        if self.0.data() + enough <= self.0.data_end() { enough } else { self.length() }
     }
 
     #[inline(always)]
