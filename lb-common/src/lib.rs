@@ -11,6 +11,7 @@
 extern crate std;
 
 pub mod bench;
+pub mod clock;
 pub mod crc;
 pub mod csum;
 pub mod datapath;

@@ -18,12 +18,12 @@ mod socket;
 mod tables;
 mod xdp;
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::{cgroup_sock_addr, classifier, xdp};
 use aya_ebpf::programs::{SockAddrContext, TcContext, XdpContext};
 use lb_common::datapath;
 use lb_common::ip::{V4, V6};
-use lb_common::tables::{Side, TICK};
+use lb_common::tables::Side;
 
 /// At a network card, before the kernel makes a socket buffer of the packet.
 #[xdp(frags)]
@@ -117,11 +117,12 @@ cgroup! {
     getpeername6 => socket::backward, V6, "A process asks whom a socket is connected to.";
 }
 
-/// The time of flow entries. The coarse clock is a read of memory; the fine one costs 31 ns.
+/// The time of flow entries. The kernel writes the count's address into the program, so that this is a read of memory; its
+/// coarse clock costs 15 ns, the fine one 31.
 #[inline(always)]
 fn now() -> u32 {
     // SAFETY: the helper takes nothing and touches nothing.
-    (unsafe { bpf_ktime_get_coarse_ns() } / TICK) as u32
+    maps::jiffies().time(unsafe { bpf_jiffies64() })
 }
 
 #[cfg(not(test))]

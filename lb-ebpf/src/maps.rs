@@ -8,6 +8,7 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{self, ArrayOfMaps};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray};
+use lb_common::clock::Jiffies;
 use lb_common::datapath::Stage;
 use lb_common::flow::table::{Snapshot, bucket_words, buckets_for};
 use lb_common::ip::{Family, V4, V6};
@@ -120,6 +121,17 @@ unsafe fn tail_call<const INDEX: u32>(ctx: *mut c_void, programs: &'static Progr
 /// Of the tables of flows, by family: buckets, and above these bits the seed. The agent says so when it loads the programs.
 #[unsafe(no_mangle)]
 static FLOWS_SHAPE: [u64; 2] = [0; 2];
+
+/// [`Jiffies::words`]. The agent says so, too.
+#[unsafe(no_mangle)]
+static JIFFIES: [u64; 2] = [0; 2];
+
+/// How this kernel counts time.
+#[inline(always)]
+pub(crate) fn jiffies() -> Jiffies {
+    // SAFETY: a read of numbers that live for ever. Volatile, since the values are not what this file says.
+    Jiffies::from_words(unsafe { (&raw const JIFFIES).read_volatile() })
+}
 
 /// The one configuration, for the program that runs.
 #[inline(always)]

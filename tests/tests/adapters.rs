@@ -12,7 +12,7 @@ use lb_common::ip::{Ip as _, V4, V6};
 use lb_common::mem::{Flows, Frame, Image, Native};
 use lb_common::tables::{Side, device, map};
 use lb_common::verdict::{Reason, Verdict};
-use lb_userspace::bpf::{Capacities, Hook, counters};
+use lb_userspace::bpf::{Capacities, Hook, counters, now};
 use sluice_tests::kernel::{Kernel, code};
 use sluice_tests::kernel_or_skip;
 use sluice_tests::packets::random::{self, Seed};
@@ -75,6 +75,21 @@ impl World {
         }
         Ok(verdict)
     }
+}
+
+#[test]
+fn programs_and_agent_have_one_time() -> Result<()> {
+    kernel_or_skip!();
+    let mut kernel = Kernel::new(&random::image::<V4>(), &small())?;
+    let before = now();
+    kernel.programs.run(Hook::TcIngress, &packet(client::<V4>(1, 4000), vip::<V4>(1, 80), SYN, b""), 1)?;
+    let flows = kernel.tables()?.v4.flows;
+    assert_eq!(flows.len(), 2);
+    for flow in flows.values() {
+        // The count of timer interrupts begins a moment after the clock.
+        assert!((before - 1..=now()).contains(&flow.seen), "{} is not {before}", flow.seen);
+    }
+    Ok(())
 }
 
 fn agree<A: Net>(seed: u64, packets: u64) -> Result<()> {

@@ -1,11 +1,9 @@
 //! What the packet path writes: flows and counters.
 
-use std::time::Duration;
-
 use lb_common::flow::table;
 use lb_common::ip::Family;
 use lb_common::mem::Native;
-use lb_common::tables::{Affinity, AffinityKey, Flow, FlowKey, SocketKey, SocketPeer, TICK, map};
+use lb_common::tables::{Affinity, AffinityKey, Flow, FlowKey, SocketKey, SocketPeer, map};
 use lb_common::verdict::Reason;
 
 use super::maps::Of;
@@ -145,24 +143,4 @@ pub fn counters(maps: &Maps) -> Result<Vec<(Reason, u64)>, Error> {
     let of = |reason: &Reason| Ok((*reason, read(*reason as u32)?));
     let all: Result<_, aya::maps::MapError> = Reason::ALL.iter().map(of).collect();
     all.map_err(|error| Error::map("read", map::COUNTERS, &error))
-}
-
-/// Now, in the unit of [`Flow::seen`].
-pub fn now() -> u32 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the kernel fills the structure, which lives until the call returns.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    let nanos = u64::try_from(time.tv_nsec).unwrap_or(0);
-    u32::try_from((seconds * 1_000_000_000 + nanos) / TICK).unwrap_or(u32::MAX)
-}
-
-/// The same of a time.
-pub fn in_ticks(time: Duration) -> u32 {
-    u32::try_from(time.as_nanos() / u128::from(TICK)).unwrap_or(u32::MAX)
-}
-
-/// How long a number of ticks is.
-pub fn ticks(ticks: u32) -> Duration {
-    Duration::from_nanos(u64::from(ticks) * TICK)
 }

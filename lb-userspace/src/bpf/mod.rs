@@ -4,6 +4,7 @@
 
 mod attach;
 mod chunks;
+mod clock;
 mod clsact;
 mod dense;
 mod devices;
@@ -25,8 +26,9 @@ mod traffic;
 mod uninstall;
 
 pub use attach::{Attacher, TcMode, XdpMode};
+pub use clock::{in_ticks, now, ticks};
 pub use error::Error;
-pub use flows::{Entries, affinity_map, counters, flow_map, in_ticks, now, remove_affinity, remove_flows, ticks};
+pub use flows::{Entries, affinity_map, counters, flow_map, remove_affinity, remove_flows};
 pub use maps::{FamilyMaps, Fill, Maps, Of};
 pub use mount::mount_bpffs;
 pub use note::Note;

@@ -20,7 +20,7 @@ use tokio::io::unix::AsyncFd;
 use super::error::chain;
 use super::maps::{Of, flows};
 use super::table::Mapped;
-use super::{Capacities, Error, Hook, Pins, flow_map, pins, shape};
+use super::{Capacities, Error, Hook, Pins, clock, flow_map, pins, shape};
 
 static EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf.o"));
 
@@ -28,6 +28,8 @@ static EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/
 const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
 /// The global that says what the tables of flows look like, by family.
 const FLOWS_SHAPE: &str = "FLOWS_SHAPE";
+/// The global that says how the kernel counts time.
+const JIFFIES: &str = "JIFFIES";
 /// The ring buffer of aya-log: the only map that each agent has anew.
 const LOG_MAP: &str = "AYA_LOGS";
 
@@ -64,7 +66,8 @@ impl Object {
         let (level, folder) = (if log { 4u8 } else { 0u8 }, pins.maps());
         let tables = [table::<V4>(&folder, capacities)?, table::<V6>(&folder, capacities)?];
         let mut loader = EbpfLoader::new();
-        loader.override_global(FLOWS_SHAPE, &tables[..], true);
+        let jiffies = clock::jiffies().words();
+        loader.override_global(FLOWS_SHAPE, &tables[..], true).override_global(JIFFIES, &jiffies[..], true);
         loader.default_map_pin_directory(&folder).override_global(LOG_LEVEL, &level, false);
         // What declares it cannot say that it is pinned.
         for array in [map::SLOTS, map::TRAFFIC].into_iter().chain(map::BACKENDS) {
