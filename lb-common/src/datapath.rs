@@ -125,7 +125,7 @@ fn family<A: Messages, P: Packet, T: Tables<A>>(
         Err(Reason::Fragment | Reason::Icmp) => return Err(Stage::Portless(A::FAMILY)),
         Err(reason) => Verdict::Pass(reason),
     };
-    conclude(tables, verdict)
+    Ok(count(tables, verdict))
 }
 
 /// The short way, which nearly all packets take.
@@ -143,7 +143,7 @@ fn established<A: Ip, P: Packet, T: Tables<A>>(
     if !concerns(tables, parsed, side) {
         return Ok(Verdict::Pass(Reason::NotService));
     }
-    let Some(flow) = tables.met(&parsed.key(side), now()) else {
+    let Some((flow, kept)) = tables.met(&parsed.key(side), now(), packet.device()) else {
         let opens = side == Side::Ingress && to_frontend(tables, parsed);
         return if opens { Err(Stage::First(A::FAMILY)) } else { Ok(Verdict::Pass(Reason::NotService)) };
     };
@@ -152,13 +152,24 @@ fn established<A: Ip, P: Packet, T: Tables<A>>(
         return Err(Stage::Flows(A::FAMILY));
     }
     let reason = if flow.state & state::THERE != 0 { Reason::EstablishedFlow } else { Reason::Reply };
-    Ok(match side {
-        Side::Ingress => go_on(packet, tables, parsed, &flow, reason),
-        Side::Egress => {
-            let verdict = translate(packet, parsed, &flow, reason);
-            account(tables, &flow, parsed.bytes(), verdict)
+    let leaves = side == Side::Ingress && flow.leaves();
+    if leaves {
+        if kept.hand_over {
+            return Ok(Verdict::Pass(Reason::HandedOver));
         }
-    })
+        if !route::takes(&kept.next, packet, parsed, &flow) {
+            tables.pass(&flow, reason);
+            return Err(Stage::Onward(A::FAMILY));
+        }
+        if route::head(packet, &flow, &kept.next).is_none() {
+            return Ok(Verdict::Drop(Reason::WriteFailed));
+        }
+    }
+    let verdict = match translate(packet, parsed, &flow, reason) {
+        Verdict::Forward(_) if leaves => Verdict::Leave(reason, kept.next.device),
+        verdict => verdict,
+    };
+    Ok(account(tables, &flow, parsed.bytes(), verdict))
 }
 
 /// Whether a packet may be to a Service or of a flow. A flow outlives its Service, and answers to masqueraded flows come to
@@ -198,39 +209,13 @@ pub fn at_service_device<A: Ip, T: Tables<A>>(
     })
 }
 
-/// Counts why a packet with ports got its verdict, but leaves one that is too long to the stage for it.
-#[inline(always)]
-fn conclude<A: Ip, T: Tables<A>>(tables: &mut T, verdict: Verdict) -> Result<Verdict, Stage> {
-    match verdict {
-        Verdict::Drop(Reason::TooLong) => Err(Stage::TooLong(A::FAMILY)),
-        verdict => Ok(count(tables, verdict)),
-    }
-}
-
 /// Counts why a packet got its verdict.
 #[inline(always)]
-fn count<A: Ip, T: Tables<A>>(tables: &mut T, verdict: Verdict) -> Verdict {
+pub(crate) fn count<A: Ip, T: Tables<A>>(tables: &mut T, verdict: Verdict) -> Verdict {
     if verdict.reason().is_counted() {
         tables.count(verdict.reason());
     }
     verdict
-}
-
-/// Translates a packet that came in as its flow says, and sends it on.
-#[inline(always)]
-fn go_on<A: Ip, P: Packet, T: Tables<A>>(
-    packet: &mut P,
-    tables: &mut T,
-    parsed: &Parsed<A>,
-    flow: &Flow<A>,
-    reason: Reason,
-) -> Verdict {
-    let verdict = if flow.leaves() {
-        leave(packet, tables, parsed, flow, reason)
-    } else {
-        translate(packet, parsed, flow, reason)
-    };
-    account(tables, flow, parsed.bytes(), verdict)
 }
 
 /// Counts a packet, so many bytes long from its IP header on, for its Service, if it was translated.
@@ -251,25 +236,6 @@ fn translate<A: Ip, P: Packet>(packet: &mut P, parsed: &Parsed<A>, flow: &Flow<A
     }
 }
 
-/// Sends a packet out of the node, the hop first: what this program cannot send stays as it came.
-#[inline(always)]
-fn leave<A: Ip, P: Packet, T: Tables<A>>(
-    packet: &mut P,
-    tables: &T,
-    parsed: &Parsed<A>,
-    flow: &Flow<A>,
-    reason: Reason,
-) -> Verdict {
-    let mut exit = Exit::of(parsed.proto, parsed.l4, parsed.l4_len);
-    if let Some(reason) = route::find(packet, tables, flow, &mut exit) {
-        return stay(reason);
-    }
-    match route::send(packet, flow, &exit) {
-        Some(()) => exit.verdict(reason),
-        None => Verdict::Drop(Reason::WriteFailed),
-    }
-}
-
 /// What becomes of a packet that finds no way out, for that reason.
 #[inline(always)]
 const fn stay(reason: Reason) -> Verdict {
@@ -285,15 +251,15 @@ pub(crate) fn send_along<A: Ip, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &mut T,
     flow: &Flow<A>,
-    mut exit: Exit,
+    exit: &mut Exit,
     reason: Reason,
     write: impl FnOnce(&mut P) -> Option<()>,
 ) -> Verdict {
     if flow.leaves() {
-        if let Some(reason) = route::find(packet, tables, flow, &mut exit) {
+        if let Some(reason) = route::find(packet, tables, flow, exit) {
             return stay(reason);
         }
-        if route::head(packet, flow, &exit).is_none() {
+        if route::head(packet, flow, &exit.next).is_none() {
             return Verdict::Drop(Reason::WriteFailed);
         }
     }

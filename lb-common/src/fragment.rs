@@ -28,11 +28,17 @@ pub fn remember<A: Header, P: Packet, T: Tables<A>>(packet: &P, tables: &mut T, 
     }
 }
 
-/// Decides on a fragment behind the first, and translates it. Its flow is there: the first one has opened it.
+/// Decides on a fragment behind the first, and translates it. Its flow is there: the first one has opened it. Counts the reason.
 ///
 /// Out of line as [`remember`].
 #[inline(never)]
 pub fn run<A: Header, P: Packet, T: Tables<A>>(packet: &mut P, tables: &mut T, side: Side) -> Verdict {
+    let verdict = decide(packet, tables, side);
+    datapath::count(tables, verdict)
+}
+
+#[inline(always)]
+fn decide<A: Header, P: Packet, T: Tables<A>>(packet: &mut P, tables: &mut T, side: Side) -> Verdict {
     let Some((network, fragment)) = read::<A, P>(packet) else {
         return Verdict::Pass(Reason::Malformed);
     };
@@ -57,9 +63,9 @@ pub fn run<A: Header, P: Packet, T: Tables<A>>(packet: &mut P, tables: &mut T, s
     // No flow has the protocol of none.
     match tables.flow(&key) {
         Some(flow) => {
-            let exit = Exit::of(network.proto, network.l4, network.l4_len);
+            let mut exit = Exit::of(network.proto, network.l4, network.l4_len);
             let write = |packet: &mut P| rewrite::addresses(packet, &flow);
-            datapath::send_along(packet, tables, &flow, exit, Reason::LaterFragment, write)
+            datapath::send_along(packet, tables, &flow, &mut exit, Reason::LaterFragment, write)
         }
         None if to_service => Verdict::Drop(Reason::Fragment),
         None => Verdict::Pass(Reason::NotService),

@@ -54,6 +54,12 @@ const LEAST: usize = 8;
 /// Out of line, and reading the packet anew: few packets are of this kind, and the others shall not pay for it.
 #[inline(never)]
 pub fn run<A: Messages, P: Packet, T: Tables<A>>(packet: &mut P, tables: &mut T, side: Side) -> Verdict {
+    let verdict = decide(packet, tables, side);
+    datapath::count(tables, verdict)
+}
+
+#[inline(always)]
+fn decide<A: Messages, P: Packet, T: Tables<A>>(packet: &mut P, tables: &mut T, side: Side) -> Verdict {
     let Ok(outer) = network::<A, P>(packet) else {
         return Verdict::Pass(Reason::Icmp);
     };
@@ -90,9 +96,9 @@ pub fn run<A: Messages, P: Packet, T: Tables<A>>(packet: &mut P, tables: &mut T,
     let Some(flow) = found else {
         return Verdict::Pass(Reason::Icmp);
     };
-    let exit = Exit::of(quote.proto, outer.l4, outer.l4_len);
+    let mut exit = Exit::of(quote.proto, outer.l4, outer.l4_len);
     let write = |packet: &mut P| translate(packet, &outer, &quote, &flow);
-    datapath::send_along(packet, tables, &flow, exit, Reason::IcmpError, write)
+    datapath::send_along(packet, tables, &flow, &mut exit, Reason::IcmpError, write)
 }
 
 /// Whether all that comes to an address is a Service's, so that nobody else answers there.

@@ -16,7 +16,7 @@ pub use slots::Slots;
 
 use crate::flow::state;
 use crate::ip::{Ip, V4, V6};
-use crate::route::{Hop, Way};
+use crate::route::{Hop, Kept, NextHop, Stamp, Way};
 use crate::tables::{
     Affinity, AffinityKey, Backend, Config, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey,
     InsertError, Name, RangeKey, SocketKey, SocketPeer, Tables, Traffic,
@@ -111,6 +111,8 @@ of!(V6, v6, node_v6);
 pub struct Flows<A: Ip> {
     /// `FLOWS`.
     pub flows: BTreeMap<FlowKey<A>, Flow<A>>,
+    /// Next hops that are kept with them.
+    pub next_hops: BTreeMap<FlowKey<A>, (Stamp, NextHop)>,
     /// `SOCKETS`.
     pub sockets: BTreeMap<SocketKey<A>, SocketPeer<A>>,
     /// `AFFINITY`.
@@ -125,6 +127,7 @@ impl<A: Ip> Default for Flows<A> {
     fn default() -> Self {
         Self {
             flows: BTreeMap::new(),
+            next_hops: BTreeMap::new(),
             sockets: BTreeMap::new(),
             affinity: BTreeMap::new(),
             fragments: BTreeMap::new(),
@@ -155,6 +158,10 @@ pub struct Native {
     pub devices: BTreeMap<u32, u32>,
     /// How packets leave to an address; nowhere where it is not here.
     pub hops: BTreeMap<IpAddr, Hop>,
+    /// `EPOCH`.
+    pub epoch: u32,
+    /// Whether this is XDP.
+    pub at_xdp: bool,
     /// Whether packets go out through the service device.
     pub at_service_device: bool,
     /// Whether packets can come in through the service device.
@@ -181,6 +188,8 @@ impl Native {
             filter,
             devices: BTreeMap::new(),
             hops: BTreeMap::new(),
+            epoch: 0,
+            at_xdp: true,
             at_service_device: false,
             inward: false,
             longest: usize::MAX,
@@ -188,6 +197,13 @@ impl Native {
             traffic: BTreeMap::new(),
             capacity: usize::MAX,
         }
+    }
+}
+
+impl Native {
+    /// A next hop, and how long a packet it takes.
+    fn measured(&self, next: &NextHop) -> NextHop {
+        NextHop { mtu: self.longest.min(u16::MAX.into()) as u16, ..*next }
     }
 }
 
@@ -269,8 +285,18 @@ impl<A: Of> Tables<A> for Native {
         match self.hops.get(&way.flow.dst.into()) {
             Some(Hop::Nowhere) | None => Hop::Nowhere,
             Some(_) if way.len > self.longest => Hop::TooLong { mtu: self.longest as u16 },
+            Some(Hop::Direct(next)) => Hop::Direct(self.measured(next)),
+            Some(Hop::Neighbour(next)) => Hop::Neighbour(self.measured(next)),
             Some(hop) => *hop,
         }
+    }
+
+    fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    fn at_xdp(&self) -> bool {
+        self.at_xdp
     }
 
     fn at_service_device(&self) -> bool {
@@ -302,6 +328,32 @@ impl<A: Of> Tables<A> for Native {
         Some(Entry { key: *key, flow })
     }
 
+    fn met(&mut self, key: &FlowKey<A>, now: u32, from: u32) -> Option<(Flow<A>, Kept)> {
+        let mut entry = self.flow(key)?;
+        let is_new = entry.seen != now;
+        if is_new {
+            self.touch(&mut entry, now);
+        }
+        let (epoch, xdp) = (self.epoch, self.at_xdp);
+        let own = Stamp { epoch, now, from, xdp };
+        let kept = match A::flows(self).next_hops.get(key) {
+            Some((stamp, next)) if *stamp == own => Kept { next: *next, ..Kept::NOTHING },
+            Some((stamp, _)) if xdp && *stamp == (Stamp { xdp: false, ..own }) => {
+                Kept { hand_over: true, ..Kept::NOTHING }
+            }
+            _ => Kept::NOTHING,
+        };
+        Some((*entry, if is_new { Kept::NOTHING } else { kept }))
+    }
+
+    fn keep(&mut self, key: &FlowKey<A>, next: &NextHop, stamp: &Stamp) {
+        let flows = A::flows_mut(self);
+        if let Some(flow) = flows.flows.get_mut(key) {
+            flow.seen = stamp.now;
+            flows.next_hops.insert(*key, (*stamp, *next));
+        }
+    }
+
     fn insert_flow(&mut self, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), InsertError> {
         let capacity = self.capacity;
         let flows = A::flows_mut(self);
@@ -310,14 +362,19 @@ impl<A: Of> Tables<A> for Native {
         }
         if flows.flows.len() >= capacity && flows.entries(false).count() >= capacity {
             let victim = flows.entries(false).map(|(key, _)| *key).next();
-            victim.map(|victim| flows.flows.remove(&victim));
+            if let Some(victim) = victim {
+                flows.flows.remove(&victim);
+                flows.next_hops.remove(&victim);
+            }
         }
         flows.flows.insert(*key, Flow { state: flow.state & state::KEPT, ..*flow });
         Ok(())
     }
 
     fn remove_flow(&mut self, key: &FlowKey<A>) {
-        A::flows_mut(self).flows.remove(key);
+        let flows = A::flows_mut(self);
+        flows.flows.remove(key);
+        flows.next_hops.remove(key);
     }
 
     fn establish(&mut self, entry: &mut Entry<A>) -> bool {

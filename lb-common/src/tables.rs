@@ -6,12 +6,12 @@
 use core::ops::Deref;
 
 use crate::ip::{Be16, Ip};
-use crate::route::{Hop, Way};
+use crate::route::{Hop, Kept, NextHop, Stamp, Way};
 use crate::verdict::Reason;
 
 /// Names the shape of the maps below. The agent pins maps in a folder of this name, so that agents of two layouts
 /// never share one. Raise it with every change of a key, a value or a map's kind.
-pub const LAYOUT: u32 = 5;
+pub const LAYOUT: u32 = 6;
 
 /// Nanoseconds of `CLOCK_MONOTONIC` in the unit of [`Flow::seen`]: a little over a second, a shift instead of a division.
 pub const TICK: u64 = 1 << 30;
@@ -234,6 +234,8 @@ pub mod map {
     pub const STAGES: [&str; 4] = ["XDP_INGRESS", "TC_INGRESS", "TC_EGRESS", "TC_SERVICE"];
     /// [`super::Config`], array of one.
     pub const CONFIG: &str = "CONFIG";
+    /// [`super::Tables::epoch`] in the low half of a 64-bit word, array of one. Can be mapped into memory.
+    pub const EPOCH: &str = "EPOCH";
 
     /// Frontends of a family: of 130,000 Services with one port. Entries take memory when they are there; 16 bytes for each
     /// that there could be are taken at once.
@@ -332,6 +334,10 @@ pub trait Tables<A: Ip> {
     fn set_affinity(&mut self, key: &AffinityKey<A>, to: &Affinity);
     /// How a packet leaves the node.
     fn hop(&self, way: &Way<'_, A>) -> Hop;
+    /// Another number whenever the agent has heard that the kernel may find other ways out of the node.
+    fn epoch(&self) -> u32;
+    /// Whether this program sends packets as XDP does.
+    fn at_xdp(&self) -> bool;
     /// Whether this is the egress of the service device: those who send packets out through it are shown by no other.
     fn at_service_device(&self) -> bool;
     /// Whether this program can let packets come in through the service device.
@@ -352,15 +358,12 @@ pub trait Tables<A: Ip> {
     fn other(&self, key: &FlowKey<A>) -> Option<Self::Entry> {
         self.flow(key)
     }
-    /// A copy of the entry of a flow that has a packet now: the one look-up that nearly every packet makes. Writes
+    /// A copy of the entry of a flow that has a packet now, which came in through device `from`: the one look-up that nearly every
+    /// packet makes. Beside it what was [kept](Tables::keep) about the way that it leaves by and still holds. Writes
     /// [`Flow::seen`].
-    fn met(&mut self, key: &FlowKey<A>, now: u32) -> Option<Flow<A>> {
-        let mut entry = self.flow(key)?;
-        if entry.seen != now {
-            self.touch(&mut entry, now);
-        }
-        Some(*entry)
-    }
+    fn met(&mut self, key: &FlowKey<A>, now: u32, from: u32) -> Option<(Flow<A>, Kept)>;
+    /// Keeps the next hop with a flow, for as long as the stamp is that of its packets: no longer than a tick.
+    fn keep(&mut self, key: &FlowKey<A>, next: &NextHop, stamp: &Stamp);
     /// Adds a flow entry, never in the place of an established one.
     ///
     /// # Errors

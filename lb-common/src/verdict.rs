@@ -9,8 +9,10 @@ pub enum Verdict {
     Forward(Reason),
     /// It was translated; send it back out of the device it came from, MACs swapped.
     Return(Reason),
-    /// It was translated; send it out of this device, by its index. At TC the kernel writes the MACs.
+    /// It was translated and has its MACs; send it out of this device, by its index.
     Leave(Reason, u32),
+    /// It was translated; send it out of this device, by its index, with the MACs that the kernel knows or finds out.
+    LeaveToNeighbour(Reason, u32),
     /// It was translated; let it come in anew through the service device, and up the stack.
     Enter(Reason),
     /// It was made its own answer; send it back out of the device it came from, MACs swapped.
@@ -31,7 +33,10 @@ impl Verdict {
     /// Whether the packet was translated, wherever it goes.
     #[inline(always)]
     pub const fn translated(self) -> bool {
-        matches!(self, Self::Forward(_) | Self::Return(_) | Self::Leave(..) | Self::Enter(_))
+        matches!(
+            self,
+            Self::Forward(_) | Self::Return(_) | Self::Leave(..) | Self::LeaveToNeighbour(..) | Self::Enter(_)
+        )
     }
 
     /// Why.
@@ -42,6 +47,7 @@ impl Verdict {
             | Self::Forward(r)
             | Self::Return(r)
             | Self::Leave(r, _)
+            | Self::LeaveToNeighbour(r, _)
             | Self::Enter(r)
             | Self::Answer(r)
             | Self::Reject(r)

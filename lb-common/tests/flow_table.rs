@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use lb_common::flow::state;
 use lb_common::flow::table::{self, Bucket as _, Memory as _};
 use lb_common::ip::{Be16, V4};
+use lb_common::route::{Kept, NextHop, Stamp};
 use lb_common::tables::{Flow, FlowKey, InsertError};
 
 macro_rules! memory {
@@ -18,7 +19,7 @@ macro_rules! memory {
             use $sync::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
             /// Words of an entry of IPv4.
-            const WORDS: usize = 6;
+            const WORDS: usize = 8;
 
             struct Line {
                 version: AtomicU32,
@@ -174,6 +175,63 @@ fn a_table_filled_to_its_measure_establishes_nearly_all_and_loses_none() {
     assert!(left > 0);
 }
 
+/// Every field says whose next hop it is.
+fn next_hop(n: u8) -> NextHop {
+    NextHop::new(n.into(), u16::from(n) << 8, [n; 6], [!n; 6])
+}
+
+fn stamp(n: u32) -> Stamp {
+    Stamp { epoch: n, now: 100, from: 2, xdp: true }
+}
+
+fn only(next: NextHop) -> Kept {
+    Kept { next, hand_over: false }
+}
+
+#[test]
+fn a_next_hop_holds_for_its_own_stamp_and_until_the_entry_is_touched() {
+    let table = plain::Table::new(1);
+    let table = &&table;
+    table::insert(table, &key(1), &flow(1)).expect("room");
+    let found = || table::find(table, &key(1)).expect("it is there");
+    assert_eq!(found().kept(table, &stamp(1)), Kept::NOTHING);
+    found().keep(table, &next_hop(1), &stamp(1));
+    assert_eq!(found().kept(table, &stamp(1)), only(next_hop(1)));
+    assert_eq!(found().flow, Flow { seen: 100, ..flow(1) });
+    let others = [
+        Stamp { epoch: 2, ..stamp(1) },
+        Stamp { epoch: 1 << 31 | 1, ..stamp(1) },
+        Stamp { now: 101, ..stamp(1) },
+        Stamp { from: 3, ..stamp(1) },
+        Stamp { xdp: false, ..stamp(1) },
+        Stamp { now: 101, epoch: 0, ..stamp(1) },
+    ];
+    for other in others {
+        assert_eq!(found().kept(table, &other), Kept::NOTHING, "{other:?}");
+    }
+    for epoch in (0..1 << 16).filter(|epoch| *epoch != 1) {
+        assert_eq!(found().kept(table, &Stamp { epoch, ..stamp(1) }), Kept::NOTHING, "{epoch}");
+    }
+    // What TC keeps tells XDP that it need not ask.
+    found().keep(table, &next_hop(2), &Stamp { xdp: false, ..stamp(1) });
+    assert_eq!(found().kept(table, &stamp(1)), Kept { next: NextHop::NONE, hand_over: true });
+    assert_eq!(found().kept(table, &Stamp { xdp: false, ..stamp(1) }), only(next_hop(2)));
+    // An index that does not fit is not kept; a touch forgets, also one by a CPU that is late.
+    let far = NextHop { device: 1 << 16, ..next_hop(3) };
+    found().keep(table, &far, &stamp(1));
+    assert_eq!(found().kept(table, &stamp(1)), Kept { next: NextHop::NONE, hand_over: true });
+    found().keep(table, &next_hop(1), &stamp(1));
+    found().touch(table, 100);
+    assert_eq!(found().kept(table, &stamp(1)), Kept::NOTHING);
+    // It is the entry's, not the place's.
+    found().keep(table, &next_hop(1), &stamp(1));
+    let late = found();
+    assert!(found().remove(table));
+    table::insert(table, &key(1), &flow(1)).expect("room");
+    late.keep(table, &next_hop(1), &stamp(1));
+    assert_eq!(found().kept(table, &stamp(1)), Kept::NOTHING);
+}
+
 fn explore(test: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(2);
@@ -228,5 +286,47 @@ fn a_mark_never_meets_a_flow_that_moved_in() {
         thread.join().expect("no panic").expect("a victim");
         let entry = table::find(&&table, &key(3)).expect("it is there");
         assert_eq!(entry.flow, flow(3));
+    });
+}
+
+#[test]
+fn a_next_hop_is_read_as_one_cpu_wrote_it_or_not_at_all() {
+    explore(|| {
+        let table = model::Table::new(1);
+        table::insert(&&table, &key(1), &flow(1)).expect("room");
+        let entry = table::find(&&table, &key(1)).expect("it is there");
+        let others = [1, 2].map(|n: u8| {
+            let other = table.clone();
+            loom::thread::spawn(move || entry.keep(&&other, &next_hop(n), &stamp(n.into())))
+        });
+        let kept = entry.kept(&&table, &stamp(1));
+        assert!([Kept::NOTHING, only(next_hop(1))].contains(&kept), "{kept:?}");
+        for thread in others {
+            thread.join().expect("no panic");
+        }
+        for n in [1, 2] {
+            let kept = entry.kept(&&table, &stamp(n.into()));
+            assert!([Kept::NOTHING, only(next_hop(n))].contains(&kept), "{kept:?}");
+        }
+    });
+}
+
+#[test]
+fn a_next_hop_never_meets_a_flow_that_moved_in() {
+    explore(|| {
+        let table = model::Table::new(1);
+        for n in [1, 2] {
+            table::insert(&&table, &key(n), &flow(n)).expect("room for two");
+        }
+        let entries = [1, 2].map(|n| table::find(&&table, &key(n)).expect("it is there"));
+        let other = table.clone();
+        let thread = loom::thread::spawn(move || table::insert(&&other, &key(3), &flow(3)));
+        // One of them is the victim.
+        for entry in entries {
+            entry.keep(&&table, &next_hop(1), &stamp(1));
+        }
+        thread.join().expect("no panic").expect("a victim");
+        let moved_in = table::find(&&table, &key(3)).expect("it is there");
+        assert_eq!(moved_in.kept(&&table, &stamp(1)), Kept::NOTHING);
     });
 }

@@ -13,6 +13,8 @@ use crate::maps;
 /// Where a program runs, as far as its routes are concerned.
 pub(crate) trait Place {
     fn hop<A: Routed>(&self, way: &Way<'_, A>) -> Hop;
+    /// Whether packets are sent as XDP does.
+    const XDP: bool = false;
     /// Whether this is the egress of the service device.
     const SERVICE: bool = false;
     /// Whether packets can come in through the service device.
@@ -99,6 +101,8 @@ fn source<A: Routed>(ctx: *mut c_void, to: &A, from: u32) -> Option<A> {
 }
 
 impl Place for XdpContext {
+    const XDP: bool = true;
+
     #[inline(always)]
     fn hop<A: Routed>(&self, way: &Way<'_, A>) -> Hop {
         let found = find(self.ctx.cast(), way, 0);
@@ -117,7 +121,7 @@ impl Place for TcContext {
     #[inline(always)]
     fn hop<A: Routed>(&self, way: &Way<'_, A>) -> Hop {
         // With a length, since without one the kernel takes all aggregates, and looks at the device alone, not at the route.
-        find(self.skb.skb.cast(), way, BPF_FIB_LOOKUP_SKIP_NEIGH).at_tc()
+        find(self.skb.skb.cast(), way, 0).at_tc(|device| maps::device(device).is_some())
     }
 
     #[inline(always)]

@@ -23,6 +23,8 @@ use crate::flow_table::Far;
 
 #[map]
 static CONFIG: Array<Config> = Array::pinned(1, 0);
+#[map]
+static EPOCH: Array<u64> = Array::pinned(1, BPF_F_MMAPABLE);
 // A look-up in an array of arrays is two reads of memory, and only a first packet makes one.
 #[btf_map]
 static SLOTS: ArrayOfMaps<btf_maps::Array<u64, PAIRS, MMAPABLE>, CHUNKS> = ArrayOfMaps::new();
@@ -137,6 +139,13 @@ pub(crate) fn jiffies() -> Jiffies {
 #[inline(always)]
 pub(crate) fn config() -> Option<&'static Config> {
     CONFIG.get(0)
+}
+
+/// The number that the agent changes when ways out of the node may have.
+#[inline(always)]
+pub(crate) fn epoch() -> u32 {
+    // SAFETY: the pointer is into the array, which is never freed while a program uses it.
+    EPOCH.get_ptr(0).map_or(0, |epoch| unsafe { epoch.read_volatile() } as u32)
 }
 
 /// Bits of a device.

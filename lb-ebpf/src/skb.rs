@@ -193,8 +193,12 @@ fn act(buffer: &mut Buffer, verdict: Verdict, back: u64) -> i32 {
             crate::log::dropped(&buffer.0, reason);
             TC_ACT_SHOT
         }
-        // SAFETY: the helper takes numbers only; without a next hop it looks it up.
-        Verdict::Leave(_, device) => unsafe { bpf_redirect_neigh(device, core::ptr::null_mut(), 0, 0) as i32 },
+        // SAFETY: the helper takes numbers only.
+        Verdict::Leave(_, device) => unsafe { bpf_redirect(device, OUT) as i32 },
+        // SAFETY: as above; without a next hop it looks it up.
+        Verdict::LeaveToNeighbour(_, device) => unsafe {
+            bpf_redirect_neigh(device, core::ptr::null_mut(), 0, 0) as i32
+        },
         Verdict::Enter(_) => match maps::device(device::SERVICE_AT) {
             // SAFETY: the helper takes numbers only.
             Some(device) => unsafe { bpf_redirect(device, IN) as i32 },

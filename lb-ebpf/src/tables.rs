@@ -6,7 +6,7 @@ use core::ptr::NonNull;
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::maps::lpm_trie;
 use lb_common::flow::table::{self, Snapshot};
-use lb_common::route::{Hop, Way};
+use lb_common::route::{Hop, Kept, NextHop, Stamp, Way};
 use lb_common::tables::{
     Affinity, AffinityKey, Backend, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, InsertError,
     RangeKey, SocketKey, SocketPeer, Tables,
@@ -109,6 +109,16 @@ impl<A: Maps, P: Place, const ENTRY: bool> Tables<A> for Kernel<P, ENTRY> {
     }
 
     #[inline(always)]
+    fn epoch(&self) -> u32 {
+        maps::epoch()
+    }
+
+    #[inline(always)]
+    fn at_xdp(&self) -> bool {
+        P::XDP
+    }
+
+    #[inline(always)]
     fn at_service_device(&self) -> bool {
         P::SERVICE
     }
@@ -156,13 +166,23 @@ impl<A: Maps, P: Place, const ENTRY: bool> Tables<A> for Kernel<P, ENTRY> {
     }
 
     #[inline(always)]
-    fn met(&mut self, key: &FlowKey<A>, now: u32) -> Option<Flow<A>> {
+    fn met(&mut self, key: &FlowKey<A>, now: u32, from: u32) -> Option<(Flow<A>, Kept)> {
         let read = |spot| table::read(&Table::<A>::new(), key, spot);
         let mut entry = table::find_by(read, || A::search(key))?;
+        let mut kept = Kept::NOTHING;
         if entry.flow.seen != now {
             entry.touch(&Table::<A>::new(), now);
+        } else if entry.flow.leaves() {
+            kept = entry.kept(&Table::<A>::new(), &Stamp { epoch: maps::epoch(), now, from, xdp: P::XDP });
         }
-        Some(entry.flow)
+        Some((entry.flow, kept))
+    }
+
+    #[inline(always)]
+    fn keep(&mut self, key: &FlowKey<A>, next: &NextHop, stamp: &Stamp) {
+        if let Some(mut entry) = Tables::<A>::flow(self, key) {
+            entry.snapshot().keep(&Table::<A>::new(), next, stamp);
+        }
     }
 
     #[inline(always)]

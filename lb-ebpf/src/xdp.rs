@@ -119,8 +119,8 @@ pub(crate) fn conclude(frame: &mut Frame, result: Result<Verdict, Stage>) -> u32
 fn act(frame: &mut Frame, verdict: Verdict) -> u32 {
     match verdict {
         Verdict::Pass(_) | Verdict::Forward(_) => XDP_PASS,
-        // Never of a program whose routes do not lead inward.
-        Verdict::Enter(_) => XDP_DROP,
+        // Never of a program whose routes do not lead inward, and that sends by itself.
+        Verdict::Enter(_) | Verdict::LeaveToNeighbour(..) => XDP_DROP,
         Verdict::Drop(reason) => {
             crate::log::dropped(&frame.0, reason);
             XDP_DROP

@@ -68,7 +68,11 @@ fn one(tables: &mut Native, side: Side, bytes: &[u8], now: u32) {
     let verdict = frame.run(tables, side, now);
     match verdict {
         Verdict::Pass(_) => assert_eq!(frame.0, bytes, "passed, but changed"),
-        Verdict::Forward(_) | Verdict::Return(_) | Verdict::Leave(..) | Verdict::Enter(_) => {
+        Verdict::Forward(_)
+        | Verdict::Return(_)
+        | Verdict::Leave(..)
+        | Verdict::LeaveToNeighbour(..)
+        | Verdict::Enter(_) => {
             assert_eq!(frame.0.len(), bytes.len(), "{verdict:?} {bytes:x?}");
         }
         Verdict::Answer(_) | Verdict::Reject(_) | Verdict::Drop(_) => {}

@@ -21,11 +21,12 @@ pub const fn code(hook: Hook, verdict: Verdict) -> u32 {
         (Hook::Xdp, Verdict::Pass(_) | Verdict::Forward(_)) => 2,
         // Another device than the one of the test, to which XDP would send by itself.
         (Hook::Xdp, Verdict::Leave(..)) => 4,
-        (Hook::Xdp, Verdict::Drop(_) | Verdict::Enter(_)) => 1,
+        (Hook::Xdp, Verdict::Drop(_) | Verdict::Enter(_) | Verdict::LeaveToNeighbour(..)) => 1,
         (Hook::Xdp, Verdict::Return(_) | Verdict::Answer(_) | Verdict::Reject(_)) => 3,
         (_, Verdict::Pass(_) | Verdict::Forward(_)) => u32::MAX,
         (_, Verdict::Drop(_)) => 2,
-        (_, Verdict::Return(_) | Verdict::Leave(..) | Verdict::Enter(_) | Verdict::Answer(_) | Verdict::Reject(_)) => 7,
+        (_, Verdict::Leave(..) | Verdict::LeaveToNeighbour(..) | Verdict::Enter(_)) => 7,
+        (_, Verdict::Return(_) | Verdict::Answer(_) | Verdict::Reject(_)) => 7,
     }
 }
 

@@ -6,7 +6,7 @@ use std::{fs, thread};
 
 use anyhow::{Context, Result, anyhow};
 use lb_common::mem::Native;
-use lb_common::route::Hop;
+use lb_common::route::{Hop, NextHop};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::lab::ip_batch;
@@ -78,11 +78,12 @@ pub fn tell<A: Net>(native: &mut Native, xdp: bool) {
     let ips = KNOWN.iter().flat_map(|(network, hosts)| hosts.iter().map(|host| A::host(*network, *host)));
     let known: Vec<IpAddr> = ips.collect();
     for ip in known {
-        let hop =
-            if xdp { Hop::Direct { device: DEVICE, dst: NEXT, src: OWN } } else { Hop::Neighbour { device: DEVICE } };
-        native.hops.insert(ip, hop);
+        let next = NextHop::new(DEVICE, 0, NEXT, OWN);
+        native.hops.insert(ip, if xdp { Hop::Direct(next) } else { Hop::Neighbour(next) });
     }
-    let hop = if xdp { Hop::HandOver } else { Hop::Neighbour { device: DEVICE } };
+    let unknown = NextHop { device: DEVICE, ..NextHop::NONE };
+    let hop = if xdp { Hop::HandOver } else { Hop::Neighbour(unknown) };
     native.hops.insert(A::host(UNKNOWN.0, UNKNOWN.1), hop);
     native.longest = MTU;
+    native.at_xdp = xdp;
 }

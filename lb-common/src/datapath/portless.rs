@@ -20,11 +20,10 @@ pub fn run<A: Messages, P: Packet, T: Tables<A>>(
     side: Side,
     _now: impl Fn() -> u32,
 ) -> Result<Verdict, Stage> {
-    let verdict = match parse::<A, P>(packet) {
+    Ok(match parse::<A, P>(packet) {
         Err(Reason::Fragment) => fragment::run(packet, tables, side),
         Err(Reason::Icmp) => icmp::run(packet, tables, side),
-        Err(reason) => Verdict::Pass(reason),
+        Err(reason) => count(tables, Verdict::Pass(reason)),
         Ok(_) => Verdict::Pass(Reason::NotService),
-    };
-    Ok(count(tables, verdict))
+    })
 }

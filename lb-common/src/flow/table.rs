@@ -21,6 +21,7 @@
 
 mod insert;
 mod layout;
+mod next_hop;
 
 pub use insert::{begin, claim, finish, insert, insert_by};
 pub use layout::{SEED_AT, VERSION_AT, control_at, pair_at};
@@ -322,7 +323,7 @@ impl<A: Ip> Snapshot<A> {
         self.flow.seen = now;
         if let Some(way) = way_at(memory, self.spot) {
             // Another flow that moved in just now is of now, too.
-            way.set(layout::seen_at::<A>(), layout::pack_seen(now));
+            way.set(layout::seen_at::<A>(), layout::pack_seen(now, 0, 0));
         }
     }
 

@@ -17,7 +17,7 @@ use super::health_checks::HealthCheckServers;
 use super::observed::{Observed, Said};
 use super::source::Opened;
 use super::{Report, Settings, SourceReport, clock, memory, sweep};
-use crate::bpf::{BpfStore, Maps};
+use crate::bpf::{BpfStore, Epoch, Maps};
 use crate::compile::{Limits, NodeFacts};
 use crate::devices::{self, Nodes, Survey};
 use crate::health::Question;
@@ -45,8 +45,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let source = Opened::new(&settings.source).await?;
     let mut datapath = Datapath::load(&settings, settings.run_dir.last())?;
     datapath.make_service_device().await;
+    let epoch = Epoch::open(&settings.pins)?;
     let devices::Watcher { world: mut devices, task: mut netlink } =
-        devices::watch().await.context("cannot follow the devices of this node")?;
+        devices::watch(move || epoch.advance()).await.context("cannot follow the devices of this node")?;
     let survey = devices::survey(&devices.borrow_and_update(), &settings.globs);
     let events = source.events(&settings.node);
     let mut agent = Agent::new(settings, survey, events, datapath.strangers_until()?)?;

@@ -179,7 +179,7 @@ impl Maps {
         for (shape, capacity) in &self.shapes {
             let entries = match shape.map {
                 map::SLOTS => slots_used,
-                map::FILTER | map::CONFIG | map::COUNTERS | map::TRAFFIC => continue,
+                map::FILTER | map::CONFIG | map::EPOCH | map::COUNTERS | map::TRAFFIC => continue,
                 _ => self.entries(shape.map)?,
             };
             fills.push(fill(shape, *capacity, entries));
@@ -291,7 +291,7 @@ fn family<A: Ip>(folder: &Path, shapes: &[(Shape, u32)]) -> Result<FamilyMaps<A>
     })
 }
 
-fn data(folder: &Path, name: &'static str) -> Result<MapData, Error> {
+pub(super) fn data(folder: &Path, name: &'static str) -> Result<MapData, Error> {
     MapData::from_pin(folder.join(name)).map_err(|error| Error::map("open", name, &error))
 }
 

@@ -8,6 +8,7 @@ mod clock;
 mod clsact;
 mod dense;
 mod devices;
+mod epoch;
 mod error;
 mod flows;
 mod maps;
@@ -27,6 +28,7 @@ mod uninstall;
 
 pub use attach::{Attacher, TcMode, XdpMode};
 pub use clock::{in_ticks, now, ticks};
+pub use epoch::Epoch;
 pub use error::Error;
 pub use flows::{Entries, affinity_map, counters, flow_map, remove_affinity, remove_flows};
 pub use maps::{FamilyMaps, Fill, Maps, Of};

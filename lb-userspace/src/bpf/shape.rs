@@ -87,6 +87,7 @@ pub(super) fn shapes(capacities: &Capacities) -> Vec<Shape> {
         of::<u32, u32>(map::TRAFFIC, ArrayOfMaps, map::TRAFFIC_CAPACITY / map::TRAFFIC_CHUNK, None),
         of::<u32, u64>(map::FILTER, Array, Filter::WORDS, None),
         of::<u32, Config>(map::CONFIG, Array, 1, None),
+        of::<u32, u64>(map::EPOCH, Array, 1, None),
         of::<u32, u64>(map::COUNTERS, PerCpuArray, Reason::COUNT, None),
         table::<V4>(map::FLOWS[0], buckets),
         table::<V6>(map::FLOWS[1], buckets),

@@ -4,6 +4,7 @@
 mod classify;
 mod netlink;
 mod service;
+mod ways;
 mod world;
 
 pub use classify::{Device, Globs, Nodes, Role, Survey, survey};

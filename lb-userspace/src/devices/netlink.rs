@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::ways::Neighbours;
 use super::world::{Address, Link, Route, ServiceRoute, World};
 use crate::model::Cidr;
 
@@ -40,20 +41,25 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// And the longest. Whoever follows for longer than this has no trouble any more.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// Reads what there is and follows it. An error later on ends nothing: all is opened and read again.
+/// What is done when packets may leave the node by other ways.
+type Turned = Arc<dyn Fn() + Send + Sync>;
+
+/// Reads what there is and follows it. An error later on ends nothing: all is opened and read again. Calls `turned` as soon as
+/// the kernel may lead packets out of the node by other ways than before.
 ///
 /// # Errors
 /// Netlink cannot be opened or read at the start.
-pub async fn watch() -> io::Result<Watcher> {
-    let session = Session::open().await?;
+pub async fn watch(turned: impl Fn() + Send + Sync + 'static) -> io::Result<Watcher> {
+    let turned: Turned = Arc::new(turned);
+    let session = Session::open(turned.clone()).await?;
     let (sender, receiver) = watch::channel(session.world.clone());
     let (mut session, sender) = (Some(session), Arc::new(sender));
     let follow = move || {
-        let (session, sender) = (session.take(), sender.clone());
+        let (session, sender, turned) = (session.take(), sender.clone(), turned.clone());
         let follow = async move {
             match session {
                 Some(session) => session.follow(&sender).await,
-                None => Session::open().await?.follow(&sender).await,
+                None => Session::open(turned).await?.follow(&sender).await,
             }
         };
         follow.boxed()
@@ -81,12 +87,14 @@ struct Session {
     messages: BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>,
     handle: Handle,
     world: World,
+    neighbours: Neighbours,
+    turned: Turned,
     /// The connections; they end with it.
     _tasks: JoinSet<()>,
 }
 
 impl Session {
-    async fn open() -> io::Result<Self> {
+    async fn open(turned: Turned) -> io::Result<Self> {
         // News first: what happens while we read is then read again.
         let groups = [
             MulticastGroup::Link,
@@ -94,6 +102,9 @@ impl Session {
             MulticastGroup::Ipv6Ifaddr,
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv6Route,
+            MulticastGroup::Ipv4Rule,
+            MulticastGroup::Ipv6Rule,
+            MulticastGroup::Neigh,
         ];
         let (news, _, messages) = rtnetlink::new_multicast_connection(&groups)?;
         let mut tasks = JoinSet::new();
@@ -101,9 +112,19 @@ impl Session {
         let (requests, handle, _) = rtnetlink::new_connection()?;
         tasks.spawn(requests);
         let messages = messages.map(|(message, _)| message).boxed();
-        let mut session = Self { messages, handle, world: World::default(), _tasks: tasks };
-        Stale::ALL.read(&session.handle, &mut session.world).await?;
+        let (world, neighbours) = (World::default(), Neighbours::default());
+        let mut session = Self { messages, handle, world, neighbours, turned, _tasks: tasks };
+        session.read(Stale::ALL).await?;
+        // Whatever happened while nobody listened.
+        (session.turned)();
         Ok(session)
+    }
+
+    async fn read(&mut self, stale: Stale) -> io::Result<()> {
+        if stale.neighbours {
+            self.neighbours = Neighbours::of(&all(self.handle.neighbours().get().execute()).await?);
+        }
+        stale.read(&self.handle, &mut self.world).await
     }
 
     /// Until the receiver is dropped.
@@ -126,11 +147,16 @@ impl Session {
                 return Err(io::Error::other("the kernel closed the netlink socket"));
             };
             let mut stale = Stale::by(&message, &self.world);
+            let mut turned = self.neighbours.turn(&message);
             // A new pod is a burst of messages: read once for all that are here.
             while let Some(Some(message)) = self.messages.next().now_or_never() {
                 stale = stale.or(Stale::by(&message, &self.world));
+                turned |= self.neighbours.turn(&message);
             }
-            stale.read(&self.handle, &mut self.world).await?;
+            if turned {
+                (self.turned)();
+            }
+            self.read(stale).await?;
         }
     }
 }
@@ -141,11 +167,12 @@ struct Stale {
     links: bool,
     addresses: bool,
     routes: bool,
+    neighbours: bool,
 }
 
 impl Stale {
-    const NONE: Self = Self { links: false, addresses: false, routes: false };
-    const ALL: Self = Self { links: true, addresses: true, routes: true };
+    const NONE: Self = Self { links: false, addresses: false, routes: false, neighbours: false };
+    const ALL: Self = Self { links: true, addresses: true, routes: true, neighbours: true };
 
     fn by(message: &NetlinkMessage<RouteNetlinkMessage>, world: &World) -> Self {
         use RouteNetlinkMessage as Message;
@@ -174,6 +201,7 @@ impl Stale {
             links: self.links || other.links,
             addresses: self.addresses || other.addresses,
             routes: self.routes || other.routes,
+            neighbours: self.neighbours || other.neighbours,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use lb_common::route::Hop;
+use lb_common::route::{Hop, NextHop};
 use lb_common::tables::{Kind, frontend};
 use sluice_tests::packets::fragments::{apart, together};
 use sluice_tests::packets::icmp::{TROUBLES, Told, Trouble, error, told};
@@ -31,7 +31,10 @@ both_families! {
 }
 
 /// Where packets leave in these tests, and by which MACs.
-const OUT: Hop = Hop::Direct { device: 7, dst: [2, 0, 0, 0, 0, 9], src: [2, 0, 0, 0, 0, 7] };
+const NEXT: NextHop = NextHop::new(7, 1500, [2, 0, 0, 0, 0, 9], [2, 0, 0, 0, 0, 7]);
+const OUT: Hop = Hop::Direct(NEXT);
+/// The same where no MAC is known.
+const UNKNOWN: Hop = Hop::Neighbour(NextHop { device: 7, ..NextHop::NONE });
 
 impl<A: Net> Path<A> {
     /// A client's first packet, which leaves; source and destination that it leaves with.
@@ -197,8 +200,9 @@ mod rules {
         path.tables.hops.insert(to, Hop::HandOver);
         assert_eq!(frame.run(&mut path.tables, Side::Ingress, 100), Verdict::Pass(Reason::HandedOver));
         assert_eq!(frame, before);
-        path.tables.hops.insert(to, Hop::Neighbour { device: 7 });
-        assert_eq!(frame.run(&mut path.tables, Side::Ingress, 100), Verdict::Leave(Reason::HalfOpenFlow, 7));
+        path.tables.hops.insert(to, UNKNOWN);
+        let verdict = frame.run(&mut path.tables, Side::Ingress, 100);
+        assert_eq!(verdict, Verdict::LeaveToNeighbour(Reason::HalfOpenFlow, 7));
         assert_eq!(frame.0[..12], before.0[..12], "the kernel writes the MACs");
         assert_eq!(path.entries(), (2, 0));
     }
@@ -337,10 +341,11 @@ mod rules {
             assert_eq!(frame.run(&mut path.tables, Side::Ingress, 100), Verdict::Pass(Reason::HandedOver));
             assert_eq!(frame.0, *bytes);
         }
-        path.tables.hops.insert(A::host(Network::Far, 1), Hop::Neighbour { device: 7 });
+        path.tables.hops.insert(A::host(Network::Far, 1), UNKNOWN);
         for (bytes, reason) in [(&fragments[1], Reason::LaterFragment), (&error, Reason::IcmpError)] {
             let mut frame = Frame(bytes.clone());
-            assert_eq!(frame.run(&mut path.tables, Side::Ingress, 100), Verdict::Leave(reason, 7));
+            let verdict = frame.run(&mut path.tables, Side::Ingress, 100);
+            assert_eq!(verdict, Verdict::LeaveToNeighbour(reason, 7));
             assert_eq!(frame.0[..12], bytes[..12], "the kernel writes the MACs");
         }
     }

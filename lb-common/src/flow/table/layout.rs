@@ -19,7 +19,7 @@ pub const fn bucket_words<A: Ip>() -> usize {
 
 /// 64-bit words from one entry to the next: whole cache lines.
 const fn line_words<A: Ip>() -> usize {
-    (key_words::<A>() + size_of::<Flow<A>>() / 8).next_multiple_of(8)
+    (next_hop_at::<A>() + 2).next_multiple_of(8)
 }
 
 /// Where the entry of a way begins in its bucket, in 64-bit words.
@@ -73,13 +73,18 @@ pub(super) const fn seen_at<A: Ip>() -> usize {
     ports_at::<A>() + 1
 }
 
-/// The word with the time.
-pub(super) const fn pack_seen(now: u32) -> u64 {
-    now as u64
+/// The word with the time, and of a next hop that is kept the device and the MTU; 0 where there is none.
+pub(super) const fn pack_seen(now: u32, device: u16, mtu: u16) -> u64 {
+    now as u64 | (device as u64) << 32 | (mtu as u64) << 48
+}
+
+/// Where the two words with the MACs of a next hop are: eight bytes of a packet, and four more with a check beside them.
+pub(super) const fn next_hop_at<A: Ip>() -> usize {
+    seen_at::<A>() + 2
 }
 
 #[inline(always)]
-const fn pair(low: u32, high: u32) -> u64 {
+pub(super) const fn pair(low: u32, high: u32) -> u64 {
     low as u64 | (high as u64) << 32
 }
 
@@ -156,6 +161,6 @@ pub(super) fn write<A: Ip>(key: &[u64; 5], flow: &Flow<A>, set: impl Fn(usize, u
         | u64::from(flow.addrs) << 32
         | u64::from(flow.ports) << 48;
     set(ports_at::<A>(), ports);
-    set(seen_at::<A>(), pack_seen(flow.seen));
+    set(seen_at::<A>(), pack_seen(flow.seen, 0, 0));
     set(seen_at::<A>() + 1, pair(flow.backend, flow.service));
 }
