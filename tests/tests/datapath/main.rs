@@ -28,6 +28,7 @@ mod fragments;
 mod handover;
 mod icmp;
 mod leaving;
+mod next_hop;
 mod plain;
 mod policies;
 mod sctp;
