@@ -13,7 +13,10 @@ impl Jiffies {
     /// With so many nanoseconds from one to the next. The count begins five minutes before the low 32 bits of it overflow
     /// (`INITIAL_JIFFIES` of the kernel), so that whoever errs there is found out early.
     pub const fn of(nanoseconds: u64) -> Self {
-        let a_second = if nanoseconds == 0 { 0 } else { (1_000_000_000 + nanoseconds / 2) / nanoseconds };
+        let a_second = match (1_000_000_000 + nanoseconds / 2).checked_div(nanoseconds) {
+            Some(a_second) => a_second,
+            None => 0,
+        };
         Self { boot: (1 << 32) - 300 * a_second, nanoseconds }
     }
 
