@@ -51,6 +51,7 @@ macro_rules! entry {
 
 mod config;
 mod fragments;
+pub mod listing;
 mod services;
 mod traffic;
 

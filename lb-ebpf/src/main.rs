@@ -10,6 +10,7 @@
 mod atomic;
 mod bytes;
 mod fib;
+mod flow_list;
 mod flow_table;
 mod log;
 mod maps;

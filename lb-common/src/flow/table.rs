@@ -21,11 +21,13 @@
 
 mod insert;
 mod layout;
+mod list;
 mod next_hop;
 
 pub use insert::{begin, claim, finish, insert, insert_by};
 pub use layout::{SEED_AT, VERSION_AT, control_at, pair_at};
 pub use layout::{WAYS, bucket_words, buckets_for, flows_in, line_at};
+pub use list::live;
 
 use super::state;
 use crate::ip::Ip;

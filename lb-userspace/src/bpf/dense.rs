@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
 
+use super::sys;
+
 /// An array map of 64-bit words, or of elements of several (`BPF_F_MMAPABLE`). The programs read and write it at the same
 /// time, so each access is atomic.
 #[derive(Debug)]
@@ -63,6 +65,14 @@ impl Unmapped {
     /// The array, which has `words` elements.
     pub(super) fn new(array: OwnedFd, words: u32) -> Self {
         Self { array, words, mapped: OnceLock::new() }
+    }
+
+    /// A word of it, read without mapping it.
+    ///
+    /// # Errors
+    /// It is beyond the array.
+    pub(super) fn read(&self, index: u32) -> io::Result<u64> {
+        sys::get(self.array.as_fd(), index)
     }
 
     /// It, mapped.

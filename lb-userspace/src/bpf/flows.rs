@@ -1,9 +1,9 @@
 //! What the packet path writes: flows and counters.
 
-use lb_common::flow::table;
 use lb_common::ip::Family;
 use lb_common::mem::Native;
-use lb_common::tables::{Affinity, AffinityKey, Flow, FlowKey, SocketKey, SocketPeer, map};
+use lb_common::tables::listing::Listed;
+use lb_common::tables::{Affinity, AffinityKey, Filter, Flow, FlowKey, FrontendKey, Side, SocketKey, SocketPeer, map};
 use lb_common::verdict::Reason;
 
 use super::maps::Of;
@@ -30,7 +30,17 @@ impl Maps {
     /// # Errors
     /// The map cannot be read.
     pub fn flows<A: Of>(&self, each: impl FnMut(&FlowKey<A>, &Flow<A>)) -> Result<(), Error> {
-        A::maps(self).flows.each(each).map_err(|error| Error::map("read", flow_map::<A>(), &error))
+        A::maps(self).flows.each(each).map(drop).map_err(|error| Error::map("read", flow_map::<A>(), &error))
+    }
+
+    /// Whether there may be flows to a frontend: the packet path notes it before it opens one.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn may_have_flows<A: Of>(&self, frontend: &FrontendKey<A>) -> Result<bool, Error> {
+        let bit = Filter::Flow(Side::Ingress).bit(&frontend.addr, frontend.port);
+        let word = self.filter.read(bit / u64::BITS).map_err(|error| Error::map("read", map::FILTER, &error))?;
+        Ok(word >> (bit % u64::BITS) & 1 != 0)
     }
 
     /// The entries of these keys, as far as they are there.
@@ -38,12 +48,10 @@ impl Maps {
     /// # Errors
     /// The map cannot be read.
     pub fn flows_of<'a, A: Of>(&self, keys: impl Iterator<Item = &'a FlowKey<A>>) -> Result<Entries<A>, Error> {
-        let mut keys = keys.peekable();
-        if keys.peek().is_none() {
-            return Ok(Vec::new());
-        }
-        let flows = &A::maps(self).flows.map().map_err(|error| Error::map("read", flow_map::<A>(), &error))?;
-        Ok(keys.filter_map(|key| Some((*key, table::find(&flows, key)?.flow))).collect())
+        let sought: Vec<_> = keys.map(|key| Listed::new(*key, Flow::zeroed(), false)).collect();
+        let mut found = Vec::new();
+        let seek = A::maps(self).flows.seek(&sought, false, |listed| found.push((listed.key, listed.flow)));
+        seek.map(|()| found).map_err(|error| Error::map("read", flow_map::<A>(), &error))
     }
 
     /// The backend that a client stays with.
@@ -118,20 +126,12 @@ pub fn remove_affinity<A: Of>(maps: &mut Maps, entries: &[(AffinityKey<A>, Affin
 /// Removes flow entries that have had no packet since they were read, and says how many these were.
 ///
 /// # Errors
-/// The map cannot be mapped into memory.
+/// The map cannot be written.
 pub fn remove_flows<A: Of>(maps: &Maps, entries: &[(FlowKey<A>, Flow<A>)]) -> Result<usize, Error> {
-    if entries.is_empty() {
-        return Ok(0);
-    }
-    let flows = &A::maps(maps).flows.map().map_err(|error| Error::map("read", flow_map::<A>(), &error))?;
-    let remove = |(key, read): &&(FlowKey<A>, Flow<A>)| {
-        let Some(mut entry) = table::find(&flows, key) else { return false };
-        // A new flow may have the same addresses and ports.
-        let same = entry.flow.seen == read.seen && entry.flow.state == read.state;
-        // The packet path may be first: then there is nothing to remove.
-        same && entry.remove(&flows)
-    };
-    Ok(entries.iter().filter(remove).count())
+    let sought: Vec<_> = entries.iter().map(|(key, read)| Listed::new(*key, *read, false)).collect();
+    let mut removed = 0;
+    let seek = A::maps(maps).flows.seek(&sought, true, |_| removed += 1);
+    seek.map(|()| removed).map_err(|error| Error::map("write", flow_map::<A>(), &error))
 }
 
 /// Packets by reason, of all CPUs together.

@@ -157,8 +157,8 @@ impl Maps {
             shapes.push((shape, capacity));
         }
         Ok(Self {
-            v4: family(&folder, &shapes)?,
-            v6: family(&folder, &shapes)?,
+            v4: family(pins, &shapes)?,
+            v6: family(pins, &shapes)?,
             names: table(&folder, map::NAMES)?,
             devices: table(&folder, map::DEVICES)?,
             config: typed(data(&folder, map::CONFIG)?, map::CONFIG)?,
@@ -236,7 +236,7 @@ impl Maps {
     }
 }
 
-impl<A: Ip> FamilyMaps<A> {
+impl<A: Of> FamilyMaps<A> {
     fn count(&self, name: &str, index: usize, n: &mut u64) -> io::Result<()> {
         if name == map::FRONTENDS[index] {
             self.frontends.each(|_, _| *n += 1)?;
@@ -248,7 +248,7 @@ impl<A: Ip> FamilyMaps<A> {
             self.affinity.each(|_, _| *n += 1)?;
         } else if name == map::FLOWS[index] {
             // Half-open ones make room for each other, and take none from these.
-            self.flows.each(|_, flow| *n += u64::from(flow.is_established()))?;
+            self.flows.each(|_, flow| *n += u64::from(flow.is_established())).map(drop)?;
         } else if name == map::SOCKETS[index] {
             self.sockets.each(|_, _| *n += 1)?;
         } else if name == map::FRAGMENTS[index] {
@@ -269,12 +269,15 @@ fn fill(shape: &Shape, capacity: u32, entries: u64) -> Fill {
     Fill { map: shape.map, entries, capacity: u64::from(shape.room(capacity)), option: shape.option }
 }
 
-fn family<A: Ip>(folder: &Path, shapes: &[(Shape, u32)]) -> Result<FamilyMaps<A>, Error> {
+fn family<A: Of>(pins: &Pins, shapes: &[(Shape, u32)]) -> Result<FamilyMaps<A>, Error> {
+    let folder = &pins.maps();
     let index = match A::FAMILY {
         Family::V4 => 0,
         Family::V6 => 1,
     };
     let backends = map::BACKENDS[index];
+    let flows = shapes.iter().find(|(shape, _)| shape.map == map::FLOWS[index]);
+    let buckets = flows.map_or(0, |(_, buckets)| *buckets);
     Ok(FamilyMaps {
         frontends: table(folder, map::FRONTENDS[index])?,
         backends: Chunks::open(
@@ -284,7 +287,7 @@ fn family<A: Ip>(folder: &Path, shapes: &[(Shape, u32)]) -> Result<FamilyMaps<A>
             (MapType::Array, 0),
         )?,
         ranges: ranges(folder, map::SOURCE_RANGES[index])?,
-        flows: flows(folder, map::FLOWS[index])?,
+        flows: FlowTable::new(&pins.programs(), buckets),
         sockets: table(folder, map::SOCKETS[index])?,
         affinity: table(folder, map::AFFINITY[index])?,
         fragments: table(folder, map::FRAGMENTS[index])?,
@@ -318,10 +321,4 @@ fn ranges<A: Ip>(folder: &Path, name: &'static str) -> Result<Ranges<A>, Error> 
 fn unmapped(folder: &Path, name: &'static str) -> Result<Unmapped, Error> {
     let Whole { fd, shape: (_, _, words) } = whole(&data(folder, name)?, name)?;
     Ok(Unmapped::new(fd, words))
-}
-
-/// A table of flows that is pinned.
-pub(super) fn flows<A: Ip>(folder: &Path, name: &'static str) -> Result<FlowTable<A>, Error> {
-    let Whole { fd, shape: (_, _, buckets) } = whole(&data(folder, name)?, name)?;
-    Ok(FlowTable::new(fd, buckets))
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
@@ -12,15 +13,16 @@ use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
 use lb_common::datapath::Stage;
+use lb_common::flow::table::{SEED_AT, bucket_words};
 use lb_common::ip::{V4, V6};
 use lb_common::tables::map;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::dense::Words;
 use super::error::chain;
-use super::maps::{Of, flows};
-use super::table::Mapped;
-use super::{Capacities, Error, Hook, Pins, clock, flow_map, pins, shape};
+use super::maps::Of;
+use super::{Capacities, Error, Hook, Pins, clock, flow_map, pins, shape, sys};
 
 static EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf.o"));
 
@@ -90,8 +92,8 @@ impl Object {
             }
         }
         let mut ebpf = loader.load(self.0).map_err(|error| Error::Load(chain(&error)))?;
-        mapped::<V4>(&folder)?.set_seed((tables[0] >> 32) as u32);
-        mapped::<V6>(&folder)?.set_seed((tables[1] >> 32) as u32);
+        seed::<V4>(&folder, Some((tables[0] >> 32) as u32))?;
+        seed::<V6>(&folder, Some((tables[1] >> 32) as u32))?;
         let mut fds = BTreeMap::new();
         verify(&mut ebpf)?;
         for (name, program) in ebpf.programs() {
@@ -150,7 +152,7 @@ fn table<A: Of>(folder: &Path, capacities: &Capacities) -> Result<u64, Error> {
     let shape = shape::shapes(capacities).into_iter().find(|shape| shape.map == flow_map::<A>());
     let Some(shape) = shape else { return Ok(0) };
     let (buckets, seed) = match shape.pinned(folder)? {
-        Some(buckets) => (buckets, mapped::<A>(folder)?.seed()),
+        Some(buckets) => (buckets, seed::<A>(folder, None)?),
         None => (shape.capacity, 0),
     };
     let seed = match seed {
@@ -161,10 +163,19 @@ fn table<A: Of>(folder: &Path, capacities: &Capacities) -> Result<u64, Error> {
     Ok(u64::from(seed) << 32 | u64::from(buckets))
 }
 
-/// A family's table of flows, in our memory.
-fn mapped<A: Of>(folder: &Path) -> Result<Mapped<A>, Error> {
-    let map = flow_map::<A>();
-    flows(folder, map)?.map().map_err(|error| Error::map("read", map, &error))
+/// What makes hashes of a family's table of flows unpredictable: 0 in a table that is new. Sets it, if it is `new`, which must
+/// be before the first flow comes.
+fn seed<A: Of>(folder: &Path, new: Option<u32>) -> Result<u32, Error> {
+    let name = flow_map::<A>();
+    let failed = |error: &std::io::Error| Error::map("read", name, error);
+    let array = sys::open(&folder.join(name)).map_err(|error| failed(&error))?;
+    // It is in the first bucket.
+    let words = Words::map(array.as_fd(), bucket_words::<A>()).map_err(|error| failed(&error))?;
+    let Some(seed) = words.half(SEED_AT) else { return Ok(0) };
+    if let Some(new) = new {
+        seed.store(new, Ordering::Relaxed);
+    }
+    Ok(seed.load(Ordering::Relaxed))
 }
 
 fn load(program: &mut Program) -> Result<(), aya::programs::ProgramError> {

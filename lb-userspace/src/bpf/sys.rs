@@ -17,6 +17,7 @@ pub(super) use elements::{create_array, get, put, put_maps, read_all, value_size
 // enum bpf_cmd of linux/bpf.h.
 const OBJ_PIN: i64 = 6;
 const OBJ_GET: i64 = 7;
+const PROG_TEST_RUN: i64 = 10;
 const OBJ_GET_INFO_BY_FD: i64 = 15;
 const LINK_CREATE: i64 = 28;
 const LINK_UPDATE: i64 = 29;
@@ -91,6 +92,35 @@ pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
     let mut attr = ObjAttr { pathname: address(path.as_ptr()), fd: 0, flags: 0 };
     // SAFETY: the path ends with a zero and lives until the call returns, which makes a file descriptor.
     unsafe { bpf_fd(OBJ_GET, &mut attr) }
+}
+
+#[repr(C)]
+struct RunAttr {
+    program: u32,
+    result: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+}
+
+/// Runs a program on a packet, once, and says how many bytes of `answer` the packet has then. (aya runs no program that is only
+/// pinned.)
+///
+/// # Errors
+/// The program is of a kind that does not run on packets, the kernel does not take this one, or its answer has no room.
+pub(super) fn run(program: BorrowedFd<'_>, packet: &[u8], answer: &mut [u8]) -> io::Result<usize> {
+    let len = |bytes: &[u8]| u32::try_from(bytes.len()).map_err(io::Error::other);
+    let (data_size_in, data_size_out) = (len(packet)?, len(answer)?);
+    let (data_in, data_out) = (address(packet.as_ptr()), address(answer.as_mut_ptr()));
+    let program = raw(program);
+    let mut attr =
+        RunAttr { program, result: 0, data_size_in, data_size_out, data_in, data_out, repeat: 1, duration: 0 };
+    // SAFETY: both slices live until the call returns, and are as long as is said.
+    unsafe { bpf(PROG_TEST_RUN, &mut attr) }?;
+    Ok(attr.data_size_out as usize)
 }
 
 /// What a program is attached to.

@@ -1,187 +1,125 @@
-//! The tables of flows, mapped into our memory: reading a million flows takes no system call, removing one neither.
+//! The tables of flows, as programs list them for us ([`lb_common::tables::listing`]): none of their pages is ever mapped
+//! into our memory.
 
 use std::io;
 use std::marker::PhantomData;
+use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::path::{Path, PathBuf};
 
-use lb_common::flow::table::{self, Bucket, Memory, Way};
-use lb_common::ip::Ip;
-use lb_common::tables::{Flow, FlowKey};
+use lb_common::tables::listing::{Head, Listed, PROGRAMS, SOUGHT};
+use lb_common::tables::{Entry, Flow, FlowKey};
 
-use super::dense::Words;
+use super::maps::Of;
+use super::sys;
+
+/// Bytes of a question and of its answer: much less than an answer needs that a CPU is busy with for a tenth of a millisecond.
+const ROOM: usize = 16 << 10;
 
 /// The table of a family, pinned.
 #[derive(Debug)]
 pub(super) struct FlowTable<A> {
-    array: OwnedFd,
+    /// Where the programs are pinned.
+    programs: PathBuf,
     buckets: u32,
     family: PhantomData<A>,
 }
 
-/// It, mapped, for as long as it takes to read it: to us its pages are memory of ours.
-#[derive(Debug)]
-pub(super) struct Mapped<A> {
-    words: Words,
-    buckets: u32,
-    family: PhantomData<A>,
-}
-
-/// A bucket.
-#[derive(Debug)]
-pub(super) struct Line<'a, A> {
-    words: &'a Words,
-    /// Where it begins, in 64-bit words.
-    at: usize,
-    family: PhantomData<A>,
-}
-
-/// Control word and entry of a flow.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Slot<'a> {
-    control: &'a AtomicU32,
-    words: &'a Words,
-    /// Where the entry begins, in 64-bit words.
-    at: usize,
-}
-
-impl<A: Ip> FlowTable<A> {
+impl<A: Of> FlowTable<A> {
     /// Of a map with so many buckets.
-    pub(super) fn new(array: OwnedFd, buckets: u32) -> Self {
-        Self { array, buckets, family: PhantomData }
+    pub(super) fn new(programs: &Path, buckets: u32) -> Self {
+        Self { programs: programs.to_owned(), buckets, family: PhantomData }
     }
 
-    /// Maps it.
-    ///
-    /// # Errors
-    /// There is no memory for it.
-    pub(super) fn map(&self) -> io::Result<Mapped<A>> {
-        let words = Words::map(self.array.as_fd(), self.buckets as usize * table::bucket_words::<A>())?;
-        Ok(Mapped { words, buckets: self.buckets, family: PhantomData })
+    /// How many buckets it has.
+    #[cfg(test)]
+    pub(super) const fn buckets(&self) -> u32 {
+        self.buckets
     }
 
-    /// Visits all entries. Those that come or go meanwhile may be missed.
+    /// Visits all entries, and says how many runs of a program that took. Those that come or go meanwhile may be missed.
     ///
     /// # Errors
-    /// As for [`FlowTable::map`].
-    pub(super) fn each(&self, mut each: impl FnMut(&FlowKey<A>, &Flow<A>)) -> io::Result<()> {
-        let mapped = self.map()?;
-        for bucket in (0..self.buckets).filter_map(|index| mapped.bucket(index)) {
-            for way in (0..table::WAYS).filter_map(|index| bucket.way(index)) {
-                if let Some((key, flow)) = table::entry(way) {
-                    each(&key, &flow);
-                }
+    /// The program is not there, or does not run.
+    pub(super) fn each(&self, mut each: impl FnMut(&FlowKey<A>, &Flow<A>)) -> io::Result<u32> {
+        let mut program = Program::open(&self.programs, PROGRAMS[A::FAMILY as usize][0])?;
+        let (mut next, mut runs) = (0, 0);
+        while next < self.buckets {
+            let question = Head { bucket: next, entries: 0, removes: 0, zero: 0 };
+            let head = program.ask::<A>(question, &[], ROOM)?;
+            program.listed(head).for_each(|Listed { key, flow, .. }| each(&key, &flow));
+            if head.bucket <= next {
+                return Err(io::Error::other("the program that lists flows does not go on"));
             }
+            (next, runs) = (head.bucket, runs + 1);
+        }
+        Ok(runs)
+    }
+
+    /// Looks for the entries of these keys, and says which are there; those that are to be removed go, as they were read, unless
+    /// they have had a packet since.
+    ///
+    /// # Errors
+    /// The program is not there, or does not run.
+    pub(super) fn seek(&self, sought: &[Listed<A>], removes: bool, mut found: impl FnMut(Listed<A>)) -> io::Result<()> {
+        if sought.is_empty() {
+            return Ok(());
+        }
+        let mut program = Program::open(&self.programs, PROGRAMS[A::FAMILY as usize][1])?;
+        let most = ((ROOM - size_of::<Head>()) / size_of::<Listed<A>>()).min(SOUGHT as usize);
+        for some in sought.chunks(most) {
+            let entries = u32::try_from(some.len()).unwrap_or(0);
+            let head = Head { bucket: 0, entries, removes: removes.into(), zero: 0 };
+            let head = program.ask(head, some, size_of::<Head>() + size_of_val(some))?;
+            program.listed(head).filter(|listed| listed.found != 0).for_each(&mut found);
         }
         Ok(())
     }
 }
 
-impl<A: Ip> Mapped<A> {
-    /// What makes hashes unpredictable: 0 in a table that is new.
-    pub(super) fn seed(&self) -> u32 {
-        self.words.half(table::SEED_AT).map_or(0, |seed| seed.load(Ordering::Relaxed))
+/// A program, with what it was asked and what it answered.
+struct Program {
+    program: OwnedFd,
+    question: Vec<u8>,
+    answer: Vec<u8>,
+}
+
+impl Program {
+    fn open(folder: &Path, name: &str) -> io::Result<Self> {
+        let program = sys::open(&folder.join(name))
+            .map_err(|error| io::Error::other(format!("the program {name} is not pinned: {error}")))?;
+        Ok(Self { program, question: Vec::with_capacity(ROOM), answer: vec![0; ROOM] })
     }
 
-    /// Sets it, before the first flow comes.
-    pub(super) fn set_seed(&self, seed: u32) {
-        if let Some(word) = self.words.half(table::SEED_AT) {
-            word.store(seed, Ordering::Relaxed);
-        }
+    /// Asks, with so many bytes in all.
+    fn ask<A: Of>(&mut self, head: Head, entries: &[Listed<A>], len: usize) -> io::Result<Head> {
+        self.question.clear();
+        self.question.extend_from_slice(bytes(&[head]));
+        self.question.extend_from_slice(bytes(entries));
+        self.question.resize(len, 0);
+        sys::run(self.program.as_fd(), &self.question, &mut self.answer)?;
+        value(&self.answer, 0).ok_or_else(|| io::Error::other("the program that lists flows answers too little"))
     }
 
-    fn bucket(&self, index: u32) -> Option<Line<'_, A>> {
-        let at = index as usize * table::bucket_words::<A>();
-        (index < self.buckets).then_some(Line { words: &self.words, at, family: PhantomData })
+    /// The entries of the last answer.
+    fn listed<A: Of>(&self, head: Head) -> impl Iterator<Item = Listed<A>> {
+        let at = |index| size_of::<Head>() + index * size_of::<Listed<A>>();
+        (0..head.entries as usize).map_while(move |index| value(&self.answer, at(index)))
     }
 }
 
-impl<'a, A: Ip> Memory for &'a Mapped<A> {
-    const WAYS: u32 = table::WAYS;
-    type Bucket = Line<'a, A>;
-
-    fn buckets(&self) -> u32 {
-        self.buckets
-    }
-
-    fn seed(&self) -> u32 {
-        Mapped::seed(self)
-    }
-
-    fn bucket(&self, index: u32) -> Option<Line<'a, A>> {
-        Mapped::bucket(self, index)
-    }
+fn bytes<T: Entry>(values: &[T]) -> &[u8] {
+    let () = T::SOLID;
+    // SAFETY: an Entry has no padding, so that all bytes of the slice are set.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
 }
 
-impl<A> Clone for Line<'_, A> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<A> Copy for Line<'_, A> {}
-
-impl<'a, A: Ip> Line<'a, A> {
-    fn half(&self, at: usize) -> Option<&'a AtomicU32> {
-        self.words.half(2 * self.at + at)
-    }
-}
-
-impl<'a, A: Ip> Bucket for Line<'a, A> {
-    type Way = Slot<'a>;
-
-    fn version(&self) -> u32 {
-        self.half(table::VERSION_AT).map_or(1, |version| version.load(Ordering::Acquire))
-    }
-
-    fn swap_version(&self, old: u32, new: u32) -> bool {
-        let word = self.half(table::VERSION_AT);
-        word.is_some_and(|word| word.compare_exchange(old, new, Ordering::SeqCst, Ordering::Relaxed).is_ok())
-    }
-
-    fn set_version(&self, version: u32) {
-        if let Some(word) = self.half(table::VERSION_AT) {
-            word.store(version, Ordering::Release);
-        }
-    }
-
-    fn pair(&self, index: u32) -> u64 {
-        let word = self.words.word(self.at + table::pair_at(index as usize));
-        word.filter(|_| index < table::WAYS / 2).map_or(0, |pair| pair.load(Ordering::Acquire))
-    }
-
-    fn way(&self, index: u32) -> Option<Slot<'a>> {
-        let (words, index) = (self.words, index as usize);
-        let control = self.half(table::control_at(index)).filter(|_| index < table::WAYS as usize)?;
-        Some(Slot { control, words, at: self.at + table::line_at::<A>(index) })
-    }
-}
-
-impl Way for Slot<'_> {
-    fn control(&self) -> u32 {
-        // What was read of the entry before stays before.
-        fence(Ordering::Acquire);
-        self.control.load(Ordering::Acquire)
-    }
-
-    fn swap(&self, old: u32, new: u32) -> bool {
-        let swapped = self.control.compare_exchange(old, new, Ordering::SeqCst, Ordering::Relaxed).is_ok();
-        // What is written of the entry later stays later.
-        fence(Ordering::SeqCst);
-        swapped
-    }
-
-    fn publish(&self, control: u32) {
-        self.control.store(control, Ordering::Release);
-    }
-
-    fn word(&self, index: usize) -> u64 {
-        self.words.word(self.at + index).map_or(0, |word| word.load(Ordering::Relaxed))
-    }
-
-    fn set(&self, index: usize, value: u64) {
-        if let Some(word) = self.words.word(self.at + index) {
-            word.store(value, Ordering::Relaxed);
-        }
-    }
+fn value<T: Entry>(bytes: &[u8], at: usize) -> Option<T> {
+    let bytes = bytes.get(at..at + size_of::<T>())?;
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the slice has as many bytes as the value, and an Entry is plain integers, for which all bytes are values.
+    Some(unsafe {
+        value.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), size_of::<T>());
+        value.assume_init()
+    })
 }

@@ -5,12 +5,15 @@ use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
 use lb_common::flow::{state, table};
 use lb_common::ip::{Be16, V4, V6};
 use lb_common::mem::{self, Image, Native, frontend_bits};
-use lb_common::tables::{Backend, Config, Flow, FlowKey, Frontend, FrontendKey, LABEL, Name, RangeKey, Table, map};
+use lb_common::tables::{
+    Backend, Config, Flow, FlowKey, Frontend, FrontendKey, LABEL, Name, RangeKey, Table, listing, map,
+};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
@@ -19,6 +22,7 @@ use crate::plan::{FamilyOp, Op, diff};
 use crate::store::{MemoryStore, Store, StoreError};
 
 mod attach;
+mod mapped;
 
 /// Small, so that tests are quick and can fill a map.
 const SMALL: Capacities = Capacities { services: 64, backends: 64, slots: 4096, source_ranges: 16, flows: 32 };
@@ -270,7 +274,8 @@ fn flows_are_read_and_removed_unless_they_live() {
         };
         (key, flow)
     };
-    let table = V6::maps(&maps).flows.map().unwrap();
+    let array = sys::open(&lab.pins.maps().join(map::FLOWS[1])).unwrap();
+    let table = mapped::Mapped::<V6>::new(array.as_fd(), V6::maps(&maps).flows.buckets());
     for n in 0..15_000 {
         let (key, flow) = entry(n);
         table::insert(&&table, &key, &flow).unwrap();
@@ -295,4 +300,25 @@ fn flows_are_read_and_removed_unless_they_live() {
     let mut left = 0;
     maps.flows::<V6>(|_, _| left += 1).unwrap();
     assert_eq!(left, 14_999);
+}
+
+#[test]
+fn a_large_empty_table_of_flows_costs_few_calls_and_no_memory() {
+    let Some(lab) = Lab::new("a_large_empty_table_of_flows_costs_few_calls_and_no_memory") else { return };
+    let _programs = lab.load(&Capacities { flows: 1 << 20, ..SMALL });
+    let maps = Maps::open(&lab.pins).unwrap();
+    let (resident, began) = (peak_memory(), std::time::Instant::now());
+    let table = &V4::maps(&maps).flows;
+    let runs = table.each(|key, _| panic!("{key:?}")).unwrap();
+    println!("{} buckets of an empty table, {runs} runs, {:?}", table.buckets(), began.elapsed());
+    assert_eq!(runs, table.buckets().div_ceil(listing::BUCKETS));
+    // The table itself has 168 MB.
+    assert!(peak_memory() - resident < 1 << 20);
+}
+
+/// Most bytes of memory that this process ever had.
+fn peak_memory() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
