@@ -22,14 +22,16 @@ pub(super) struct Swept {
     pub(super) levels: Levels,
 }
 
-/// Sweeps. Which backends left is known, or else is found by comparing with the maps.
+/// Sweeps. Which backends left is known, or else is found by comparing with the maps; then everything is counted.
 pub(super) fn sweep(store: &mut BpfStore, departures: Option<&Departures>) -> anyhow::Result<Swept> {
     store.look()?;
     // Flows first: one that opens later may go to a backend that an image read before it does not know.
     let (v4, v6) = (Flows::<V4>::read(store)?, Flows::<V6>::read(store)?);
     let mut swept = Swept { levels: vec![v4.level(), v6.level()], ..Swept::default() };
-    for counted in [&map::SOCKETS[..], &map::FRAGMENTS, &[map::DEVICES]].concat() {
-        swept.levels.push((counted, store.maps().entries(counted)?));
+    if departures.is_none() {
+        for counted in [&map::SOCKETS[..], &map::FRAGMENTS, &[map::DEVICES]].concat() {
+            swept.levels.push((counted, store.maps().entries(counted)?));
+        }
     }
     v4.remove(store, departures.map(|all| &all.v4), &mut swept)?;
     v6.remove(store, departures.map(|all| &all.v6), &mut swept)?;
@@ -42,8 +44,11 @@ pub(super) fn sweep(store: &mut BpfStore, departures: Option<&Departures>) -> an
 }
 
 /// Lets clients go whose backend no longer serves, and, where it is compared with the maps, those who have not come back in
-/// time: nobody is led by what is too old.
+/// time: nobody is led by what is too old. So there is nothing to be read where nothing has changed.
 fn let_go<A: Of>(store: &mut BpfStore, departed: Option<&plan::Departed<A>>, swept: &mut Swept) -> anyhow::Result<()> {
+    if departed.is_some_and(|departed| departed.sticky.is_empty()) {
+        return Ok(());
+    }
     let mut entries = affinity::Entries::<A>::new();
     store.maps().affinity::<A>(|key, to| {
         entries.insert(*key, *to);

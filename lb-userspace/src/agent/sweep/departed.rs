@@ -58,7 +58,9 @@ impl Suspects {
 impl<A: Of> Side<A> {
     fn look(maps: &Maps, departed: &Departed<A>) -> Result<Self, Error> {
         let mut found = Self::default();
-        if !departed.datagrams.is_empty() {
+        let lost = departed.datagrams.iter().filter(|(_, leads)| leads.lost);
+        let may_have_flows: Result<Vec<_>, _> = lost.map(|(key, _)| maps.may_have_flows(key)).collect();
+        if may_have_flows?.contains(&true) {
             maps.flows::<A>(|key, flow| {
                 if flows::left_behind(departed, key, flow) {
                     found.flows.push((*key, *flow));

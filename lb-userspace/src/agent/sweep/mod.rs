@@ -17,8 +17,9 @@ use crate::bpf::{BpfStore, Pins};
 use crate::plan::Departures;
 use departed::Suspects;
 
-/// The least time between two sweeps of all flows.
-const PAUSE: Duration = Duration::from_secs(5);
+/// The least time between two sweeps of all flows: the shortest that a flow may be silent. One that is over for so long still leads
+/// a packet that comes after all, and makes room for one that opens it anew.
+const PAUSE: Duration = Duration::from_secs(10);
 /// After a sweep of all flows comes a pause this many times as long, so that millions do not take a core.
 const SHARE: u32 = 50;
 /// After so long a sweep of all compares flows with the maps themselves, whatever changes were told: shorter than a number
@@ -31,10 +32,10 @@ const SETTLED: Duration = Duration::from_secs(1);
 /// After a sweep that follows changes comes a pause this many times as long: half of a core while changes never cease,
 /// since the second change of a pair must not wait for long.
 const SHARE_OF_DEPARTED: u32 = 1;
-/// Looks in a row at what was found. A flow that has a packet between look and removal is spared, and an answer on its way
-/// may make a removed half whole again: so it is looked again until nothing is found. What is left after all these is
-/// the next sweep's of all.
-const AGAIN: u32 = 8;
+/// After these pauses it is looked again for what was found, by its keys. A flow that has a packet between look and removal is
+/// spared, and an answer on its way makes a removed half whole again. What is left after all these is the next sweep's of all.
+const AGAIN: [Duration; 4] =
+    [Duration::from_millis(10), Duration::from_millis(40), Duration::from_millis(160), Duration::from_millis(640)];
 
 /// What is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,39 +44,45 @@ enum Which {
     All,
     /// What backends that left have left behind.
     Departed,
-    /// What the last look has found.
+    /// What the last such look has found.
     Again,
 }
 
 /// What is in each map of the packet path: its name, and its entries.
 pub(super) type Levels = Vec<(&'static str, u64)>;
 
-/// Sweeps until nothing more can change. A sweep of all has counted everything when it ends, and says so to `levels`:
-/// nobody else needs to walk a million flows.
+/// Sweeps until nothing more can change. A sweep of all has counted flows when it ends, and everything else where it compares,
+/// and says so to `levels`: nobody else needs to walk a million flows.
 pub(super) async fn forever(
     pins: Pins,
     mut changes: mpsc::UnboundedReceiver<Departures>,
     levels: watch::Sender<Levels>,
 ) {
     let mut sweeper = Sweeper::new(pins.clone());
-    let (mut next, mut rested, mut again) = (Instant::now(), Instant::now(), 0);
+    let (mut next, mut rested, mut again) = (Instant::now(), Instant::now(), AGAIN.iter());
+    let mut again_at = None;
     loop {
-        let looks_again = (1..AGAIN).contains(&again);
-        let wake = if looks_again { next.min(rested.max(Instant::now() + HOLD)) } else { next };
-        // Also where changes never cease.
-        let which = match timeout_at(wake, changes.recv()).await {
-            _ if Instant::now() >= next => Which::All,
-            Err(_) => Which::Again,
+        let wake = again_at.map_or(next, |at| next.min(rested.max(at)));
+        let heard = timeout_at(wake, changes.recv()).await;
+        let (is_time, any_lost) = match heard {
             Ok(None) => return,
-            Ok(Some(change)) if !change.any_lost() => {
-                sweeper.hear(change);
-                continue;
-            }
             Ok(Some(change)) => {
+                let any_lost = change.any_lost();
                 sweeper.hear(change);
-                sleep_until(rested.max(Instant::now() + HOLD)).await;
-                if sweeper.departures.everywhere { Which::All } else { Which::Departed }
+                (false, any_lost)
             }
+            Err(_) => (true, false),
+        };
+        // Also where changes never cease.
+        let which = if Instant::now() >= next {
+            Which::All
+        } else if any_lost {
+            sleep_until(rested.max(Instant::now() + HOLD)).await;
+            if sweeper.departures.everywhere { Which::All } else { Which::Departed }
+        } else if is_time {
+            Which::Again
+        } else {
+            continue;
         };
         while let Ok(change) = changes.try_recv() {
             sweeper.hear(change);
@@ -88,12 +95,15 @@ pub(super) async fn forever(
         if which == Which::All {
             // What could not be counted is as it was.
             if !sweeper.levels.is_empty() {
-                levels.send_replace(std::mem::take(&mut sweeper.levels));
+                levels.send_replace(sweeper.levels.clone());
             }
-            (next, again) = (Instant::now() + PAUSE.max(took * SHARE), 0);
+            next = Instant::now() + PAUSE.max(took * SHARE);
         } else {
             rested = Instant::now() + took * SHARE_OF_DEPARTED;
-            again = if found > 0 { again + 1 } else { 0 };
+            if which == Which::Departed {
+                again = if found > 0 { AGAIN.iter() } else { [].iter() };
+            }
+            again_at = again.next().map(|pause| Instant::now() + *pause);
         }
     }
 }
@@ -118,6 +128,15 @@ async fn run(mut sweeper: Sweeper, which: Which) -> Option<(Sweeper, usize)> {
     }
 }
 
+/// Removes what leads to backends that left, and says how much that was.
+fn remove(store: &mut BpfStore, suspects: &Suspects) -> anyhow::Result<usize> {
+    let (found, removed) = (suspects.len(), suspects.remove(store.maps_mut())?);
+    if found > 0 {
+        debug!("{found} entries led to backends that left, {removed} of them removed");
+    }
+    Ok(found)
+}
+
 /// What sweeps know of each other.
 struct Sweeper {
     pins: Pins,
@@ -130,7 +149,7 @@ struct Sweeper {
     suspects: Suspects,
     /// When flows were last compared with the maps themselves.
     compared: Instant,
-    /// After a sweep of all.
+    /// As they were last counted.
     levels: Levels,
     /// Why sockets cannot be closed.
     fault: Option<String>,
@@ -162,24 +181,15 @@ impl Sweeper {
         let found = match which {
             Which::All => self.sweep_all(&mut store)?,
             Which::Departed => {
-                let suspects = Suspects::look(store.maps(), &self.departures)?;
-                self.remove(&mut store, suspects)? + self.close_sockets(&mut store, false)
+                self.suspects = Suspects::look(store.maps(), &self.departures)?;
+                remove(&mut store, &self.suspects)? + self.close_sockets(&mut store, false)
             }
             Which::Again => {
-                let suspects = self.suspects.look_again(store.maps(), &self.departures)?;
-                self.remove(&mut store, suspects)?
+                let back = self.suspects.look_again(store.maps(), &self.departures)?;
+                remove(&mut store, &back)?
             }
         };
         self.store = Some(store);
-        Ok(found)
-    }
-
-    fn remove(&mut self, store: &mut BpfStore, suspects: Suspects) -> anyhow::Result<usize> {
-        let (found, removed) = (suspects.len(), suspects.remove(store.maps_mut())?);
-        if found > 0 {
-            debug!("{found} entries led to backends that left, {removed} of them removed");
-        }
-        self.suspects = suspects;
         Ok(found)
     }
 
@@ -188,7 +198,8 @@ impl Sweeper {
         let compare = self.departures.everywhere || self.compared.elapsed() >= COMPARE;
         let swept = all::sweep(store, if compare { None } else { Some(&self.departures) })?;
         let found = swept.found + self.close_sockets(store, compare);
-        self.levels = swept.levels;
+        self.levels.retain(|(map, _)| swept.levels.iter().all(|(counted, _)| counted != map));
+        self.levels.extend(swept.levels);
         if compare {
             self.compared = began;
             self.departures.everywhere = false;
