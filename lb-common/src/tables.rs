@@ -230,9 +230,9 @@ pub mod map {
     pub const COUNTERS: &str = "COUNTERS";
     /// Service port id to [`super::Traffic`], array of per-CPU arrays of [`TRAFFIC_CHUNK`].
     pub const TRAFFIC: &str = "TRAFFIC";
-    /// The programs that the one of a hook calls, by [`crate::datapath::Stage::index`], array of programs: at XDP, TC ingress, TC
-    /// egress, and egress of the service device.
-    pub const STAGES: [&str; 4] = ["XDP_INGRESS", "TC_INGRESS", "TC_EGRESS", "TC_SERVICE"];
+    /// The programs that the one of a hook calls, by [`crate::datapath::Stage::index`], array of programs: at XDP, TC ingress (and
+    /// egress of the service device), and TC egress.
+    pub const STAGES: [&str; 3] = ["XDP_INGRESS", "TC_INGRESS", "TC_EGRESS"];
     /// [`super::Config`], array of one.
     pub const CONFIG: &str = "CONFIG";
     /// [`super::Tables::epoch`] in the low half of a 64-bit word, array of one. Can be mapped into memory.

@@ -8,15 +8,18 @@ use aya_ebpf::programs::{TcContext, XdpContext};
 use lb_common::ip::{Ip, V4, V6};
 use lb_common::route::{Found, Hop, Way, fib};
 
-use crate::maps;
+use crate::{maps, skb};
 
 /// Where a program runs, as far as its routes are concerned.
 pub(crate) trait Place {
     fn hop<A: Routed>(&self, way: &Way<'_, A>) -> Hop;
     /// Whether packets are sent as XDP does.
     const XDP: bool = false;
-    /// Whether this is the egress of the service device.
-    const SERVICE: bool = false;
+    /// Whether this is the egress of the service device, as a stage sees it.
+    #[inline(always)]
+    fn at_service_device(&self) -> bool {
+        false
+    }
     /// Whether packets can come in through the service device.
     const INWARD: bool = false;
     fn source<A: Routed>(&self, to: &A, from: u32) -> Option<A>;
@@ -119,6 +122,11 @@ impl Place for TcContext {
     const INWARD: bool = true;
 
     #[inline(always)]
+    fn at_service_device(&self) -> bool {
+        skb::at_service_device(self)
+    }
+
+    #[inline(always)]
     fn hop<A: Routed>(&self, way: &Way<'_, A>) -> Hop {
         // With a length, since without one the kernel takes all aggregates, and looks at the device alone, not at the route.
         find(self.skb.skb.cast(), way, 0).at_tc(|device| maps::device(device).is_some())
@@ -140,23 +148,5 @@ impl Place for () {
     #[inline(always)]
     fn source<A: Routed>(&self, _to: &A, _from: u32) -> Option<A> {
         None
-    }
-}
-
-/// At the egress of the service device.
-pub(crate) struct ServiceDevice(pub(crate) TcContext);
-
-impl Place for ServiceDevice {
-    const SERVICE: bool = true;
-    const INWARD: bool = true;
-
-    #[inline(always)]
-    fn hop<A: Routed>(&self, way: &Way<'_, A>) -> Hop {
-        self.0.hop(way)
-    }
-
-    #[inline(always)]
-    fn source<A: Routed>(&self, to: &A, from: u32) -> Option<A> {
-        self.0.source(to, from)
     }
 }

@@ -50,9 +50,10 @@ fn tc_service(ctx: TcContext) -> i32 {
     skb::enter_service_device(ctx)
 }
 
-/// The programs that entry programs call: a [`Stage`](datapath::Stage) of a hook each, which the agent puts into its array.
+/// The programs that entry programs call: a [`Stage`](datapath::Stage) of a hook each, which the agent puts into its array. Those of
+/// TC ingress serve the service device, too.
 macro_rules! stages {
-    ($($xdp:ident, $ingress:ident, $service:ident $(, $egress:ident)? => $stage:ident, $family:ty;)*) => {$(
+    ($($xdp:ident, $ingress:ident $(, $egress:ident)? => $stage:ident, $family:ty;)*) => {$(
         #[xdp(frags)]
         fn $xdp(ctx: XdpContext) -> u32 {
             let (mut frame, mut tables) = xdp::open::<false>(ctx);
@@ -64,15 +65,8 @@ macro_rules! stages {
         fn $ingress(ctx: TcContext) -> i32 {
             let (mut buffer, mut tables) = skb::open::<false>(ctx);
             let result = datapath::$stage::run::<$family, _, _>(&mut buffer, &mut tables, Side::Ingress, now);
-            skb::conclude(&mut buffer, result, &maps::TC_INGRESS, skb::OUT)
-        }
-
-        #[classifier]
-        fn $service(ctx: TcContext) -> i32 {
-            let (mut buffer, mut tables) = skb::open_at_service_device::<false>(ctx);
-            let result = datapath::$stage::run::<$family, _, _>(&mut buffer, &mut tables, Side::Ingress, now);
-            let result = datapath::at_service_device::<$family, _>(&mut tables, result);
-            skb::conclude(&mut buffer, result, &maps::TC_SERVICE, skb::IN)
+            let (result, back) = skb::looked_at::<$family>(&buffer, &mut tables, result);
+            skb::conclude(&mut buffer, result, &maps::TC_INGRESS, back)
         }
 
         $(#[classifier]
@@ -85,16 +79,16 @@ macro_rules! stages {
 }
 
 stages! {
-    xdp_ingress_first_v4, tc_ingress_first_v4, tc_service_first_v4 => first, V4;
-    xdp_ingress_first_v6, tc_ingress_first_v6, tc_service_first_v6 => first, V6;
-    xdp_ingress_flows_v4, tc_ingress_flows_v4, tc_service_flows_v4, tc_egress_flows_v4 => flows, V4;
-    xdp_ingress_flows_v6, tc_ingress_flows_v6, tc_service_flows_v6, tc_egress_flows_v6 => flows, V6;
-    xdp_ingress_onward_v4, tc_ingress_onward_v4, tc_service_onward_v4 => onward, V4;
-    xdp_ingress_onward_v6, tc_ingress_onward_v6, tc_service_onward_v6 => onward, V6;
-    xdp_ingress_portless_v4, tc_ingress_portless_v4, tc_service_portless_v4, tc_egress_portless_v4 => portless, V4;
-    xdp_ingress_portless_v6, tc_ingress_portless_v6, tc_service_portless_v6, tc_egress_portless_v6 => portless, V6;
-    xdp_ingress_too_long_v4, tc_ingress_too_long_v4, tc_service_too_long_v4 => too_long, V4;
-    xdp_ingress_too_long_v6, tc_ingress_too_long_v6, tc_service_too_long_v6 => too_long, V6;
+    xdp_ingress_first_v4, tc_ingress_first_v4 => first, V4;
+    xdp_ingress_first_v6, tc_ingress_first_v6 => first, V6;
+    xdp_ingress_flows_v4, tc_ingress_flows_v4, tc_egress_flows_v4 => flows, V4;
+    xdp_ingress_flows_v6, tc_ingress_flows_v6, tc_egress_flows_v6 => flows, V6;
+    xdp_ingress_onward_v4, tc_ingress_onward_v4 => onward, V4;
+    xdp_ingress_onward_v6, tc_ingress_onward_v6 => onward, V6;
+    xdp_ingress_portless_v4, tc_ingress_portless_v4, tc_egress_portless_v4 => portless, V4;
+    xdp_ingress_portless_v6, tc_ingress_portless_v6, tc_egress_portless_v6 => portless, V6;
+    xdp_ingress_too_long_v4, tc_ingress_too_long_v4 => too_long, V4;
+    xdp_ingress_too_long_v6, tc_ingress_too_long_v6 => too_long, V6;
 }
 
 macro_rules! cgroup {

@@ -61,8 +61,6 @@ pub(crate) static XDP_INGRESS: ProgramArray = ProgramArray::pinned(STAGES, 0);
 pub(crate) static TC_INGRESS: ProgramArray = ProgramArray::pinned(STAGES, 0);
 #[map]
 pub(crate) static TC_EGRESS: ProgramArray = ProgramArray::pinned(STAGES, 0);
-#[map]
-pub(crate) static TC_SERVICE: ProgramArray = ProgramArray::pinned(STAGES, 0);
 const STAGES: u32 = Stage::ALL.len() as u32;
 
 /// Goes on in the program of a stage. Comes back only where the agent has not put it there, and says so.

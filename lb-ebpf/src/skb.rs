@@ -14,8 +14,7 @@ use lb_common::tables::{Side, device};
 use lb_common::verdict::{Reason, Verdict};
 
 use crate::bytes;
-use crate::fib::ServiceDevice;
-use crate::maps;
+use crate::maps::{self, Maps};
 use crate::tables::Kernel;
 
 /// Go on with the programs of others, then up the stack (`TCX_NEXT`; clsact knows it as `TC_ACT_UNSPEC`).
@@ -134,11 +133,35 @@ pub(crate) fn open<const ENTRY: bool>(ctx: TcContext) -> (Buffer, Kernel<TcConte
     (Buffer(ctx), tables)
 }
 
-/// The same at the egress of the service device.
+/// What entry programs leave in the packet's own room for such things (`__sk_buff.cb`), for the stages that serve two of them.
+/// Others may have left anything there before: no small number.
+const AT_SERVICE_DEVICE: u32 = 0x51_0ce0;
+
+/// Tells the stages at which hook the packet is.
 #[inline(always)]
-pub(crate) fn open_at_service_device<const ENTRY: bool>(ctx: TcContext) -> (Buffer, Kernel<ServiceDevice, ENTRY>) {
-    let (buffer, Kernel(ctx)) = open::<ENTRY>(ctx);
-    (buffer, Kernel(ServiceDevice(ctx)))
+fn tell(ctx: &TcContext, service_device: bool) {
+    // SAFETY: the context is this run's own.
+    unsafe { (*ctx.skb.skb).cb[0] = if service_device { AT_SERVICE_DEVICE } else { 0 } };
+}
+
+/// Whether the packet is at the egress of the service device, as its entry program has told.
+#[inline(always)]
+pub(crate) fn at_service_device(ctx: &TcContext) -> bool {
+    // SAFETY: the context is this run's own.
+    unsafe { (*ctx.skb.skb).cb[0] == AT_SERVICE_DEVICE }
+}
+
+/// What comes of a result at the hook at which the packet is, and how packets go back there.
+#[inline(always)]
+pub(crate) fn looked_at<A: Maps>(
+    buffer: &Buffer,
+    tables: &mut Kernel<TcContext, false>,
+    result: Result<Verdict, Stage>,
+) -> (Result<Verdict, Stage>, u64) {
+    match at_service_device(&buffer.0) {
+        true => (datapath::at_service_device::<A, _>(tables, result), IN),
+        false => (result, OUT),
+    }
 }
 
 /// Decides on a packet or calls the program that does, and does what was decided.
@@ -152,16 +175,22 @@ pub(crate) fn enter(ctx: TcContext, side: Side, stages: &'static ProgramArray) -
     }
     let (mut buffer, mut tables) = open::<true>(ctx);
     let result = datapath::enter(&mut buffer, &mut tables, side, crate::now);
+    if result.is_err() {
+        tell(&buffer.0, false);
+    }
     conclude(&mut buffer, result, stages, OUT)
 }
 
 /// The same at the egress of the service device.
 #[inline(always)]
 pub(crate) fn enter_service_device(ctx: TcContext) -> i32 {
-    let (mut buffer, mut tables) = open_at_service_device::<true>(ctx);
+    let (mut buffer, mut tables) = open::<true>(ctx);
     let result = datapath::enter(&mut buffer, &mut tables, Side::Ingress, crate::now);
     let result = datapath::at_service_device::<V4, _>(&mut tables, result);
-    conclude(&mut buffer, result, &maps::TC_SERVICE, IN)
+    if result.is_err() {
+        tell(&buffer.0, true);
+    }
+    conclude(&mut buffer, result, &maps::TC_INGRESS, IN)
 }
 
 /// How packets go back through the device at which a program runs: out of it.

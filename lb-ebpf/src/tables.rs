@@ -120,7 +120,7 @@ impl<A: Maps, P: Place, const ENTRY: bool> Tables<A> for Kernel<P, ENTRY> {
 
     #[inline(always)]
     fn at_service_device(&self) -> bool {
-        P::SERVICE
+        self.0.at_service_device()
     }
 
     #[inline(always)]

@@ -92,7 +92,12 @@ impl Hook {
 
     /// The array of the programs that it calls.
     const fn stages(self) -> &'static str {
-        map::STAGES[self as usize]
+        map::STAGES[match self {
+            Self::Xdp => 0,
+            // Stages are told which of them has called.
+            Self::TcIngress | Self::TcService => 1,
+            Self::TcEgress => 2,
+        }]
     }
 }
 

@@ -103,7 +103,7 @@ impl Object {
             pins::repin(fd.as_fd(), &path).map_err(|source| Error::file("pin a program at", &path, source))?;
             fds.insert(name.to_owned(), fd);
         }
-        for hook in Hook::ALL {
+        for hook in [Hook::Xdp, Hook::TcIngress, Hook::TcEgress] {
             join(&mut ebpf, hook)?;
         }
         Ok((Programs { fds, ebpf }, warnings))
