@@ -54,6 +54,13 @@ impl Stage {
         matches!((self, side), (Self::Flows(_) | Self::Portless(_), _) | (_, Side::Ingress))
     }
 
+    /// The family whose packets come to it.
+    pub const fn family(self) -> Family {
+        match self {
+            Self::First(of) | Self::Flows(of) | Self::Onward(of) | Self::Portless(of) | Self::TooLong(of) => of,
+        }
+    }
+
     /// The index in an array of programs.
     #[inline(always)]
     pub const fn index(self) -> u32 {

@@ -22,9 +22,10 @@ mod xdp;
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::{cgroup_sock_addr, classifier, xdp};
 use aya_ebpf::programs::{SockAddrContext, TcContext, XdpContext};
-use lb_common::datapath;
+use lb_common::datapath::{self, Stage};
 use lb_common::ip::{V4, V6};
 use lb_common::tables::Side;
+use lb_common::verdict::{Reason, Verdict};
 
 /// At a network card, before the kernel makes a socket buffer of the packet.
 #[xdp(frags)]
@@ -90,6 +91,29 @@ stages! {
     xdp_ingress_too_long_v4, tc_ingress_too_long_v4 => too_long, V4;
     xdp_ingress_too_long_v6, tc_ingress_too_long_v6 => too_long, V6;
 }
+
+// Programs that stand in for the stages of a family that has no Services yet: whatever would come to these is a stranger.
+
+#[xdp(frags)]
+fn xdp_ingress_absent(ctx: XdpContext) -> u32 {
+    let (mut frame, _) = xdp::open::<false>(ctx);
+    xdp::conclude(&mut frame, STRANGER)
+}
+
+#[classifier]
+fn tc_ingress_absent(ctx: TcContext) -> i32 {
+    let (mut buffer, mut tables) = skb::open::<false>(ctx);
+    let (result, back) = skb::looked_at::<V6>(&buffer, &mut tables, STRANGER);
+    skb::conclude(&mut buffer, result, &maps::TC_INGRESS, back)
+}
+
+#[classifier]
+fn tc_egress_absent(ctx: TcContext) -> i32 {
+    let (mut buffer, _) = skb::open::<false>(ctx);
+    skb::conclude(&mut buffer, STRANGER, &maps::TC_EGRESS, skb::OUT)
+}
+
+const STRANGER: Result<Verdict, Stage> = Ok(Verdict::Pass(Reason::NotService));
 
 macro_rules! cgroup {
     ($($hook:ident => $run:path, $family:ty, $doc:literal;)*) => {$(

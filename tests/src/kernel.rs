@@ -48,10 +48,22 @@ impl Kernel {
     /// # Errors
     /// The machine lacks something, or the kernel refuses a program.
     pub fn new(image: &Image, capacities: &Capacities) -> Result<Self> {
+        Self::loaded(image, |object, pins| Ok(object.load(pins, capacities, false)?.0))
+    }
+
+    /// The same with the programs that an agent needs at first.
+    ///
+    /// # Errors
+    /// As of [`Kernel::new`].
+    pub fn with_needed(image: &Image, capacities: &Capacities) -> Result<Self> {
+        Self::loaded(image, |object, pins| Ok(object.load_needed(pins, capacities, false)?.0))
+    }
+
+    fn loaded(image: &Image, load: impl FnOnce(Object, &Pins) -> Result<Programs>) -> Result<Self> {
         let owner = Owner::new()?;
         let pins = Pins::new(owner.bpffs()?.join("sluice"));
         pins.create()?;
-        let (programs, _) = Object::embedded()?.load(&pins, capacities, false)?;
+        let programs = load(Object::embedded()?, &pins)?;
         let mut store = BpfStore::open(&pins)?;
         let have = store.read()?;
         store.apply(&plan::diff(&have, image))?;

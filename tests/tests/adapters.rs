@@ -13,11 +13,13 @@ use lb_common::mem::{Flows, Frame, Image, Native};
 use lb_common::tables::{Side, device, map};
 use lb_common::verdict::{Reason, Verdict};
 use lb_userspace::bpf::{Capacities, Hook, counters, now};
+use lb_userspace::plan;
+use lb_userspace::store::Store as _;
 use sluice_tests::kernel::{Kernel, code};
 use sluice_tests::kernel_or_skip;
 use sluice_tests::packets::random::{self, Seed};
 use sluice_tests::packets::world::{Net, client, pod, vip};
-use sluice_tests::packets::{SYN, packet, verify_checksums};
+use sluice_tests::packets::{SYN, echo, packet, verify_checksums};
 use sluice_tests::routes;
 
 fn setting(name: &str, default: u64) -> u64 {
@@ -200,5 +202,33 @@ fn without_the_program_of_a_stage_packets_that_need_it_are_dropped_and_counted()
         kernel.programs.run(Hook::TcIngress, &stranger, 1)?.code,
         code(Hook::TcIngress, Verdict::Pass(Reason::NotService))
     );
+    Ok(())
+}
+
+#[test]
+fn stages_of_ipv6_come_with_its_first_frontend_and_take_nothing_before() -> Result<()> {
+    kernel_or_skip!();
+    let (client, service) = (client::<V6>(1, 40_000), vip::<V6>(1, 80));
+    let (syn, ping) = (packet(client, service, SYN, b""), echo(client.ip(), pod::<V6>(2).ip()));
+    let mut kernel = Kernel::with_needed(&random::image::<V4>(), &small())?;
+    let first = kernel.pins.programs().join("tc_ingress_first_v6");
+    let stranger = Verdict::Pass(Reason::NotService);
+    for frame in [&syn, &ping] {
+        for hook in [Hook::Xdp, Hook::TcIngress, Hook::TcEgress] {
+            let outcome = kernel.programs.run(hook, frame, 1)?;
+            assert_eq!((outcome.code, &outcome.frame), (code(hook, stranger), frame), "{hook:?}");
+        }
+        let outcome = kernel.programs.run(Hook::TcService, frame, 1)?;
+        assert_eq!(outcome.code, code(Hook::TcService, Verdict::Drop(Reason::Unallocated)));
+    }
+    assert!(!first.exists());
+    let have = kernel.store.read()?;
+    kernel.store.apply(&plan::diff(&have, &random::image::<V6>()))?;
+    assert!(first.exists());
+    for hook in [Hook::Xdp, Hook::TcIngress] {
+        let outcome = kernel.programs.run(hook, &syn, 1)?;
+        assert_eq!(outcome.code, code(hook, Verdict::Forward(Reason::NewFlow)), "{hook:?}");
+        assert_ne!(outcome.frame, syn);
+    }
     Ok(())
 }

@@ -64,7 +64,7 @@ impl Datapath {
         settings.pins.create()?;
         // Before the programs: their pins are another agent's, if there is one.
         let lock = settings.pins.lock()?;
-        let (mut programs, warnings) = object.load(&settings.pins, &settings.capacities, settings.packet_log)?;
+        let (mut programs, warnings) = object.load_needed(&settings.pins, &settings.capacities, settings.packet_log)?;
         warnings.iter().for_each(|warning| warn!("{warning}"));
         if settings.packet_log && !programs.follow_log()? {
             warn!("--packet-log: these programs log nothing");

@@ -14,7 +14,7 @@ use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
 use lb_common::datapath::Stage;
 use lb_common::flow::table::{SEED_AT, bucket_words};
-use lb_common::ip::{V4, V6};
+use lb_common::ip::{Family, V4, V6};
 use lb_common::tables::map;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -34,6 +34,9 @@ const FLOWS_SHAPE: &str = "FLOWS_SHAPE";
 const JIFFIES: &str = "JIFFIES";
 /// The ring buffer of aya-log: the only map that each agent has anew.
 const LOG_MAP: &str = "AYA_LOGS";
+
+/// The end of the names of programs that stand in for stages.
+const ABSENT: &str = "absent";
 
 /// Threads that load programs: two thirds of the work are four of them.
 const THREADS: usize = 4;
@@ -65,6 +68,46 @@ impl Object {
     /// # Errors
     /// The kernel refuses a map or a program, or the pinned maps are of other shapes.
     pub fn load(self, pins: &Pins, capacities: &Capacities, log: bool) -> Result<(Programs, Vec<String>), Error> {
+        self.load_some(pins, capacities, log, |_| true)
+    }
+
+    /// The same, but where no Service of IPv6 was ever served from these pins its stages, half of all that the kernel has to
+    /// verify, wait for the first one ([`Object::load_v6`]). Until then packets that would come to them are let go.
+    ///
+    /// # Errors
+    /// As of [`Object::load`].
+    pub fn load_needed(
+        self,
+        pins: &Pins,
+        capacities: &Capacities,
+        log: bool,
+    ) -> Result<(Programs, Vec<String>), Error> {
+        // Who follows the log of these programs would not hear of others.
+        let all = log || serve_v6(pins);
+        self.load_some(pins, capacities, log, |name| all || !is_v6_stage(name))
+    }
+
+    /// Loads the stages of IPv6, if they are not there yet. To be called before there is a frontend of that family.
+    ///
+    /// # Errors
+    /// The kernel refuses one.
+    pub fn load_v6(pins: &Pins) -> Result<(), Error> {
+        if serve_v6(pins) {
+            return Ok(());
+        }
+        // The maps are pinned, and stay as large as they are. The stages keep what they need of the rest.
+        let (programs, _) = Self::embedded()?.load_some(pins, &Capacities::default(), false, is_v6_stage)?;
+        drop(programs);
+        Ok(())
+    }
+
+    fn load_some(
+        self,
+        pins: &Pins,
+        capacities: &Capacities,
+        log: bool,
+        wanted: impl Fn(&str) -> bool + Sync,
+    ) -> Result<(Programs, Vec<String>), Error> {
         let (level, folder) = (if log { 4u8 } else { 0u8 }, pins.maps());
         let tables = [table::<V4>(&folder, capacities)?, table::<V6>(&folder, capacities)?];
         let mut loader = EbpfLoader::new();
@@ -95,29 +138,50 @@ impl Object {
         seed::<V4>(&folder, Some((tables[0] >> 32) as u32))?;
         seed::<V6>(&folder, Some((tables[1] >> 32) as u32))?;
         let mut fds = BTreeMap::new();
-        verify(&mut ebpf)?;
-        for (name, program) in ebpf.programs() {
+        verify(&mut ebpf, &wanted)?;
+        for hook in [Hook::Xdp, Hook::TcIngress, Hook::TcEgress] {
+            join(&mut ebpf, hook, &wanted)?;
+        }
+        for (name, program) in ebpf.programs().filter(|(name, _)| wanted(name)) {
             let fd = program.fd().map_err(|error| Error::program(name, &error))?;
             let fd = fd.as_fd().try_clone_to_owned().map_err(|error| Error::Load(error.to_string()))?;
             let path = pins.programs().join(name);
             pins::repin(fd.as_fd(), &path).map_err(|source| Error::file("pin a program at", &path, source))?;
             fds.insert(name.to_owned(), fd);
         }
-        for hook in [Hook::Xdp, Hook::TcIngress, Hook::TcEgress] {
-            join(&mut ebpf, hook)?;
-        }
         Ok((Programs { fds, ebpf }, warnings))
     }
 }
 
-/// Puts the programs of all stages where the one of a hook calls them, in the place of those of an older agent.
-fn join(ebpf: &mut Ebpf, hook: Hook) -> Result<(), Error> {
+/// Whether stages of IPv6 are loaded.
+fn serve_v6(pins: &Pins) -> bool {
+    // They are pinned when all of them are where they are called.
+    let mut v6 = Stage::ALL.into_iter().filter(|(stage, _)| stage.family() == Family::V6);
+    v6.all(|(_, end)| pins.programs().join(format!("{}_{end}", Hook::TcIngress.program())).exists())
+}
+
+fn is_v6_stage(name: &str) -> bool {
+    let mut v6 = Stage::ALL.into_iter().filter(|(stage, _)| stage.family() == Family::V6);
+    // Behind the name of a hook.
+    v6.any(|(_, end)| name.strip_suffix(end).is_some_and(|hook| hook.ends_with('_')))
+}
+
+/// Puts the programs of stages where the one of a hook calls them, in the place of those of an older agent; those that are not
+/// wanted yet are stood in for.
+fn join(ebpf: &mut Ebpf, hook: Hook, wanted: impl Fn(&str) -> bool) -> Result<(), Error> {
     let array = hook.stages();
     let missing = |what: &str| Error::Load(format!("the object has no {what}; build it anew with `cargo xtask build`"));
     let map = ebpf.take_map(array).ok_or_else(|| missing(&format!("map {array}")))?;
     let mut programs = ProgramArray::try_from(map).map_err(|error| Error::Load(chain(&error)))?;
     for (stage, end) in Stage::ALL.into_iter().filter(|(stage, _)| stage.is_at(hook.side())) {
-        let name = format!("{}_{end}", hook.program());
+        let mut name = format!("{}_{end}", hook.program());
+        if !wanted(&name) {
+            name = format!("{}_{ABSENT}", hook.program());
+            // Where only some programs are loaded, the others have theirs.
+            if !wanted(&name) {
+                continue;
+            }
+        }
         let program = ebpf.program(&name).ok_or_else(|| missing(&format!("program {name}")))?;
         let fd = program.fd().map_err(|error| Error::program(&name, &error))?;
         programs.set(stage.index(), fd, 0).map_err(|error| Error::Map {
@@ -130,9 +194,9 @@ fn join(ebpf: &mut Ebpf, hook: Hook) -> Result<(), Error> {
 }
 
 /// Has the kernel verify the programs, which is most of what a start costs: as many at a time as there are processors for.
-fn verify(ebpf: &mut Ebpf) -> Result<(), Error> {
+fn verify(ebpf: &mut Ebpf, wanted: impl Fn(&str) -> bool + Sync) -> Result<(), Error> {
     let threads = thread::available_parallelism().map_or(1, usize::from);
-    let programs = Mutex::new(ebpf.programs_mut());
+    let programs = Mutex::new(ebpf.programs_mut().filter(|(name, _)| wanted(name)));
     let next = || programs.lock().unwrap_or_else(PoisonError::into_inner).next();
     let work = || {
         while let Some((name, program)) = next() {

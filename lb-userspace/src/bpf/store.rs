@@ -13,7 +13,7 @@ use lb_common::tables::{Backend, Config, Filter, Frontend, FrontendKey, map};
 use super::dense::bits;
 use super::error::io_error;
 use super::maps::{FamilyMaps, Of};
-use super::{Error, Maps, Pins, Raw};
+use super::{Error, Maps, Object, Pins, Raw};
 use crate::plan::{FamilyOp, Op};
 use crate::store::{Store, StoreError};
 
@@ -23,6 +23,9 @@ const ADMITTED: u32 = 1;
 /// The kernel's maps.
 pub struct BpfStore {
     maps: Maps,
+    pins: Pins,
+    /// Whether the programs are known to serve IPv6.
+    serves_v6: bool,
     writes: u64,
 }
 
@@ -32,7 +35,7 @@ impl BpfStore {
     /// # Errors
     /// None are, or they are of other shapes.
     pub fn open(pins: &Pins) -> Result<Self, Error> {
-        Ok(Self { maps: Maps::open(pins)?, writes: 0 })
+        Ok(Self { maps: Maps::open(pins)?, pins: pins.clone(), serves_v6: false, writes: 0 })
     }
 
     /// The maps that only the packet path writes.
@@ -239,6 +242,11 @@ impl Store for BpfStore {
     }
 
     fn write(&mut self, op: &Op) -> Result<(), StoreError> {
+        if !self.serves_v6 && matches!(op, Op::V6(FamilyOp::Frontend { .. })) {
+            let loaded = Object::load_v6(&self.pins);
+            loaded.map_err(|error| StoreError::of(op, io::Error::other(error)))?;
+            self.serves_v6 = true;
+        }
         let written = match op {
             Op::Config(config) => self.maps.config.set(0, Raw(*config), 0),
             Op::Run { at, slots } => self.maps.slots.write(*at, slots).map_err(MapError::from),
