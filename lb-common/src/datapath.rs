@@ -10,13 +10,14 @@ pub mod portless;
 pub mod too_long;
 
 use crate::flow::state;
-use crate::icmp::Messages;
+use crate::fragment;
+use crate::icmp::{self, Messages};
 use crate::ip::{Be16, Family, Ip, V4, V6};
 use crate::packet::{Ethernet, Packet, tcp};
 use crate::parse::{Parsed, parse};
 use crate::rewrite;
 use crate::route::{self, Exit};
-use crate::tables::{Filter, Flow, Side, Tables};
+use crate::tables::{Filter, Flow, FrontendKey, Side, Tables, frontend};
 use crate::verdict::{Reason, Verdict};
 
 /// Who goes on with a packet that an entry program does not finish.
@@ -196,6 +197,38 @@ fn concerns<A: Ip, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, side: Side) -> 
 fn to_frontend<A: Ip, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> bool {
     let frontend = |port| tables.filtered(Filter::Frontend.bit(&parsed.dst, port));
     frontend(Be16::new(0)) || frontend(parsed.ports.dst)
+}
+
+/// Whether a packet that goes out through the loopback device is to be led through the service device, as one to a Service at
+/// an address of the node's own, or of a flow to one.
+#[inline(always)]
+pub fn by_loopback<P, T>(packet: &P, tables: &T) -> bool
+where
+    P: Packet,
+    T: Tables<V4> + Tables<V6>,
+{
+    match packet.load::<Ethernet>(0).map(|ethernet| ethernet.ethertype.get()) {
+        Some(V4::ETHERTYPE) => is_served::<V4, P, T>(packet, tables),
+        Some(V6::ETHERTYPE) => is_served::<V6, P, T>(packet, tables),
+        _ => false,
+    }
+}
+
+/// Behind the service device is nothing for others, so that the filter alone does not do.
+#[inline(always)]
+fn is_served<A: Messages, P: Packet, T: Tables<A>>(packet: &P, tables: &T) -> bool {
+    let parsed = match parse::<A, P>(packet) {
+        Ok(parsed) => parsed,
+        Err(Reason::Fragment) => return fragment::is_known(packet, tables),
+        Err(Reason::Icmp) => return icmp::is_of_loopback(packet, tables),
+        Err(_) => return false,
+    };
+    let (dst, port) = (parsed.dst, parsed.ports.dst);
+    let key = FrontendKey::new(dst, port, parsed.proto);
+    let of_frontend = || tables.frontend(&key).is_some_and(|found| found.flags & frontend::OWN_ADDRESS != 0);
+    tables.filtered(Filter::Frontend.bit(&dst, port)) && of_frontend()
+        || tables.filtered(Filter::Flow(Side::Ingress).bit(&dst, port))
+            && tables.flow(&parsed.key(Side::Ingress)).is_some_and(|flow| flow.state & state::LOOPBACK != 0)
 }
 
 /// What becomes of a packet that went out through the service device: nobody comes after us there, so that what is to no

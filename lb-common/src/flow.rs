@@ -36,6 +36,8 @@ pub mod state {
     pub const SERVICE: u32 = 128;
     /// Both sides have spoken: nothing pushes the entry out.
     pub const ESTABLISHED: u32 = 256;
+    /// With [`SERVICE`]: the client called an address of the node's own, by the loopback device, so answers come in there.
+    pub const LOOPBACK: u32 = 512;
     /// Both have said FIN.
     pub const FINS: u32 = FIN_THERE | FIN_BACK;
     /// What entries keep.

@@ -28,6 +28,13 @@ pub fn remember<A: Header, P: Packet, T: Tables<A>>(packet: &P, tables: &mut T, 
     }
 }
 
+/// Whether a packet is a fragment behind one that was translated.
+#[inline(always)]
+pub fn is_known<A: Header, P: Packet, T: Tables<A>>(packet: &P, tables: &T) -> bool {
+    let found = read::<A, P>(packet).and_then(|(at, fragment)| tables.fragment(&key(at.src, at.dst, &fragment)));
+    found.is_some()
+}
+
 /// Decides on a fragment behind the first, and translates it. Its flow is there: the first one has opened it. Counts the reason.
 ///
 /// Out of line as [`remember`].

@@ -75,9 +75,35 @@ fn decide<A: Messages, P: Packet, T: Tables<A>>(packet: &mut P, tables: &mut T, 
         });
         return answered(written);
     }
-    let Some((quote, ports)) = quoted(packet, &outer) else {
+    let Some((quote, key)) = about(packet, tables, side, &outer) else {
         return Verdict::Pass(Reason::Icmp);
     };
+    let found = tables.flow(&key);
+    let Some(flow) = found else {
+        return Verdict::Pass(Reason::Icmp);
+    };
+    let mut exit = Exit::of(quote.proto, outer.l4, outer.l4_len);
+    let write = |packet: &mut P| translate(packet, &outer, &quote, &flow);
+    datapath::send_along(packet, tables, &flow, &mut exit, Reason::IcmpError, write)
+}
+
+/// Whether a packet that comes in is an error about one of a flow by the loopback device.
+#[inline(never)]
+pub fn is_of_loopback<A: Messages, P: Packet, T: Tables<A>>(packet: &P, tables: &T) -> bool {
+    let Ok(outer) = network::<A, P>(packet) else { return false };
+    let Some((_, key)) = about(packet, tables, Side::Ingress, &outer) else { return false };
+    tables.flow(&key).is_some_and(|flow| flow.state & state::LOOPBACK != 0)
+}
+
+/// The packet that an error quotes, and the key that an answer to it would have, where there may be such a flow.
+#[inline(always)]
+fn about<A: Messages, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    side: Side,
+    outer: &Network<A>,
+) -> Option<(Network<A>, FlowKey<A>)> {
+    let (quote, ports) = quoted(packet, outer)?;
     let key = FlowKey {
         src: quote.dst,
         dst: quote.src,
@@ -89,16 +115,7 @@ fn decide<A: Messages, P: Packet, T: Tables<A>>(packet: &mut P, tables: &mut T, 
     };
     let (own, port) = if side == Side::Ingress { (&key.dst, key.dport) } else { (&key.src, key.sport) };
     // Who did not send the packet has nothing to learn from the error.
-    if outer.dst != key.dst || !tables.filtered(Filter::Flow(side).bit(own, port)) {
-        return Verdict::Pass(Reason::Icmp);
-    }
-    let found = tables.flow(&key);
-    let Some(flow) = found else {
-        return Verdict::Pass(Reason::Icmp);
-    };
-    let mut exit = Exit::of(quote.proto, outer.l4, outer.l4_len);
-    let write = |packet: &mut P| translate(packet, &outer, &quote, &flow);
-    datapath::send_along(packet, tables, &flow, &mut exit, Reason::IcmpError, write)
+    (outer.dst == key.dst && tables.filtered(Filter::Flow(side).bit(own, port))).then_some((quote, key))
 }
 
 /// Whether all that comes to an address is a Service's, so that nobody else answers there.

@@ -15,6 +15,13 @@ use crate::verdict::{Reason, Verdict};
 /// The MAC of the service device, one that nobody gave out (IEEE 802, U/L bit): the stack takes what comes in with it.
 pub const SERVICE_MAC: [u8; 6] = *b"\x02sluic";
 
+/// The index of the loopback device, in every network namespace (`LOOPBACK_IFINDEX` of the kernel).
+pub const LOOPBACK: u32 = 1;
+
+/// Stands for its MAC, which is all zero: that says here that no MAC is known. A packet with it goes in through the loopback
+/// device, and not through the service device.
+pub const LOOPBACK_MAC: [u8; 6] = *b"\x02slulo";
+
 /// A packet that is to leave, as it will be.
 #[derive(Clone, Copy, Debug)]
 pub struct Way<'a, A: Ip> {
@@ -220,7 +227,7 @@ enum Door {
     Out,
     /// Out, by the kernel's table of neighbours.
     Neighbour,
-    /// In through the service device.
+    /// In through the service device, or the loopback device.
     In,
 }
 
@@ -231,6 +238,9 @@ enum Door {
 #[inline(never)]
 pub fn find<A: Ip, P: Packet, T: Tables<A>>(packet: &P, tables: &T, flow: &Flow<A>, exit: &mut Exit) -> Option<Reason> {
     if flow.state & (state::SERVICE | state::THERE) == state::SERVICE {
+        if flow.state & state::LOOPBACK != 0 {
+            exit.next = NextHop::new(0, 0, LOOPBACK_MAC, LOOPBACK_MAC);
+        }
         return if tables.inward() { None } else { Some(Reason::HandedOver) };
     }
     match hop(packet, tables, flow, exit) {

@@ -13,7 +13,8 @@ pub enum Verdict {
     Leave(Reason, u32),
     /// It was translated; send it out of this device, by its index, with the MACs that the kernel knows or finds out.
     LeaveToNeighbour(Reason, u32),
-    /// It was translated; let it come in anew through the service device, and up the stack.
+    /// It was translated; let it come in anew through the service device, or the loopback device if it has that one's MAC, and
+    /// up the stack.
     Enter(Reason),
     /// It was made its own answer; send it back out of the device it came from, MACs swapped.
     Answer(Reason),

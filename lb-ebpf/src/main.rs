@@ -51,6 +51,12 @@ fn tc_service(ctx: TcContext) -> i32 {
     skb::enter_service_device(ctx)
 }
 
+/// Packets to the node itself, at the egress of the loopback device.
+#[classifier]
+fn tc_loopback(ctx: TcContext) -> i32 {
+    skb::enter_loopback(ctx)
+}
+
 /// The programs that entry programs call: a [`Stage`](datapath::Stage) of a hook each, which the agent puts into its array. Those of
 /// TC ingress serve the service device, too.
 macro_rules! stages {

@@ -10,6 +10,7 @@ use lb_common::ip::V4;
 use lb_common::packet::{self, Packet};
 use lb_common::parse;
 use lb_common::reject;
+use lb_common::route::{LOOPBACK, LOOPBACK_MAC, SERVICE_MAC};
 use lb_common::tables::{Side, device};
 use lb_common::verdict::{Reason, Verdict};
 
@@ -193,6 +194,21 @@ pub(crate) fn enter_service_device(ctx: TcContext) -> i32 {
     conclude(&mut buffer, result, &maps::TC_INGRESS, IN)
 }
 
+/// Leads a packet that goes out through the loopback device to the program at the service device, if it is for a Service.
+#[inline(always)]
+pub(crate) fn enter_loopback(ctx: TcContext) -> i32 {
+    // No pull: the stack of this node has made its headers, in one piece. To make them writable would copy each packet.
+    let tables = Kernel::<_, true>(TcContext::new(ctx.skb.skb));
+    if !datapath::by_loopback(&Buffer(ctx), &tables) {
+        return NEXT;
+    }
+    match maps::device(device::SERVICE_AT) {
+        // SAFETY: the helper takes numbers only.
+        Some(device) => unsafe { bpf_redirect(device, OUT) as i32 },
+        None => NEXT,
+    }
+}
+
 /// How packets go back through the device at which a program runs: out of it.
 pub(crate) const OUT: u64 = 0;
 /// In through it, as also what is to go on up the stack: behind the service device is nothing.
@@ -228,13 +244,13 @@ fn act(buffer: &mut Buffer, verdict: Verdict, back: u64) -> i32 {
         Verdict::LeaveToNeighbour(_, device) => unsafe {
             bpf_redirect_neigh(device, core::ptr::null_mut(), 0, 0) as i32
         },
-        Verdict::Enter(_) => match maps::device(device::SERVICE_AT) {
-            // SAFETY: the helper takes numbers only.
-            Some(device) => unsafe { bpf_redirect(device, IN) as i32 },
-            None => {
+        Verdict::Enter(_) => match door(buffer, maps::device(device::SERVICE_AT).unwrap_or_default()) {
+            0 => {
                 maps::count(Reason::NoRoute);
                 TC_ACT_SHOT
             }
+            // SAFETY: the helper takes numbers only.
+            device => unsafe { bpf_redirect(device, IN) as i32 },
         },
         Verdict::Return(_) | Verdict::Answer(_) => {
             let ready = packet::turn(buffer);
@@ -250,10 +266,24 @@ fn act(buffer: &mut Buffer, verdict: Verdict, back: u64) -> i32 {
 
 /// Sends the packet out where it came from, if it was made ready for that.
 #[inline(always)]
-fn send_back(buffer: &Buffer, ready: Option<()>, flags: u64) -> i32 {
+fn send_back(buffer: &mut Buffer, ready: Option<()>, flags: u64) -> i32 {
     if ready.is_none() {
         return TC_ACT_SHOT;
     }
+    let own = buffer.device();
+    let device = if flags == IN { door(buffer, own) } else { own };
     // SAFETY: the helper takes numbers only.
-    unsafe { bpf_redirect(buffer.device(), flags) as i32 }
+    unsafe { bpf_redirect(device, flags) as i32 }
+}
+
+/// By which device a packet goes in: by the loopback device if it is addressed to that, or came by that and goes back; else by
+/// this one. A number, 0 for none: what an option does not hold would be undefined, and so for the verifier.
+#[inline(always)]
+fn door(buffer: &mut Buffer, service: u32) -> u32 {
+    const OF_LOOPBACK: [u8; 6] = [0; 6];
+    match buffer.load(0).unwrap_or(SERVICE_MAC) {
+        LOOPBACK_MAC => buffer.store(0, &OF_LOOPBACK).map_or(0, |()| LOOPBACK),
+        OF_LOOPBACK => LOOPBACK,
+        _ => service,
+    }
 }

@@ -69,6 +69,8 @@ const VERDICTS: &[Row] = &[
             "node_ports_are_where_the_list_says",
             "a_node_port_is_a_port_of_the_nodes_primary_addresses_and_of_nothing_else_of_them",
             "processes_of_a_node_reach_node_ports_at_loopback_addresses",
+            "a_process_that_no_hook_sees_reaches_node_ports_of_its_own_node",
+            "what_else_goes_by_the_loopback_device_goes_its_way",
         ],
     ),
 ];

@@ -8,7 +8,7 @@ use crate::ip::Ip;
 use crate::packet::{Packet, proto};
 use crate::parse::{Header, Parsed, parse};
 use crate::service::{Choice, Client, choose, find};
-use crate::tables::{Backend, Flow, FlowKey, Origin, Side, Tables, backend, device};
+use crate::tables::{Backend, Flow, FlowKey, Origin, Side, Tables, backend, device, frontend};
 use crate::verdict::{Reason, Verdict};
 
 /// Decides on such a packet, which came in through a device.
@@ -55,6 +55,9 @@ fn admit<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, device: u32, now
         Choice::Refuse(reason) | Choice::Drop(reason) => reason,
         Choice::Backend { id, backend } => {
             let mut state = masquerade(tables.at_service_device(), client.origin, &backend, &key.src);
+            if state & state::SERVICE != 0 && frontend.flags & frontend::OWN_ADDRESS != 0 {
+                state |= state::LOOPBACK;
+            }
             if state == 0 && client.origin == Origin::Outside && frontend.hides_ports() {
                 state = state::APART;
             }
@@ -94,11 +97,13 @@ fn masquerade<A: Ip>(service_device: bool, origin: Origin, backend: &Backend<A>,
 /// Gives a masqueraded flow the node's address as its source. False where the node has none.
 ///
 /// The node itself would answer its own address past us: what comes to it by the service device comes from the virtual IP,
-/// to which the same device leads.
+/// to which the same device leads. What comes there by the loopback device goes back by it, under the backend's own address.
 #[inline(never)]
 fn mask<A: Ip, T: Tables<A>>(tables: &T, key: &FlowKey<A>, device: u32, flow: &mut Flow<A>) -> bool {
     let from = match flow.state & state::HAIRPIN {
         0 => tables.source(&flow.dst, device),
+        // From which a socket without an address of its own answers to there.
+        _ if flow.state & state::LOOPBACK != 0 => flow.dst,
         _ if tables.at_service_device() => key.dst,
         _ => tables.node(),
     };

@@ -49,9 +49,11 @@ impl TcMode {
         const INGRESS: [(Hook, How); 2] = [(Hook::TcIngress, How::Tcx), (Hook::TcIngress, How::Clsact)];
         const EGRESS: [(Hook, How); 2] = [(Hook::TcEgress, How::Tcx), (Hook::TcEgress, How::Clsact)];
         const SERVICE: [(Hook, How); 2] = [(Hook::TcService, How::Tcx), (Hook::TcService, How::Clsact)];
+        const LOOPBACK: [(Hook, How); 2] = [(Hook::TcLoopback, How::Tcx), (Hook::TcLoopback, How::Clsact)];
         let both: &[_] = match hook {
             Hook::TcEgress => &EGRESS,
             Hook::TcService => &SERVICE,
+            Hook::TcLoopback => &LOOPBACK,
             Hook::Xdp | Hook::TcIngress => &INGRESS,
         };
         match self {
@@ -208,6 +210,7 @@ impl Attacher {
             Role::Pod | Role::Overlay | Role::Vlan => &[],
             // What comes in through it was translated before.
             Role::Service => return vec![self.tc.candidates(Hook::TcService)],
+            Role::Loopback => return vec![self.tc.candidates(Hook::TcLoopback)],
         };
         [egress, ingress, xdp].into_iter().filter(|candidates| !candidates.is_empty()).collect()
     }
@@ -304,7 +307,7 @@ impl Attacher {
         let target = match (attachment.how, attachment.hook) {
             (How::Native, _) => Target::XdpNative(index),
             (How::Generic, _) => Target::XdpGeneric(index),
-            (How::Tcx, Hook::TcEgress | Hook::TcService) => Target::TcxEgress(index),
+            (How::Tcx, Hook::TcEgress | Hook::TcService | Hook::TcLoopback) => Target::TcxEgress(index),
             (How::Tcx, _) => Target::TcxIngress(index),
             (How::Clsact, hook) => {
                 clsact::attach(self.programs.ebpf(), &device.name, hook)?;
@@ -385,7 +388,7 @@ mod tests {
         assert_eq!(ways(XdpMode::Native.candidates()), ["native", "generic"]);
         assert_eq!(ways(XdpMode::Generic.candidates()), ["generic"]);
         assert!(XdpMode::Off.candidates().is_empty());
-        for hook in [Hook::TcIngress, Hook::TcEgress, Hook::TcService] {
+        for hook in [Hook::TcIngress, Hook::TcEgress, Hook::TcService, Hook::TcLoopback] {
             assert_eq!(ways(TcMode::Tcx.candidates(hook)), ["tcx", "clsact"]);
             assert_eq!(ways(TcMode::Clsact.candidates(hook)), ["clsact"]);
             assert!(TcMode::Tcx.candidates(hook).iter().all(|(at, _)| *at == hook));

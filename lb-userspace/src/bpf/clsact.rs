@@ -15,7 +15,7 @@ const HANDLE: TcHandle = TcHandle::new(0, 0x51);
 
 fn kind(hook: Hook) -> TcAttachType {
     match hook {
-        Hook::TcEgress | Hook::TcService => TcAttachType::Egress,
+        Hook::TcEgress | Hook::TcService | Hook::TcLoopback => TcAttachType::Egress,
         Hook::Xdp | Hook::TcIngress => TcAttachType::Ingress,
     }
 }

@@ -70,6 +70,6 @@ const fn origin(role: Role) -> u32 {
     match role {
         Role::Nic | Role::Overlay | Role::Vlan => 0,
         // Processes of the node.
-        Role::Pod | Role::Service => device::INSIDE,
+        Role::Pod | Role::Service | Role::Loopback => device::INSIDE,
     }
 }

@@ -45,7 +45,7 @@ pub use traffic::traffic;
 pub use uninstall::{Removed, remove_older_layouts, uninstall};
 
 use aya::Pod;
-use lb_common::tables::{Entry, Side, map};
+use lb_common::tables::{Entry, Side};
 
 /// An entry of a map, as aya takes it.
 #[derive(Clone, Copy, Debug)]
@@ -66,11 +66,13 @@ pub enum Hook {
     TcEgress,
     /// Egress of the service device.
     TcService,
+    /// Egress of the loopback device.
+    TcLoopback,
 }
 
 impl Hook {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Xdp, Self::TcIngress, Self::TcEgress, Self::TcService];
+    pub const ALL: [Self; 5] = [Self::Xdp, Self::TcIngress, Self::TcEgress, Self::TcService, Self::TcLoopback];
 
     /// The program that runs there.
     pub const fn program(self) -> &'static str {
@@ -79,25 +81,17 @@ impl Hook {
             Self::TcIngress => "tc_ingress",
             Self::TcEgress => "tc_egress",
             Self::TcService => "tc_service",
+            Self::TcLoopback => "tc_loopback",
         }
     }
 
-    /// Packets that come in meet it, or those that go out. Those that go out through the service device have only now come in.
+    /// Packets that come in meet it, or those that go out. Those that go out through the service device have only now come in,
+    /// and so have those that go there by the loopback device.
     const fn side(self) -> Side {
         match self {
             Self::TcEgress => Side::Egress,
-            Self::Xdp | Self::TcIngress | Self::TcService => Side::Ingress,
+            Self::Xdp | Self::TcIngress | Self::TcService | Self::TcLoopback => Side::Ingress,
         }
-    }
-
-    /// The array of the programs that it calls.
-    const fn stages(self) -> &'static str {
-        map::STAGES[match self {
-            Self::Xdp => 0,
-            // Stages are told which of them has called.
-            Self::TcIngress | Self::TcService => 1,
-            Self::TcEgress => 2,
-        }]
     }
 }
 

@@ -25,7 +25,7 @@ impl Note {
         match hook {
             Hook::Xdp => &mut self.xdp,
             Hook::TcIngress => &mut self.ingress,
-            Hook::TcEgress | Hook::TcService => &mut self.egress,
+            Hook::TcEgress | Hook::TcService | Hook::TcLoopback => &mut self.egress,
         }
     }
 }

@@ -139,8 +139,8 @@ impl Object {
         seed::<V6>(&folder, Some((tables[1] >> 32) as u32))?;
         let mut fds = BTreeMap::new();
         verify(&mut ebpf, &wanted)?;
-        for hook in [Hook::Xdp, Hook::TcIngress, Hook::TcEgress] {
-            join(&mut ebpf, hook, &wanted)?;
+        for (hook, array) in [Hook::Xdp, Hook::TcIngress, Hook::TcEgress].into_iter().zip(map::STAGES) {
+            join(&mut ebpf, hook, array, &wanted)?;
         }
         for (name, program) in ebpf.programs().filter(|(name, _)| wanted(name)) {
             let fd = program.fd().map_err(|error| Error::program(name, &error))?;
@@ -168,8 +168,7 @@ fn is_v6_stage(name: &str) -> bool {
 
 /// Puts the programs of stages where the one of a hook calls them, in the place of those of an older agent; those that are not
 /// wanted yet are stood in for.
-fn join(ebpf: &mut Ebpf, hook: Hook, wanted: impl Fn(&str) -> bool) -> Result<(), Error> {
-    let array = hook.stages();
+fn join(ebpf: &mut Ebpf, hook: Hook, array: &'static str, wanted: impl Fn(&str) -> bool) -> Result<(), Error> {
     let missing = |what: &str| Error::Load(format!("the object has no {what}; build it anew with `cargo xtask build`"));
     let map = ebpf.take_map(array).ok_or_else(|| missing(&format!("map {array}")))?;
     let mut programs = ProgramArray::try_from(map).map_err(|error| Error::Load(chain(&error)))?;

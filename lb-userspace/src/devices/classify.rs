@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use lb_common::route::LOOPBACK;
+
 use super::service::ServiceLink;
 use super::world::{Link, World};
 
@@ -19,11 +21,13 @@ pub enum Role {
     Service,
     /// It leads to the world outside, by a NIC whose packets with the tag of this VLAN are its own.
     Vlan,
+    /// It leads to the node itself, and those of its packets that are to a Service there by the service device.
+    Loopback,
 }
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Nic, Self::Pod, Self::Overlay, Self::Service, Self::Vlan];
+    pub const ALL: [Self; 6] = [Self::Nic, Self::Pod, Self::Overlay, Self::Service, Self::Vlan, Self::Loopback];
 
     /// Its name in pins and tables.
     pub const fn label(self) -> &'static str {
@@ -33,6 +37,7 @@ impl Role {
             Self::Overlay => "overlay",
             Self::Service => "service",
             Self::Vlan => "vlan",
+            Self::Loopback => "loopback",
         }
     }
 }
@@ -71,7 +76,7 @@ pub struct Nodes {
 /// What there is to attach to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Survey {
-    /// Devices that need programs, by index.
+    /// Devices that need programs, by index; the loopback device last, since it leads to the service device.
     pub devices: Vec<Device>,
     /// Names of devices that would need them, but have no Ethernet header.
     pub strange: Vec<String>,
@@ -91,9 +96,9 @@ pub fn survey(world: &World, globs: &Globs) -> Survey {
     let mut found = Survey { node: node(world, globs), own: own(world), ..Survey::default() };
     for (&index, link) in &world.links {
         match role(world, globs, index, link) {
-            Some(_) if !link.ethernet => found.strange.push(link.name.clone()),
+            Some(role) if !link.ethernet && role != Role::Loopback => found.strange.push(link.name.clone()),
             Some(role) => {
-                if role != Role::Service {
+                if !matches!(role, Role::Service | Role::Loopback) {
                     found.mtu = found.mtu.into_iter().chain([link.mtu]).min();
                 }
                 found.devices.push(Device { index, name: link.name.clone(), role });
@@ -101,12 +106,16 @@ pub fn survey(world: &World, globs: &Globs) -> Survey {
             None => {}
         }
     }
+    found.devices.sort_by_key(|device| device.role == Role::Loopback);
     found
 }
 
 fn role(world: &World, globs: &Globs, index: u32, link: &Link) -> Option<Role> {
     if globs.service.as_ref().is_some_and(|ours| ours.is(link)) {
         return Some(Role::Service);
+    }
+    if globs.service.is_some() && index == LOOPBACK {
+        return Some(Role::Loopback);
     }
     // XDP gains nothing where a packet has been a socket buffer before.
     let outward = match (link.overlay, link.vlan_of) {
@@ -308,6 +317,17 @@ mod tests {
             let strange = found.strange.iter().map(|name| format!("!{name}"));
             assert_eq!(devices.chain(strange).collect::<Vec<_>>().join(" "), *expected, "{rule}");
         }
+    }
+
+    #[test]
+    fn the_loopback_device_has_a_program_where_there_is_a_service_device_to_lead_to() {
+        let pins = std::path::Path::new("/pins");
+        let ours = ServiceLink::new("sluice0", pins);
+        let globs = Globs { service: Some(ours), ..Globs::default() };
+        let found = survey(&world(), &globs).devices;
+        let last = found.last().map(|device| (device.name.as_str(), device.role));
+        assert_eq!((found[0].name.as_str(), last), ("veth1a", Some(("lo", Role::Loopback))));
+        assert!(survey(&world(), &Globs::default()).devices.iter().all(|device| device.role != Role::Loopback));
     }
 
     #[test]

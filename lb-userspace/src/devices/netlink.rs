@@ -10,7 +10,9 @@ use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, Stream, StreamExt};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
+use rtnetlink::packet_route::link::{
+    AfSpecInet, AfSpecUnspec, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteType,
 };
@@ -261,6 +263,7 @@ fn link(message: &LinkMessage) -> Link {
             LinkAttribute::Address(mac) => link.mac.clone_from(mac),
             LinkAttribute::IfAlias(text) => link.alias.clone_from(text),
             LinkAttribute::Link(index) => lower = Some(*index),
+            LinkAttribute::AfSpecUnspec(families) => link.admits_own = families.iter().any(admits_own),
             LinkAttribute::LinkInfo(infos) => {
                 let is = |kinds: &[InfoKind]| {
                     infos.iter().any(|info| matches!(info, LinkInfo::Kind(kind) if kinds.contains(kind)))
@@ -276,6 +279,13 @@ fn link(message: &LinkMessage) -> Link {
     // An index is one of this namespace only where the other device is here, too.
     link.vlan_of = lower.filter(|_| vlan && !link.peer_elsewhere);
     link
+}
+
+fn admits_own(family: &AfSpecUnspec) -> bool {
+    let AfSpecUnspec::Inet(specs) = family else { return false };
+    specs
+        .iter()
+        .any(|spec| matches!(spec, AfSpecInet::DevConf(conf) if conf.accept_local != 0 && conf.route_localnet != 0))
 }
 
 fn address(message: &AddressMessage) -> Option<Address> {

@@ -11,9 +11,12 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use lb_common::route::SERVICE_MAC;
+use lb_common::route::{LOOPBACK, SERVICE_MAC};
+use rtnetlink::packet_core::{DefaultNla, Emitable, NLA_F_NESTED};
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute};
+use rtnetlink::packet_route::link::{
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkMessage,
+};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteMetric};
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, RouteMessageBuilder};
 use tokio::task::JoinSet;
@@ -47,6 +50,11 @@ const MTU: u32 = 65_535;
 
 /// The least MTU of IPv6 (RFC 8200, 5).
 const LEAST_V6: u32 = 1280;
+
+/// Settings of a device for IPv4 (linux/if_link.h, linux/ip.h).
+const IFLA_INET_CONF: u16 = 1;
+const ACCEPT_LOCAL: u16 = 23;
+const ROUTE_LOCALNET: u16 = 26;
 
 /// Steps come in passes, since a device must be there before a route can lead by it.
 const PASSES: usize = 4;
@@ -86,6 +94,9 @@ enum Step {
     Finish(u32),
     /// Remove a device.
     Remove(u32),
+    /// Let packets in through the loopback device that have addresses of the node's own at both ends, or do not any more.
+    /// Answers to who called such an address come in there.
+    Admit(bool),
     /// Put a route in place of what there is to that range.
     Put(ServiceRoute),
     /// Remove a route.
@@ -171,9 +182,9 @@ impl ServiceDevice {
     fn lost(&self, step: &Step, wanted: &Wanted) -> bool {
         let Some(settled) = &self.settled else { return false };
         match step {
-            Step::Make | Step::Finish(_) => settled.link == wanted.link,
+            Step::Make | Step::Finish(_) | Step::Admit(true) => settled.link == wanted.link,
             Step::Put(route) => settled.routes.as_ref().is_some_and(|routes| routes.contains(route)),
-            Step::Remove(_) | Step::Take(_) => false,
+            Step::Remove(_) | Step::Take(_) | Step::Admit(false) => false,
         }
     }
 }
@@ -213,7 +224,15 @@ fn plan(world: &World, wanted: &Wanted, alias: &str) -> io::Result<Vec<Step>> {
     let is_wanted = |link: &Link| wanted.link.as_ref().is_some_and(|wanted| wanted.is(link));
     let others = world.links.iter().filter(|(_, link)| ours(link) && !is_wanted(link));
     let mut steps: Vec<_> = others.map(|(index, _)| Step::Remove(*index)).collect();
-    let Some(link) = &wanted.link else { return Ok(steps) };
+    let admits = world.links.get(&LOOPBACK).is_some_and(|link| link.admits_own);
+    let Some(link) = &wanted.link else {
+        // With a device of ours goes what was done for it.
+        let undo = (admits && !steps.is_empty()).then_some(Step::Admit(false));
+        return Ok(undo.into_iter().chain(steps).collect());
+    };
+    if !admits && world.links.contains_key(&LOOPBACK) {
+        steps.push(Step::Admit(true));
+    }
     let found = world.links.iter().find(|(_, found)| found.name == link.name);
     match found {
         None => steps.push(Step::Make),
@@ -242,6 +261,8 @@ impl std::fmt::Display for Step {
             Self::Make => f.write_str("make the device"),
             Self::Finish(_) => f.write_str("switch the device on"),
             Self::Remove(index) => write!(f, "remove the device with the index {index}"),
+            Self::Admit(true) => f.write_str("let answers of the node to itself in through the loopback device"),
+            Self::Admit(false) => f.write_str("let nothing in through the loopback device that comes from elsewhere"),
             Self::Put(route) => write!(f, "lead {} by the device", route.to),
             Self::Take(route) => write!(f, "remove the route to {}", route.to),
         }
@@ -257,6 +278,7 @@ async fn take(handle: &Handle, step: &Step, wanted: &Wanted, alias: &str) -> Res
         }
         Step::Finish(index) => finish(handle, *index, alias).await,
         Step::Remove(index) => handle.link().del(*index).execute().await,
+        Step::Admit(yes) => handle.link().set(admitting(*yes)).execute().await,
         Step::Put(route) => handle.route().add(message(route)).replace().execute().await,
         Step::Take(route) => handle.route().del(message(route)).execute().await,
     }
@@ -274,6 +296,17 @@ async fn finish(handle: &Handle, index: u32, alias: &str) -> Result<(), rtnetlin
         result => result?,
     }
     handle.link().set(device().arp(false).multicast(false).up().build()).execute().await
+}
+
+/// The loopback device, as it admits addresses of the node's own, or does not. (The crate writes no setting that is 0.)
+fn admitting(yes: bool) -> LinkMessage {
+    let value = u32::from(yes).to_ne_bytes().to_vec();
+    let settings = [ACCEPT_LOCAL, ROUTE_LOCALNET].map(|setting| DefaultNla::new(setting, value.clone()));
+    let mut bytes = vec![0; settings.as_slice().buffer_len()];
+    settings.as_slice().emit(&mut bytes);
+    let settings = AfSpecInet::Other(DefaultNla::new(IFLA_INET_CONF | NLA_F_NESTED, bytes));
+    let spec = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![settings])]);
+    LinkUnspec::new_with_index(LOOPBACK).append_extra_attribute(spec).build()
 }
 
 fn message(route: &ServiceRoute) -> RouteMessage {
@@ -344,6 +377,9 @@ mod tests {
             service_routes: routes.to_vec(),
             ..World::default()
         };
+        let lo = |admits_own| (LOOPBACK, Link { admits_own, ..Link::default() });
+        let [closed, open] = [false, true]
+            .map(|admits_own| move |link| World { links: [lo(admits_own), (7, link)].into(), ..World::default() });
         let rows = [
             ("nothing there", World::default(), on.clone(), None, Some(vec![Step::Make])),
             ("interrupted", with(link(NAME, "", false), &[]), on.clone(), None, Some(vec![Step::Finish(7)])),
@@ -361,6 +397,21 @@ mod tests {
                 Some(vec![b]),
                 Some(vec![Step::Put(b), Step::Take(a)]),
             ),
+            (
+                "packets of its own are refused",
+                closed(link(NAME, &ours, true)),
+                on.clone(),
+                None,
+                Some(vec![Step::Admit(true)]),
+            ),
+            (
+                "admitted, and not wanted",
+                open(link(NAME, &ours, true)),
+                None,
+                None,
+                Some(vec![Step::Admit(false), Step::Remove(7)]),
+            ),
+            ("admitted by others", open(link(NAME, "", false)), None, None, Some(vec![])),
             ("another source", with(link(NAME, &ours, true), &[moved]), on, Some(vec![a]), Some(vec![Step::Put(a)])),
         ];
         for (case, world, link, routes, expected) in rows {

@@ -28,6 +28,9 @@ pub struct Link {
     pub mac: Vec<u8>,
     /// What somebody wrote at it for people.
     pub alias: String,
+    /// Whether packets of IPv4 may come in that have addresses of the node's own at both ends, also loopback addresses
+    /// (`accept_local`, `route_localnet`).
+    pub admits_own: bool,
     /// Of a VLAN (802.1Q): the index of the device whose tagged packets are its own.
     pub vlan_of: Option<u32>,
 }

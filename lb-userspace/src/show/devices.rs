@@ -14,7 +14,7 @@ pub struct DeviceRow {
     pub device: String,
     /// Its index.
     pub index: u32,
-    /// `nic`, `pod`, `overlay`, `service` or `vlan`.
+    /// `nic`, `pod`, `overlay`, `service`, `vlan` or `loopback`.
     pub kind: &'static str,
     /// How the programs at its ingress are attached.
     pub ingress: String,
@@ -61,7 +61,7 @@ pub fn devices(
         });
         let side = match attachment.hook {
             Hook::Xdp | Hook::TcIngress => &mut row.ingress,
-            Hook::TcEgress | Hook::TcService => &mut row.egress,
+            Hook::TcEgress | Hook::TcService | Hook::TcLoopback => &mut row.egress,
         };
         if !side.is_empty() {
             side.push('+');

@@ -71,8 +71,9 @@ pub const ALLOWANCES: &[Allowance] = &[
     },
     Allowance {
         name: "a process of the node over SCTP",
-        reason: "The kernel asks no program when a socket of SCTP connects. What is sent to a ClusterIP meets one at the \
-                 service device, where a node calls itself from the virtual IP; what is sent elsewhere meets none.",
+        reason: "The kernel asks no program when a socket of SCTP connects. What is sent to a ClusterIP, or to a NodePort of the \
+                 node's own, meets one at the service device, where a node calls itself from a ClusterIP; what is sent to \
+                 other addresses meets none.",
         covers: Covers::Answer(|case| {
             let &Question { client, protocol, frontend, to, .. } = case.question;
             let is_own = matches!(client, Client::Host(node) if node == case.question.at());

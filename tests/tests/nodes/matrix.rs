@@ -100,7 +100,7 @@ impl Row {
 
     /// Its packets meet a program at the service device.
     pub(super) fn is_by_device(&self) -> bool {
-        self.is_unasked() && self.kind == Kind::ClusterIp
+        self.is_unasked() && matches!(self.kind, Kind::ClusterIp | Kind::NodePort(_))
     }
 
     /// Its packets meet no program.
@@ -332,15 +332,20 @@ fn processes_of_a_node_reach_node_ports_at_loopback_addresses() -> Result<()> {
     Ok(())
 }
 
-/// What processes of a node send to ClusterIPs meets the service device; to other addresses of their own node it meets no
-/// program. Nobody tells them of what is dropped there, and a backend among them sees the ClusterIP as its client.
+/// What processes of a node send to ClusterIPs, and to NodePorts of their own node, meets the service device; to load-balancer
+/// and external IPs it meets no program. Nobody tells them of what is dropped at a ClusterIP, and a backend among them sees it as
+/// its client.
 #[test]
 fn every_row_holds_without_the_socket_path() -> Result<()> {
     plane_or_skip!();
     let by_packets = |row: &Row| {
         let is_dropped = row.policy == Policy::Local && !row.is_here() && row.place != Place::Nowhere;
         let is_own = row.place == Place::Host(row.at());
-        let by_device = row.kind == Kind::ClusterIp && !is_dropped && !is_own;
+        let by_device = match row.kind {
+            Kind::ClusterIp => !is_dropped && !is_own,
+            Kind::NodePort(_) => true,
+            _ => false,
+        };
         !row.is_host() || row.client.node() != row.at() || by_device
     };
     let rows = rows().into_iter().filter(by_packets).collect();

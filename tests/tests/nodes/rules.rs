@@ -106,7 +106,7 @@ pub(super) const RULES: [Rule; 16] = [
     },
     Rule {
         name: "a node that calls itself by the service device comes from the virtual IP, so that the answer does, too",
-        when: |row| row.is_by_device() && row.place == Place::Host(row.at()),
+        when: |row| row.is_by_device() && row.kind == Kind::ClusterIp && row.place == Place::Host(row.at()),
         kube_proxy: Answer(Source::Client),
         sluice: Answer(Source::Service),
     },

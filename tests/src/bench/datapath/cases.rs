@@ -66,6 +66,7 @@ pub(super) fn cases<A: Net>([me, service, backend]: Flow, count: u32) -> Vec<Cas
     }
     all.push(case("answer", Hook::TcEgress, frame(backend, me, ACK), one, Reason::Reply, Some(45.0)));
     let stranger = frame(other, me, ACK);
-    all.push(case("not for a Service", Hook::TcEgress, stranger, one, Reason::NotService, Some(15.0)));
+    all.push(case("not for a Service", Hook::TcEgress, stranger.clone(), one, Reason::NotService, Some(15.0)));
+    all.push(case("not for a Service", Hook::TcLoopback, stranger, one, Reason::NotService, Some(15.0)));
     all
 }

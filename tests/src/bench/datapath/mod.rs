@@ -87,6 +87,7 @@ fn family<A: Net>(front: &mut Front, report: &mut Report, options: &Options, cou
             Hook::TcIngress => "TC ingress",
             Hook::TcEgress => "TC egress",
             Hook::TcService => "service device",
+            Hook::TcLoopback => "loopback device",
         };
         report.rows.push(Row::new(&case.name, name, hook, count, times, case.goal));
     }
