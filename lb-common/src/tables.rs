@@ -53,6 +53,7 @@ mod config;
 mod fragments;
 pub mod listing;
 mod services;
+mod sockets;
 mod traffic;
 
 pub use config::{Config, socket_path};
@@ -61,6 +62,7 @@ pub use services::{
     Affinity, AffinityKey, Backend, Frontend, FrontendKey, Kind, LABEL, Name, Origin, RangeKey, Table, backend,
     frontend,
 };
+pub use sockets::{SocketKey, SocketPeer};
 pub use traffic::Traffic;
 
 /// Bits of the values of the `DEVICES` map, whose key is a device's index.
@@ -171,32 +173,6 @@ entry! {
         pub flow: Flow<A>,
         /// Number of the reason.
         pub reason: u32,
-    }
-}
-
-entry! {
-    /// Key of the socket map: a datagram's or a connection's real peer, as one socket sees it.
-    pub struct SocketKey<A: Ip> {
-        /// `bpf_get_socket_cookie`, low word first.
-        pub cookie: [u32; 2],
-        /// The backend's address.
-        pub addr: A,
-        /// The backend's port.
-        pub port: Be16,
-        /// Always 0.
-        pub zero: u16,
-    }
-}
-
-entry! {
-    /// Value of the socket map: the frontend that the socket believes to talk to.
-    pub struct SocketPeer<A: Ip> {
-        /// The virtual IP.
-        pub addr: A,
-        /// Its port.
-        pub port: Be16,
-        /// Always 0.
-        pub zero: u16,
     }
 }
 
