@@ -9,7 +9,7 @@ use crate::csum;
 use crate::hash;
 use crate::ip::{Be16, Ip};
 use crate::packet::tcp;
-use crate::tables::{Backend, Filter, Flow, FlowKey, InsertError, Side, Tables};
+use crate::tables::{Backend, Filter, Flow, FlowKey, InsertError, Refused, Side, Tables};
 use crate::verdict::Reason;
 
 pub mod table;
@@ -78,23 +78,38 @@ impl<A: Ip> Flow<A> {
 /// The other entry of a pair.
 #[inline(always)]
 pub fn mirror<A: Ip>(key: &FlowKey<A>, flow: &Flow<A>) -> (FlowKey<A>, Flow<A>) {
-    let (mut key, mut flow) = (*key, *flow);
-    turn(&mut key, &mut flow);
-    (key, flow)
+    let there = flow.state & state::THERE != 0;
+    let side = if there && flow.state & state::MASQUERADE == 0 { Side::Egress } else { Side::Ingress };
+    let other = FlowKey {
+        src: flow.dst,
+        dst: flow.src,
+        sport: flow.dport,
+        dport: flow.sport,
+        proto: key.proto,
+        side: side as u8,
+        zero: 0,
+    };
+    let back = Flow {
+        src: key.dst,
+        dst: key.src,
+        sport: key.dport,
+        dport: key.sport,
+        addrs: !flow.addrs,
+        ports: !flow.ports,
+        state: flow.state ^ state::THERE,
+        seen: flow.seen,
+        backend: flow.backend,
+        service: flow.service,
+    };
+    (other, back)
 }
 
 /// Makes an entry the other one of its pair: done twice, it is as before. The room of one entry is then enough for both.
 #[inline(never)]
 pub fn turn<A: Ip>(key: &mut FlowKey<A>, flow: &mut Flow<A>) {
-    let there = flow.state & state::THERE != 0;
-    let side = if there && flow.state & state::MASQUERADE == 0 { Side::Egress } else { Side::Ingress };
-    let (src, dst, sport, dport) = (key.src, key.dst, key.sport, key.dport);
-    (key.src, key.dst, key.sport, key.dport) = (flow.dst, flow.src, flow.dport, flow.sport);
-    (flow.src, flow.dst, flow.sport, flow.dport) = (dst, src, dport, sport);
-    key.side = side as u8;
-    flow.addrs = !flow.addrs;
-    flow.ports = !flow.ports;
-    flow.state ^= state::THERE;
+    let (other, back) = mirror(key, flow);
+    (key.src, key.dst, key.sport, key.dport, key.side) = (other.src, other.dst, other.sport, other.dport, other.side);
+    flow.copy(&back);
 }
 
 /// The entry that leads packets of `key` to a backend. `from` is the source address they get, and `state` is
@@ -182,35 +197,38 @@ fn same<A: Ip>(one: &Flow<A>, other: &Flow<A>) -> bool {
 /// where a different flow has the answer's tuple: try again with another port.
 #[inline(never)]
 pub fn open<A: Ip, T: Tables<A>>(tables: &mut T, key: &mut FlowKey<A>, flow: &mut Flow<A>) -> Reason {
-    turn(key, flow);
-    let claim = claim(tables, key, flow);
-    turn(key, flow);
-    match claim {
-        Claim::Taken => return Reason::NoSourcePort,
-        Claim::Stateless => return Reason::Stateless,
-        Claim::Established => {
-            // Another CPU established this flow between our two look-ups.
-            if let Some(entry) = tables.other(key) {
-                flow.copy(&entry);
-                return Reason::EstablishedFlow;
-            }
-            forget_answer(tables, key, flow);
-            return Reason::Stateless;
-        }
-        Claim::Ours | Claim::Was => {}
-    }
     for bit in filter_bits(key, flow) {
         tables.set_filter(bit);
     }
-    if tables.insert_flow(key, flow).is_ok() {
-        return Reason::NewFlow;
-    }
+    let refused = match tables.insert_both(key, flow) {
+        Ok(()) => return Reason::NewFlow,
+        Err(refused) => refused,
+    };
+    let is_ours = match refused {
+        Refused::There(_) => true,
+        Refused::Back(InsertError::Full) => return Reason::Stateless,
+        Refused::Back(InsertError::Exists) => match holder(tables, key, flow) {
+            Holder::Other => return Reason::NoSourcePort,
+            Holder::Established => {
+                // Another CPU established this flow between our two look-ups.
+                if let Some(entry) = tables.other(key) {
+                    flow.copy(&entry);
+                    return Reason::EstablishedFlow;
+                }
+                forget_answer(tables, key, flow);
+                return Reason::Stateless;
+            }
+            Holder::This if tables.insert_flow(key, flow).is_ok() => return Reason::NewFlow,
+            Holder::This => false,
+        },
+    };
     // Beside which the way back is looked up, if it is to be forgotten.
     let Some(winner) = tables.flow(key) else {
         return Reason::Stateless;
     };
-    let agreed = winner.dst == flow.dst && winner.dport == flow.dport && winner.sport == flow.sport;
-    if matches!(claim, Claim::Ours) && !agreed {
+    // Whether answers to both have one key.
+    let agreed = same(&winner, flow) && (winner.state ^ flow.state) & state::MASQUERADE == 0;
+    if is_ours && !agreed {
         forget_answer(tables, key, flow);
     }
     flow.copy(&winner);
@@ -225,34 +243,28 @@ fn forget_answer<A: Ip, T: Tables<A>>(tables: &mut T, key: &mut FlowKey<A>, flow
     turn(key, flow);
 }
 
+/// Whose the answer's tuple is that a flow wants.
 #[derive(Clone, Copy)]
-enum Claim {
-    /// The answer's tuple is ours now.
-    Ours,
-    /// It was this flow's already.
-    Was,
-    /// It is another flow's.
-    Taken,
-    /// It is this flow's, and the flow is established.
+enum Holder {
+    /// This flow's already.
+    This,
+    /// This flow's, and the flow is established.
     Established,
-    /// The table takes no entry.
-    Stateless,
+    /// Another flow's.
+    Other,
 }
 
 #[inline(always)]
-fn claim<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, back: &Flow<A>) -> Claim {
-    match tables.insert_flow(key, back) {
-        Ok(()) => return Claim::Ours,
-        Err(InsertError::Full) => return Claim::Stateless,
-        Err(InsertError::Exists) => {}
-    }
-    match tables.other(key) {
+fn holder<A: Ip, T: Tables<A>>(tables: &T, key: &mut FlowKey<A>, flow: &mut Flow<A>) -> Holder {
+    turn(key, flow);
+    let holder = match tables.other(key) {
+        Some(holder) if same(&holder, flow) && holder.is_established() => Holder::Established,
+        Some(holder) if same(&holder, flow) => Holder::This,
         // Also of a flow that is over: the agent removes it soon, and until then another port serves as well.
-        Some(holder) if !same(&holder, back) => Claim::Taken,
-        Some(holder) if holder.is_established() => Claim::Established,
-        Some(_) => Claim::Was,
-        None => Claim::Taken,
-    }
+        _ => Holder::Other,
+    };
+    turn(key, flow);
+    holder
 }
 
 /// Removes both entries of a flow.

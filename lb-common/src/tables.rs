@@ -5,6 +5,7 @@
 
 use core::ops::Deref;
 
+use crate::flow::mirror;
 use crate::ip::{Be16, Ip};
 use crate::route::{Hop, Kept, NextHop, Stamp, Way};
 use crate::verdict::Reason;
@@ -51,6 +52,7 @@ macro_rules! entry {
 
 mod config;
 mod fragments;
+mod insert;
 pub mod listing;
 mod services;
 mod sockets;
@@ -58,6 +60,7 @@ mod traffic;
 
 pub use config::{Config, socket_path};
 pub use fragments::{FragmentKey, FragmentPorts};
+pub use insert::{InsertError, Refused};
 pub use services::{
     Affinity, AffinityKey, Backend, Frontend, FrontendKey, Kind, LABEL, Name, Origin, RangeKey, Table, backend,
     frontend,
@@ -276,15 +279,6 @@ impl Filter {
     }
 }
 
-/// Why an entry was not inserted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InsertError {
-    /// The key is taken.
-    Exists,
-    /// The table is full.
-    Full,
-}
-
 /// The look-ups and writes that a decision of one family makes. Implemented by the kernel's maps and by
 /// [`crate::mem::Tables`](crate::mem).
 pub trait Tables<A: Ip> {
@@ -346,6 +340,15 @@ pub trait Tables<A: Ip> {
     /// # Errors
     /// The key is taken, or the table is full.
     fn insert_flow(&mut self, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), InsertError>;
+    /// Adds both entries of a flow, the way back first; `key` and `flow` are those of the way there, also afterwards.
+    ///
+    /// # Errors
+    /// Which of them was refused.
+    fn insert_both(&mut self, key: &mut FlowKey<A>, flow: &mut Flow<A>) -> Result<(), Refused> {
+        let (back_key, back) = mirror(key, flow);
+        self.insert_flow(&back_key, &back).map_err(Refused::Back)?;
+        self.insert_flow(key, flow).map_err(Refused::There)
+    }
     /// Removes a flow entry, if it is there.
     fn remove_flow(&mut self, key: &FlowKey<A>);
     /// Adds [`crate::flow::state::ESTABLISHED`] to the state, so that nothing pushes the entry out. False where the table

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use lb_common::flow::state;
 use lb_common::flow::table::{self, Bucket as _, Memory as _};
+use lb_common::flow::{mirror, state};
 use lb_common::ip::{Be16, V4};
 use lb_common::route::{Kept, NextHop, Stamp};
-use lb_common::tables::{Flow, FlowKey, InsertError};
+use lb_common::tables::{Flow, FlowKey, InsertError, Refused};
 
 macro_rules! memory {
     ($name:ident, $sync:ident, $ways:literal) => {
@@ -232,6 +232,40 @@ fn a_next_hop_holds_for_its_own_stamp_and_until_the_entry_is_touched() {
     assert_eq!(found().kept(table, &stamp(1)), Kept::NOTHING);
 }
 
+/// The entry there of a flow that is answered from `backend`.
+fn pair(n: u32, backend: u32) -> (FlowKey<V4>, Flow<V4>) {
+    let key = key(n);
+    (key, Flow { src: key.src, dst: ip(backend), sport: key.sport, dport: Be16::new(8080), ..flow(n) })
+}
+
+#[test]
+fn both_entries_of_a_flow_are_there_or_it_is_said_which_is_not() {
+    let flows = 6_000;
+    let table = plain::Table::new(table::buckets_for(flows));
+    let table = &&table;
+    for n in 0..flows {
+        let (key, flow) = pair(n, n % 7);
+        let (back_key, back) = mirror(&key, &flow);
+        assert_eq!(table::insert_both(table, &key, &flow), Ok(()), "{n}");
+        for (key, flow) in [(key, flow), (back_key, back)] {
+            let entry = table::find(table, &key).unwrap_or_else(|| panic!("{n} is not where it was put"));
+            assert_eq!(entry.flow, flow);
+        }
+        assert_eq!(table::insert_both(table, &key, &flow), Err(Refused::Back(InsertError::Exists)), "{n}");
+        // Another backend's answers have another key.
+        let (_, elsewhere) = pair(n, 7);
+        assert_eq!(table::insert_both(table, &key, &elsewhere), Err(Refused::There(InsertError::Exists)), "{n}");
+        let mut way_back = table::find(table, &mirror(&key, &elsewhere).0).expect("it was there first");
+        assert!(way_back.remove(table));
+    }
+    // Where the table is full, the oldest make room for both.
+    for n in 1_000_000..1_050_000 {
+        let (key, flow) = pair(n, n % 7);
+        assert_eq!(table::insert_both(table, &key, &flow), Ok(()), "{n}");
+        assert!(table::find(table, &key).is_some() && table::find(table, &mirror(&key, &flow).0).is_some(), "{n}");
+    }
+}
+
 fn explore(test: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(2);
@@ -250,6 +284,24 @@ fn two_that_insert_one_key_make_one_entry() {
         assert!(!(here && there) && (here || there), "one of the two is first");
         let entry = table::find(&&table, &key(1)).expect("it is there");
         assert_eq!(entry.flow, flow(if here { 1 } else { 2 }));
+    });
+}
+
+#[test]
+fn two_that_open_one_flow_make_one_pair() {
+    explore(|| {
+        let table = model::Table::new(1);
+        let other = table.clone();
+        let (key, flow) = pair(1, 1);
+        let thread = loom::thread::spawn(move || table::insert_both(&&other, &key, &flow).is_ok());
+        let here = table::insert_both(&&table, &key, &flow).is_ok();
+        let there = thread.join().expect("no panic");
+        assert!(!(here && there), "one of the two is first");
+        let (back_key, back) = mirror(&key, &flow);
+        assert_eq!(table::find(&&table, &back_key).expect("it is there").flow, back);
+        // One that waits for the other in vain leaves the way back alone, for the next packet.
+        let entry = table::find(&&table, &key).map(|entry| entry.flow);
+        assert_eq!(entry, (here || there).then_some(flow));
     });
 }
 

@@ -2,7 +2,8 @@
 
 use core::marker::PhantomData;
 
-use lb_common::tables::{Flow, FlowKey, InsertError};
+use lb_common::flow::turn;
+use lb_common::tables::{Flow, FlowKey, InsertError, Refused};
 
 use lb_common::flow::table::{self, Bucket, Memory, Snapshot, Way};
 use lb_common::ip::{Ip, V4, V6};
@@ -27,10 +28,11 @@ pub(crate) trait Far: Ip {
     fn find(key: &FlowKey<Self>, out: &mut Snapshot<Self>) -> bool;
     fn search(key: &FlowKey<Self>) -> u64;
     fn insert(key: &FlowKey<Self>, flow: &Flow<Self>) -> Result<(), InsertError>;
+    fn insert_both(key: &mut FlowKey<Self>, flow: &mut Flow<Self>) -> Result<(), Refused>;
 }
 
 macro_rules! far {
-    ($ip:ty, $read:ident, $search:ident, $begin:ident, $claim:ident, $finish:ident, $insert:ident) => {
+    ($ip:ty, $read:ident, $search:ident, $begin:ident, $both:ident, $claim:ident, $finish:ident, $rest:ident) => {
         /// 1 where the entry of a key was found at a spot and copied, else 0.
         #[unsafe(no_mangle)]
         #[inline(never)]
@@ -58,11 +60,21 @@ macro_rules! far {
 
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $begin(key: *const FlowKey<$ip>) -> u64 {
+        extern "C" fn $begin(key: *const FlowKey<$ip>, flow: *const Flow<$ip>) -> u64 {
             // SAFETY: as above.
-            match unsafe { key.as_ref() } {
-                Some(key) => table::begin(&Table::<$ip>::new(), key),
-                None => table::NOWHERE,
+            match unsafe { (key.as_ref(), flow.as_ref()) } {
+                (Some(key), Some(flow)) => table::begin(&Table::<$ip>::new(), key, flow),
+                _ => table::BUSY,
+            }
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $both(key: *const FlowKey<$ip>, flow: *const Flow<$ip>) -> u64 {
+            // SAFETY: as above.
+            match unsafe { (key.as_ref(), flow.as_ref()) } {
+                (Some(key), Some(flow)) => table::begin_both(&Table::<$ip>::new(), key, flow),
+                _ => table::BUSY,
             }
         }
 
@@ -86,14 +98,14 @@ macro_rules! far {
             0
         }
 
-        /// 0, 1 where the key is taken, 2 where there is no room.
+        /// What is left of an insertion: 0, 1 where the key is taken, 2 where there is no room.
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $insert(key: *const FlowKey<$ip>, flow: *const Flow<$ip>) -> u32 {
+        extern "C" fn $rest(key: *const FlowKey<$ip>, flow: *const Flow<$ip>, left: u64) -> u32 {
             let finish = |spot| {
                 $finish(key, flow, spot);
             };
-            match table::insert_by(|| $begin(key), || $search(key), || $claim(key), finish) {
+            match table::finish_by(left, || $search(key), || $claim(key), finish) {
                 Ok(()) => 0,
                 Err(InsertError::Exists) => 1,
                 Err(InsertError::Full) => 2,
@@ -113,18 +125,43 @@ macro_rules! far {
 
             #[inline(always)]
             fn insert(key: &FlowKey<$ip>, flow: &Flow<$ip>) -> Result<(), InsertError> {
-                match $insert(key, flow) {
-                    0 => Ok(()),
-                    1 => Err(InsertError::Exists),
-                    _ => Err(InsertError::Full),
+                outcome($rest(key, flow, $begin(key, flow)))
+            }
+
+            #[inline(always)]
+            fn insert_both(key: &mut FlowKey<$ip>, flow: &mut Flow<$ip>) -> Result<(), Refused> {
+                let left = $both(key, flow);
+                if left == table::DONE {
+                    return Ok(());
                 }
+                let is_back = left < table::THERE;
+                if is_back {
+                    turn(key, flow);
+                }
+                let outcome = outcome($rest(key, flow, left % table::THERE));
+                if !is_back {
+                    return outcome.map_err(Refused::There);
+                }
+                turn(key, flow);
+                outcome.map_err(Refused::Back)?;
+                Self::insert(key, flow).map_err(Refused::There)
             }
         }
     };
 }
 
-far!(V4, flow_read_v4, flow_search_v4, flow_begin_v4, flow_claim_v4, flow_finish_v4, flow_insert_v4);
-far!(V6, flow_read_v6, flow_search_v6, flow_begin_v6, flow_claim_v6, flow_finish_v6, flow_insert_v6);
+/// What the number of an insertion means.
+#[inline(always)]
+const fn outcome(number: u32) -> Result<(), InsertError> {
+    match number {
+        0 => Ok(()),
+        1 => Err(InsertError::Exists),
+        _ => Err(InsertError::Full),
+    }
+}
+
+far!(V4, flow_read_v4, flow_search_v4, flow_begin_v4, flow_begin_both_v4, flow_claim_v4, flow_finish_v4, flow_rest_v4);
+far!(V6, flow_read_v6, flow_search_v6, flow_begin_v6, flow_begin_both_v6, flow_claim_v6, flow_finish_v6, flow_rest_v6);
 
 /// A bucket in the map.
 pub(crate) struct Line<A>(*mut u32, PhantomData<A>);

@@ -9,7 +9,7 @@ use lb_common::flow::table::{self, Snapshot};
 use lb_common::route::{Hop, Kept, NextHop, Stamp, Way};
 use lb_common::tables::{
     Affinity, AffinityKey, Backend, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, InsertError,
-    RangeKey, SocketKey, SocketPeer, Tables,
+    RangeKey, Refused, SocketKey, SocketPeer, Tables,
 };
 use lb_common::verdict::Reason;
 
@@ -188,6 +188,11 @@ impl<A: Maps, P: Place, const ENTRY: bool> Tables<A> for Kernel<P, ENTRY> {
     #[inline(always)]
     fn insert_flow(&mut self, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), InsertError> {
         A::insert(key, flow)
+    }
+
+    #[inline(always)]
+    fn insert_both(&mut self, key: &mut FlowKey<A>, flow: &mut Flow<A>) -> Result<(), Refused> {
+        A::insert_both(key, flow)
     }
 
     #[inline(always)]

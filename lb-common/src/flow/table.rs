@@ -24,7 +24,7 @@ mod layout;
 mod list;
 mod next_hop;
 
-pub use insert::{begin, claim, finish, insert, insert_by};
+pub use insert::{BUSY, DONE, THERE, begin, begin_both, claim, finish, finish_by, insert, insert_both};
 pub use layout::{SEED_AT, VERSION_AT, control_at, pair_at};
 pub use layout::{WAYS, bucket_words, buckets_for, flows_in, line_at};
 pub use list::live;

@@ -3,9 +3,9 @@
 use super::control::{LIVE, ONE, SEQUENCE, STATE, USED};
 use super::layout::{RESERVED, pack_key, write};
 use super::{Bucket, Marks, Memory, NOWHERE, Place, SPILLED, TRIES, Way, hash, holds, mark_of, search, way_at, way_of};
-use crate::flow::state;
+use crate::flow::{mirror, state};
 use crate::ip::Ip;
-use crate::tables::{Flow, FlowKey, InsertError};
+use crate::tables::{Flow, FlowKey, InsertError, Refused};
 
 /// A bucket with no more free ways than these is crowded: a key that has another one that is less so goes there. Fewer would
 /// leave fewer keys in their second bucket, and more of them without room in a table that is nearly full.
@@ -22,57 +22,106 @@ const TURN: u32 = 4;
 /// # Errors
 /// The key is taken, or there is no room.
 pub fn insert<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), InsertError> {
-    let (begin, search) = (|| begin(memory, key), || search(memory, key));
-    insert_by(begin, search, || claim(memory, key), |spot| finish(memory, key, flow, spot))
+    let search = || search(memory, key);
+    finish_by(begin(memory, key, flow), search, || claim(memory, key), |spot| finish(memory, key, flow, spot))
 }
 
-/// The same in its steps, where `begin` stands for [`begin`], `search` for [`search`], `claim` for [`claim`] and `finish` for
+/// What is left to do after [`begin`] returned `spot`, where `search` stands for [`search`], `claim` for [`claim`] and `finish` for
 /// [`finish`]: one after the other they need less of a small stack than one inside of the other.
 ///
 /// # Errors
 /// As for [`insert`].
 #[inline(always)]
-pub fn insert_by(
-    begin: impl FnOnce() -> u64,
+pub fn finish_by(
+    spot: u64,
     search: impl FnOnce() -> u64,
     claim: impl FnOnce() -> u64,
     finish: impl FnOnce(u64),
 ) -> Result<(), InsertError> {
-    let mut spot = match begin() {
+    match spot {
+        DONE => return Ok(()),
         TAKEN => return Err(InsertError::Exists),
         BUSY => return Err(InsertError::Full),
         UNSURE if search() != NOWHERE => {
             finish(NOWHERE);
             return Err(InsertError::Exists);
         }
-        UNSURE => NOWHERE,
-        spot => spot,
-    };
-    if spot == NOWHERE {
-        spot = claim();
+        _ => {}
     }
+    let spot = claim();
     finish(spot);
     if spot == NOWHERE { Err(InsertError::Full) } else { Ok(()) }
 }
 
-/// No spot: the key is there already.
-const TAKEN: u64 = NOWHERE - 1;
-/// No spot: another CPU has the bucket.
-const BUSY: u64 = NOWHERE - 2;
-/// No spot: the key may be there.
-const UNSURE: u64 = NOWHERE - 3;
+/// Nothing: the entry is in its bucket.
+pub const DONE: u64 = 0;
+/// The key was there already.
+const TAKEN: u64 = 1;
+/// Another CPU has the bucket.
+pub const BUSY: u64 = 2;
+/// The version is taken, and the key may be there.
+const UNSURE: u64 = 3;
+/// The version is taken, the key is not there, and the bucket is crowded.
+const CROWD: u64 = 4;
 
-/// Takes the version of a key's first bucket, sees that the key is not there, and makes a way of the bucket ours. The spot
-/// of the way; [`NOWHERE`] where the bucket is crowded, [`UNSURE`] where the key may be elsewhere. Other results mean that the
-/// version was not taken.
+/// Adds an entry where its first bucket has room for it and nothing else can have its key: what most insertions come to. Of
+/// others it tells [`finish_by`] how they go on, of which some have the version taken then.
 #[inline(always)]
-pub fn begin<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>) -> u64 {
+pub fn begin<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>, flow: &Flow<A>) -> u64 {
     let words = pack_key(key);
+    put(memory, &words, Place::of(memory, hash::<A>(&words, memory.seed())), flow)
+}
+
+/// [`begin`] of both entries of a flow, seen from the one there: of the way back, then, where that is done, of the way there, with
+/// a result above [`THERE`]. The lines of both are asked for together, before the first compare-and-swap, which waits for all
+/// that was read before it.
+#[inline(always)]
+pub fn begin_both<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>, flow: &Flow<A>) -> u64 {
+    let (back_key, back) = mirror(key, flow);
+    let (words, back_words) = (pack_key(key), pack_key(&back_key));
     let place = Place::of(memory, hash::<A>(&words, memory.seed()));
+    let back_place = Place::of(memory, hash::<A>(&back_words, memory.seed()));
+    for place in [&place, &back_place] {
+        if let Some(way) = memory.bucket(place.first).and_then(|bucket| bucket.way(place.home)) {
+            way.control();
+            way.word(0);
+        }
+    }
+    match put(memory, &back_words, back_place, &back) {
+        DONE => match put(memory, &words, place, flow) {
+            DONE => DONE,
+            left => THERE + left,
+        },
+        left => left,
+    }
+}
+
+/// What is added to a result of [`begin_both`] that is of the way there.
+pub const THERE: u64 = 8;
+
+/// Adds both entries of a flow, seen from the one there, the way back first.
+///
+/// # Errors
+/// Which of the two was refused, and why. The way back may be there already where the way there was.
+pub fn insert_both<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), Refused> {
+    let rest = |key: &FlowKey<A>, flow: &Flow<A>, left| {
+        finish_by(left, || search(memory, key), || claim(memory, key), |spot| finish(memory, key, flow, spot))
+    };
+    let left = begin_both(memory, key, flow);
+    if left >= THERE {
+        return rest(key, flow, left - THERE).map_err(Refused::There);
+    }
+    let (back_key, back) = mirror(key, flow);
+    rest(&back_key, &back, left).map_err(Refused::Back)?;
+    if left == DONE { Ok(()) } else { insert(memory, key, flow).map_err(Refused::There) }
+}
+
+#[inline(always)]
+fn put<A: Ip, M: Memory>(memory: &M, words: &[u64; 5], place: Place, flow: &Flow<A>) -> u64 {
     let Some(bucket) = memory.bucket(place.first) else { return BUSY };
     let Some(home) = bucket.way(place.home) else { return BUSY };
     // Also to have its line when it is written: the compare-and-swaps below wait for all that was written before.
-    if holds::<A, _>(home, home.control(), place.tag, &words) {
+    if holds::<A, _>(home, home.control(), place.tag, words) {
         return TAKEN;
     }
     let Some(version) = lock::<M>(bucket) else { return BUSY };
@@ -81,9 +130,21 @@ pub fn begin<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>) -> u64 {
         return UNSURE;
     }
     if marks.free.count_ones() <= CROWDED {
-        return NOWHERE;
+        return CROWD;
     }
-    take::<M>(bucket, place.first, place.home, marks.free)
+    let spot = take::<M>(bucket, place.first, place.home, marks.free);
+    let Some(way) = way_at(memory, spot) else { return CROWD };
+    settle::<A, _>(way, words, place.tag, flow);
+    bucket.set_version(version);
+    DONE
+}
+
+/// Writes an entry to a way that is ours.
+#[inline(always)]
+fn settle<A: Ip, W: Way>(way: W, words: &[u64; 5], tag: u32, flow: &Flow<A>) {
+    let sequence = way.control() & SEQUENCE;
+    write(words, flow, |index, word| way.set(index, word));
+    way.publish(sequence | USED | LIVE | tag | flow.state & STATE);
 }
 
 /// Writes the entry at its spot, if it has one, and gives back the version that [`begin`] took.
@@ -99,9 +160,7 @@ pub fn finish<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>, flow: &Flow<A>, sp
             // Before there is anything to be found in the other bucket.
             bucket.set_version(version);
         }
-        let sequence = way.control() & SEQUENCE;
-        write(&words, flow, |index, word| way.set(index, word));
-        way.publish(sequence | USED | LIVE | place.tag | flow.state & STATE);
+        settle::<A, _>(way, &words, place.tag, flow);
     }
     bucket.set_version(version & !LOCKED);
 }
