@@ -148,12 +148,17 @@ fn established<A: Ip, P: Packet, T: Tables<A>>(
     parsed: &Parsed<A>,
     now: impl Fn() -> u32,
 ) -> Result<Verdict, Stage> {
-    if !concerns(tables, parsed, side) {
+    let to_frontend = side == Side::Ingress && to_frontend(tables, parsed);
+    // A flow outlives its Service, and answers to masqueraded flows come to the node's address.
+    if !to_frontend && !of_flow(tables, parsed, side) {
         return Ok(Verdict::Pass(Reason::NotService));
     }
+    // A connection that begins has no flow, unless its packet is sent again: who opens one sees that.
+    if to_frontend && parsed.opens() {
+        return Err(Stage::First(A::FAMILY));
+    }
     let Some((flow, kept)) = tables.met(&parsed.key(side), now(), packet.device()) else {
-        let opens = side == Side::Ingress && to_frontend(tables, parsed);
-        return if opens { Err(Stage::First(A::FAMILY)) } else { Ok(Verdict::Pass(Reason::NotService)) };
+        return if to_frontend { Err(Stage::First(A::FAMILY)) } else { Ok(Verdict::Pass(Reason::NotService)) };
     };
     let changes = parsed.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0;
     if changes || parsed.first || flow.state & (state::ESTABLISHED | state::RST) != state::ESTABLISHED {
@@ -180,16 +185,14 @@ fn established<A: Ip, P: Packet, T: Tables<A>>(
     Ok(account(tables, &flow, parsed.bytes(), verdict))
 }
 
-/// Whether a packet may be to a Service or of a flow. A flow outlives its Service, and answers to masqueraded flows come to
-/// the node's address.
+/// Whether a packet may be of a flow.
 #[inline(always)]
-fn concerns<A: Ip, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, side: Side) -> bool {
-    match side {
-        Side::Ingress => {
-            to_frontend(tables, parsed) || tables.filtered(Filter::Flow(side).bit(&parsed.dst, parsed.ports.dst))
-        }
-        Side::Egress => tables.filtered(Filter::Flow(side).bit(&parsed.src, parsed.ports.src)),
-    }
+fn of_flow<A: Ip, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, side: Side) -> bool {
+    let (addr, port) = match side {
+        Side::Ingress => (&parsed.dst, parsed.ports.dst),
+        Side::Egress => (&parsed.src, parsed.ports.src),
+    };
+    tables.filtered(Filter::Flow(side).bit(addr, port))
 }
 
 /// Whether a packet may be to a Service: to one of its ports, or to another port of its address.

@@ -27,7 +27,12 @@ pub fn run<A: Header, P: Packet, T: Tables<A>>(
         Err(reason) => return Ok(count(tables, Verdict::Pass(reason))),
     };
     let (mut key, mut flow) = (parsed.key(side), Flow::zeroed());
-    match first(tables, &parsed, &mut key, packet.device(), now(), &mut flow) {
+    let outcome = first(tables, &parsed, &mut key, packet.device(), now(), &mut flow);
+    // The packet may have been sent again, or use the ports of a connection that is over; or another CPU was faster.
+    if outcome != Ok(Reason::NewFlow) && tables.flow(&key).is_some() {
+        return Err(Stage::Flows(A::FAMILY));
+    }
+    match outcome {
         Ok(reason) => {
             tables.pass(&flow, reason);
             Err(Stage::Onward(A::FAMILY))
@@ -44,6 +49,10 @@ fn admit<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, device: u32, now
         Ok(frontend) => frontend,
         Err(reason) => return reason,
     };
+    // A client's stay begins anew with a flow, not with its first packet sent again. The caller finds the flow.
+    if frontend.affinity != 0 && tables.other(key).is_some() {
+        return Reason::NoBackend;
+    }
     let inside = tables.device(device) & device::INSIDE != 0;
     let client = Client {
         addr: key.src,

@@ -15,6 +15,7 @@ both_families! {
     a_backend_on_this_node_keeps_the_clients_address
     behind_a_node_port_a_client_gets_a_port_that_it_uses_for_nothing_else
     a_pod_keeps_its_address_to_whatever_node
+    a_syn_that_comes_again_by_another_device_leaves_no_second_way_back
     clients_with_one_port_do_not_collide
     two_virtual_ips_with_one_backend_do_not_collide
     what_xdp_cannot_send_stays_as_it_came_and_tc_sends_it
@@ -158,6 +159,19 @@ mod rules {
         let mut path = Path::<A>::outside(&[(service, proto::TCP, &[far::<A>(1)])]);
         path.from(Origin::Inside);
         assert_eq!(path.connect(client::<A>(1, 40_000), service), far::<A>(1));
+    }
+
+    pub(super) fn a_syn_that_comes_again_by_another_device_leaves_no_second_way_back<A: Net>() {
+        let service = vip::<A>(1, 80);
+        let mut path = Path::<A>::outside(&[(service, proto::TCP, &[far::<A>(1)])]);
+        path.from(Origin::Inside);
+        let me = client::<A>(1, 2_000);
+        path.call(me, service, SYN, Reason::NewFlow);
+        // Who comes in there would be masqueraded, and keeps the port that he has.
+        path.from(Origin::Outside);
+        assert_eq!(path.call(me, service, SYN, Reason::HalfOpenFlow), far::<A>(1));
+        assert_eq!(path.entries(), (2, 0));
+        assert_eq!(path.answer(far::<A>(1), me, SYN_ACK), service);
     }
 
     pub(super) fn clients_with_one_port_do_not_collide<A: Net>() {
