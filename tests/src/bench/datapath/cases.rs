@@ -47,7 +47,8 @@ pub(super) fn cases<A: Net>([me, service, backend]: Flow, count: u32) -> Vec<Cas
     for hook in [Hook::Xdp, Hook::TcIngress] {
         let at_nic = |goal| (hook == Hook::Xdp).then_some(goal);
         let fast = if hook == Hook::Xdp { fast } else { 45.0 };
-        let new = Variation { clients: 1 << 20, ..one };
+        // So many that none comes twice in all runs: who does has a flow by then.
+        let new = Variation { clients: 1 << 24, ..one };
         all.push(case("not for a Service", hook, frame(me, other, ACK), one, Reason::NotService, Some(15.0)));
         all.push(case("port it lacks: refused", hook, frame(me, wrong_port, SYN), one, Reason::NoSuchPort, None));
         all.push(case("established", hook, frame(me, service, ACK), one, Reason::EstablishedFlow, Some(fast)));

@@ -117,7 +117,7 @@ fn check(kernel: &mut Kernel, case: &Case) -> Result<()> {
     let mut tables = kernel.tables()?;
     let mut expected = Frame(case.frame.clone());
     let verdict = expected.run(&mut tables, side, 0);
-    // The client may have come by for an earlier case: what is measured are its 2^20 successors.
+    // The client may have come by for an earlier case: what is measured are its successors.
     let reason = if verdict.reason() == Reason::HalfOpenFlow { Reason::NewFlow } else { verdict.reason() };
     ensure!(reason == case.reason, "{}: {verdict:?}, not {:?}", case.name, case.reason);
     let run = kernel.programs.run(case.hook, &case.frame, 1)?;
