@@ -3,28 +3,16 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
-use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use anyhow::{Context, Result};
 use sluice_tests::kernel_or_skip;
 use sluice_tests::lab::{
-    Agent, AgentOptions, BULK_PORT, Exchange, FAMILIES, Family, HTTP_PORT, Load, Netns, Node, Place, Protocol,
-    ServedPort, Server, SocketPath, Source, UDP_PORT, World, WorldOptions, cli, service_at,
+    Agent, AgentOptions, BULK_PORT, Exchange, FAMILIES, Family, Firewall, HTTP_PORT, Load, Node, Protocol, ServedPort,
+    Server, SocketPath, Source, UDP_PORT, World, WorldOptions, cli, service_at,
 };
 
 const OPTIONS: AgentOptions =
     AgentOptions { socket_path: SocketPath::Off, nodeport_addresses: Some("primary,localhost"), ..AgentOptions::USUAL };
-
-/// As many firewalls have it.
-const INVALID: &str = "
-table inet firewall {
-    counter invalid {}
-    chain forward { type filter hook forward priority 0; ct state invalid counter name invalid drop; }
-    chain input { type filter hook input priority 0; ct state invalid counter name invalid drop; }
-    chain output { type filter hook output priority 0; ct state invalid counter name invalid drop; }
-}
-";
 
 /// Nobody listens there.
 const CLOSED: u16 = 9;
@@ -53,23 +41,6 @@ const EXCHANGES: [(Exchange, usize, usize); 6] = [
     (LONG, 1, 5),
     (Exchange::Bulk { up: 3_000_001, down: 3_000_001 }, 2, 2),
 ];
-
-/// A process on a node whose sockets no cgroup hook sees.
-fn unseen(node: &Node) -> Place<'_> {
-    Place { ns: node, cgroup: None }
-}
-
-fn output(ns: &Netns, program: &str, arguments: &[&str]) -> Result<String> {
-    let output = ns.run(|| Command::new(program).args(arguments).output().context("cannot start it"))?;
-    ensure!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-fn invalid(node: &Node) -> Result<u64> {
-    let counters: Value = serde_json::from_str(&output(node, "nft", &["-j", "list", "counters"])?)?;
-    let counters = counters["nftables"].as_array().into_iter().flatten();
-    Ok(counters.filter_map(|object| object["counter"]["packets"].as_u64()).sum())
-}
 
 /// Addresses of the node at which NodePorts are.
 fn own(node: &Node, family: Family) -> [IpAddr; 2] {
@@ -101,20 +72,20 @@ fn a_process_that_no_hook_sees_reaches_node_ports_of_its_own_node() -> Result<()
         for (name, number, node, ips) in backends {
             declare(&folder, name, number, node.name(), ips)?;
         }
-        output(here, "nft", &[INVALID])?;
+        let firewall = Firewall::new(here)?;
         let agent = Agent::start_on(here, Source::Manifests(folder), OPTIONS)?;
         for (name, number, ..) in backends {
             for (family, ip) in FAMILIES.into_iter().flat_map(|family| own(here, family).map(|ip| (family, ip))) {
                 // The first one that is too long is answered with the MTU.
                 let to = SocketAddr::new(ip, ports(number)[1].node_port);
-                unseen(here).run(Load { timeout_ms: 100, ..Load::new(LONG, to, 1) })?;
+                here.unseen().run(Load { timeout_ms: 100, ..Load::new(LONG, to, 1) })?;
                 let is_known = |exchange: &Exchange| match exchange {
                     Exchange::Udp { size, .. } => *size < 1500 || family == Family::V4,
                     _ => true,
                 };
                 for (exchange, port, count) in EXCHANGES.into_iter().filter(|(exchange, ..)| is_known(exchange)) {
                     let to = SocketAddr::new(ip, ports(number)[port].node_port);
-                    let report = unseen(here).run(Load::new(exchange, to, count))?;
+                    let report = here.unseen().run(Load::new(exchange, to, count))?;
                     let case = format!("{options:?} {name} {family:?} {to} {exchange:?}");
                     assert_eq!(report.failures(), [""; 0], "{case}: {}", agent.json(&["status"])?["counters"]);
                     assert_eq!(report.by_pod().keys().collect::<Vec<_>>(), [name], "{case}");
@@ -122,12 +93,12 @@ fn a_process_that_no_hook_sees_reaches_node_ports_of_its_own_node() -> Result<()
                 }
                 let to = SocketAddr::new(ip, ports(number)[3].node_port);
                 let shut = Exchange::Udp { size: 100, connected: true };
-                let report = unseen(here).run(Load::new(shut, to, 2))?;
+                let report = here.unseen().run(Load::new(shut, to, 2))?;
                 let refused = report.answers.iter().all(|answer| answer.refused);
                 assert!(refused, "{options:?} {name} {to}: {:?}", report.failures());
             }
         }
-        assert_eq!(invalid(here)?, 0, "{options:?}: packets were invalid");
+        assert_eq!(firewall.dropped()?, 0, "{options:?}: packets were invalid");
     }
     Ok(())
 }
@@ -153,7 +124,7 @@ fn what_else_goes_by_the_loopback_device_goes_its_way() -> Result<()> {
     let mut agent = Agent::start_on(here, Source::Manifests(folder.clone()), OPTIONS)?;
     let one = |to| -> Result<_> {
         let load = Load { timeout_ms: 500, ..Load::new(Exchange::Http, to, 1) };
-        unseen(here).run(load)?.answers.pop().context("no exchange")
+        here.unseen().run(load)?.answers.pop().context("no exchange")
     };
     let served = ports(10)[0].node_port;
     for (family, ip) in FAMILIES.into_iter().flat_map(|family| own(here, family).map(|ip| (family, ip))) {

@@ -3,13 +3,12 @@
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use sluice_tests::kernel_or_skip;
 use sluice_tests::lab::{
-    Agent, AgentOptions, Exchange, FAMILIES, Family, HTTP_PORT, Lab, Load, Netns, Node, Place, Server, SocketPath,
+    Agent, AgentOptions, Exchange, FAMILIES, Family, Firewall, HTTP_PORT, Lab, Load, Node, Place, Server, SocketPath,
     Source, UDP_PORT, World, WorldOptions, cli, cluster_ips, service_manifest,
 };
 
@@ -27,30 +26,9 @@ spec: {cidrs: [10.96.0.0/16, \"fd00:96::/108\"]}
 
 const OFF: AgentOptions = AgentOptions { socket_path: SocketPath::Off, ..AgentOptions::USUAL };
 
-/// As many firewalls have it.
-const INVALID: &str = "
-table inet firewall {
-    counter invalid {}
-    chain forward { type filter hook forward priority 0; ct state invalid counter name invalid drop; }
-    chain input { type filter hook input priority 0; ct state invalid counter name invalid drop; }
-    chain output { type filter hook output priority 0; ct state invalid counter name invalid drop; }
-}
-";
-
-/// A process on a node whose sockets no cgroup hook sees, as those inside the kernel.
-fn unseen(node: &Node) -> Place<'_> {
-    Place { ns: node, cgroup: None }
-}
-
-fn output(ns: &Netns, program: &str, arguments: &[&str]) -> Result<String> {
-    let output = ns.run(|| Command::new(program).args(arguments).output().context("cannot start it"))?;
-    ensure!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
 /// Index of the service device; none where there is none.
 fn index(node: &Node) -> Result<Option<u64>> {
-    let links: Value = serde_json::from_str(&output(node, "ip", &["-j", "link", "show"])?)?;
+    let links: Value = serde_json::from_str(&node.output("ip", &["-j", "link", "show"])?)?;
     let links = links.as_array().into_iter().flatten();
     Ok(links.filter(|link| link["ifname"] == DEVICE).find_map(|link| link["ifindex"].as_u64()))
 }
@@ -59,7 +37,7 @@ fn index(node: &Node) -> Result<Option<u64>> {
 fn routes(node: &Node) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for family in ["-4", "-6"] {
-        let text = output(node, "ip", &[family, "route", "show", "table", "all"])?;
+        let text = node.output("ip", &[family, "route", "show", "table", "all"])?;
         let ours = text.lines().filter(|line| line.contains("dev sluice0"));
         found.extend(ours.filter_map(|line| Some(line.split_whitespace().next()?.to_owned())));
     }
@@ -130,14 +108,14 @@ fn a_process_that_no_hook_sees_reaches_backends_everywhere() -> Result<()> {
         for (name, number, backend) in backends {
             service(&folder, name, number, backend)?;
         }
-        output(here, "nft", &[INVALID])?;
+        let firewall = Firewall::new(here)?;
         let agent = Agent::start_on(here, Source::Manifests(folder), OFF)?;
         for (name, number, _) in backends {
             for (family, (exchange, port, count)) in
                 FAMILIES.into_iter().flat_map(|family| EXCHANGES.map(|exchange| (family, exchange)))
             {
                 let to = SocketAddr::new(family.cluster_ip(number), port);
-                let report = unseen(here).run(Load::new(exchange, to, count))?;
+                let report = here.unseen().run(Load::new(exchange, to, count))?;
                 let case = format!("{network:?} {wiring:?} {name} {family:?} {exchange:?}");
                 assert_eq!(report.failures(), [""; 0], "{case}: {}", agent.json(&["status"])?["counters"]);
                 assert_eq!(report.by_pod().keys().collect::<Vec<_>>(), [name], "{case}");
@@ -147,14 +125,11 @@ fn a_process_that_no_hook_sees_reaches_backends_everywhere() -> Result<()> {
         // An ICMP error of the backend, which has no such socket, about a packet that nobody but the program has translated.
         let shut = Exchange::Udp { size: 100, connected: true };
         for (family, (name, number, _)) in FAMILIES.into_iter().flat_map(|family| backends.map(|it| (family, it))) {
-            let report = unseen(here).run(Load::new(shut, SocketAddr::new(family.cluster_ip(number), 9), 2))?;
+            let report = here.unseen().run(Load::new(shut, SocketAddr::new(family.cluster_ip(number), 9), 2))?;
             let refused = report.answers.iter().all(|answer| answer.refused);
             assert!(refused, "{network:?} {wiring:?} {name} {family:?}: {:?}", report.failures());
         }
-        let counters: Value = serde_json::from_str(&output(here, "nft", &["-j", "list", "counters"])?)?;
-        let invalid = counters["nftables"].as_array().into_iter().flatten();
-        let invalid = invalid.filter_map(|object| object["counter"]["packets"].as_u64()).sum::<u64>();
-        assert_eq!(invalid, 0, "{network:?} {wiring:?}: packets were invalid");
+        assert_eq!(firewall.dropped()?, 0, "{network:?} {wiring:?}: packets were invalid");
     }
     Ok(())
 }
@@ -191,7 +166,7 @@ fn what_is_to_no_service_vanishes_and_all_else_goes_its_way() -> Result<()> {
     ))?;
     pods[2].ns.ip("addr add 10.96.201.1/32 dev eth0\naddr add fd00:96::201/128 dev eth0 nodad\n")?;
     let agent = Agent::start(&lab, OFF)?;
-    let places = [("host", unseen(&lab.node)), ("pod", pods[0].client()), ("outside", lab.outside())];
+    let places = [("host", lab.node.unseen()), ("pod", pods[0].client()), ("outside", lab.outside())];
     for (family, (name, place)) in FAMILIES.into_iter().flat_map(|family| places.map(|place| (family, place))) {
         let case = format!("{name} {family:?}");
         let before = counted(&agent, "unallocated")?;
@@ -229,7 +204,7 @@ fn the_device_outlives_the_agent_is_mended_and_goes_with_the_rest() -> Result<()
     let first = index(&lab.node)?.context("no device")?;
 
     let streams: Vec<_> = FAMILIES
-        .map(|family| unseen(&lab.node).start(Load::steady(Exchange::Http, web(family), 4)))
+        .map(|family| lab.node.unseen().start(Load::steady(Exchange::Http, web(family), 4)))
         .into_iter()
         .collect::<Result<_>>()?;
     agent.stop()?;
@@ -250,8 +225,8 @@ fn the_device_outlives_the_agent_is_mended_and_goes_with_the_rest() -> Result<()
     is_led("the device is mended", &agent, &all)?;
     assert_ne!(index(&lab.node)?, Some(first));
     agent.wait_until("it carries again", |_| {
-        Ok(one(unseen(&lab.node), web(Family::V4))?.result.is_ok()
-            && one(unseen(&lab.node), web(Family::V6))?.result.is_ok())
+        Ok(one(lab.node.unseen(), web(Family::V4))?.result.is_ok()
+            && one(lab.node.unseen(), web(Family::V6))?.result.is_ok())
     })?;
     agent.wait_until("repairs are counted", |agent| Ok(repairs(agent)? >= before.map(|before| before + 2)))?;
     lab.node.ip("link set sluice0 down\n")?;

@@ -14,6 +14,7 @@ mod agent;
 mod attached;
 mod client;
 mod far;
+mod firewall;
 mod frame;
 mod http;
 mod manifest;
@@ -43,6 +44,7 @@ pub use agent::{Agent, AgentOptions, SocketPath, Source, Tc, Xdp, cli, program, 
 pub use attached::Attached;
 pub use client::{Answer, Exchange, Load, Report, Seen};
 pub use far::Far;
+pub use firewall::Firewall;
 pub use frame::Frames;
 pub use http::Page;
 pub use manifest::{

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::thread;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use nix::sched::{CloneFlags, setns};
 
 use super::owner::{ip_batch, remove_netns};
@@ -76,6 +76,15 @@ impl Netns {
     /// Starts a process inside the namespace.
     pub fn spawn(&self, command: &mut Command) -> Result<Child> {
         self.run(|| command.spawn().with_context(|| format!("cannot start {}", command.get_program().display())))
+    }
+
+    /// Runs a program inside the namespace to its end; what it has written. One that fails is an error.
+    pub fn output(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        let output = self.run(|| {
+            Command::new(program).args(arguments).output().with_context(|| format!("cannot start {program}"))
+        })?;
+        ensure!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Runs a batch of `ip` commands inside the namespace, one a line.

@@ -126,6 +126,11 @@ impl Node {
         Place { ns: &self.ns, cgroup: Some(&self.home.cgroup) }
     }
 
+    /// A process on it whose sockets no cgroup hook sees, as those inside the kernel.
+    pub fn unseen(&self) -> Place<'_> {
+        Place { ns: &self.ns, cgroup: None }
+    }
+
     /// A process in one of its pods, in its cgroup.
     pub fn process_in<'a>(&'a self, pod: &'a Pod) -> Place<'a> {
         Place { ns: &pod.ns, cgroup: Some(&self.home.cgroup) }
