@@ -285,7 +285,7 @@ fn a_pod_device_that_comes_again_under_its_name_is_attached_again() -> Result<()
             assert_eq!(note, "", "{case}");
             assert_served(&case, client.client())?;
             let all = agent.json(&["devices"])?;
-            assert_eq!(all.as_array().map(Vec::len), Some(6), "{case}: {all}");
+            assert_eq!(all.as_array().map(Vec::len), Some(7), "{case}: {all}");
         }
     }
     Ok(())
@@ -318,8 +318,8 @@ fn uninstall_removes_everything_and_the_next_agent_starts_fresh() -> Result<()> 
         let done = agent.cli(&["uninstall"])?;
         let said = String::from_utf8_lossy(&done.stdout).into_owned();
         assert!(done.status.success(), "{case}: {}", String::from_utf8_lossy(&done.stderr));
-        // Three programs at the NIC, two at each of four pods, one at the service device, eight hooks of sockets.
-        assert!(said.starts_with("removed 12 programs from devices and "), "{case}: {said}");
+        // Three programs at the NIC, two at each of four pods, one at the service and one at the loopback device.
+        assert!(said.starts_with("removed 13 programs from devices and "), "{case}: {said}");
 
         for device in pods.iter().chain([&client]).map(|pod| &*pod.device).chain([NIC]) {
             assert_eq!(Attached::read(&lab.node, device)?, Attached::default(), "{case}: {device}");

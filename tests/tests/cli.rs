@@ -90,7 +90,7 @@ fn every_command_shows_what_is_there_by_name() -> Result<()> {
 
         let status = agent.json(&["status"])?;
         assert_eq!(status["attached"], true, "{status}");
-        assert_eq!(status["devices"], 6, "{status}");
+        assert_eq!(status["devices"], 7, "{status}");
         assert_eq!(status["agent"]["ready"].as_bool().unwrap_or(false), running, "{status}");
     }
     Ok(())
