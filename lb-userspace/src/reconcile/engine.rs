@@ -216,8 +216,8 @@ impl<S: Store> Engine<S> {
             }
         }
         if reads_back {
-            // Of what such a round costs, reading is a tenth at most.
-            self.sweep_at = ended + self.options.sweep.max((ended - began) * (SWEEP_SHARE / 10));
+            // What such a round costs is mostly not the reading.
+            self.sweep_at = ended + self.options.sweep;
         } else if sweeps {
             self.sweep_at = ended + self.options.sweep.max((ended - began) * SWEEP_SHARE);
         }
