@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 
 use super::cpu::pin;
@@ -43,7 +43,6 @@ impl Task {
             Self::Fill { to, time } => fill(*to, Duration::from_millis(*time)),
             Self::Associate { to, count } => associate(*to, *count),
         }
-        .with_context(|| format!("{self:?}"))
     }
 }
 
@@ -106,15 +105,15 @@ fn associate(to: SocketAddr, count: u32) -> Result<Vec<f64>> {
     Ok(vec![start.elapsed().as_secs_f64() * 1e9 / f64::from(count)])
 }
 
-/// The whole of the client process: tasks come in as lines of JSON, figures go out.
+/// The whole of the client process: tasks come in as lines of JSON; figures go out, or why there are none.
 ///
 /// # Errors
-/// A task is none, or fails.
+/// A task is none.
 pub fn serve() -> Result<()> {
     pin()?;
     for line in io::stdin().lock().lines() {
         let task: Task = serde_json::from_str(&line?).context("standard input has no task")?;
-        println!("{}", serde_json::to_string(&task.run()?)?);
+        println!("{}", serde_json::to_string(&task.run().map_err(|error| format!("{error:#}")))?);
     }
     Ok(())
 }
@@ -151,7 +150,8 @@ impl Client {
         writeln!(self.tasks, "{}", serde_json::to_string(task)?).context("a client takes no more tasks")?;
         let mut line = String::new();
         self.figures.read_line(&mut line).context("cannot read from a client")?;
-        serde_json::from_str(&line).with_context(|| format!("a client failed at {task:?}"))
+        let done: Result<_, String> = serde_json::from_str(&line).context("a client has ended")?;
+        done.map_err(|reason| anyhow!("a client failed: {reason}"))
     }
 }
 

@@ -93,18 +93,25 @@ fn stage(plane: &Plane<'_>, nodes: &mut [Node<'_>], options: &Options, services:
     for _ in 0..options.runs {
         for (&(name, at, by), row) in WAYS.iter().zip(&mut rows) {
             bar.set_message(name);
-            if complete[at] {
-                for what in What::ALL {
-                    let base = nodes[0].measure(what, By::Pod, options.time)?;
-                    let value = nodes[at].measure(what, by, options.time).with_context(|| name)?;
-                    match what {
-                        What::Latency => {
-                            row.p50.push(value[0], base[0]);
-                            row.p99.push(value[1], base[1]);
-                        }
-                        What::Connections => row.connections.push(value[0], base[0]),
-                        What::Bulk => row.bulk.push(value[0] / 1e9, base[0] / 1e9),
+            for what in if complete[at] { &What::ALL[..] } else { &[] } {
+                let base = nodes[0].measure(*what, By::Pod, options.time)?;
+                let what_failed = || format!("{name}, {what:?}");
+                let value = match nodes[at].measure(*what, by, options.time).with_context(what_failed) {
+                    Ok(value) => value,
+                    // Others may fail; that is told, and the rest goes on.
+                    Err(error) if NODES[at] != Some(Subject::Sluice) => {
+                        row.failures.push(format!("{error:#}"));
+                        continue;
                     }
+                    Err(error) => return Err(error),
+                };
+                match what {
+                    What::Latency => {
+                        row.p50.push(value[0], base[0]);
+                        row.p99.push(value[1], base[1]);
+                    }
+                    What::Connections => row.connections.push(value[0], base[0]),
+                    What::Bulk => row.bulk.push(value[0] / 1e9, base[0] / 1e9),
                 }
             }
             bar.inc(1);

@@ -42,12 +42,31 @@ pub(super) struct Row {
     pub(super) connections: Ratio,
     /// Gbit in a second of CPU time.
     pub(super) bulk: Ratio,
+    /// Why runs failed that were left out.
+    pub(super) failures: Vec<String>,
 }
 
 impl Row {
     pub(super) fn new(way: &str, services: u32) -> Self {
         let none = Ratio::default;
-        Self { way: way.to_owned(), services, p50: none(), p99: none(), connections: none(), bulk: none() }
+        Self {
+            way: way.to_owned(),
+            services,
+            p50: none(),
+            p99: none(),
+            connections: none(),
+            bulk: none(),
+            failures: Vec::new(),
+        }
+    }
+
+    /// What was left out.
+    fn note(&self) -> Option<String> {
+        let (count, last) = (self.failures.len(), self.failures.last()?);
+        Some(format!(
+            "{} with {} Services: {count} runs failed and were left out, the last: {last}",
+            self.way, self.services
+        ))
     }
 
     /// What the design allows against direct traffic: round trips, connections, bulk. Only Sluice has goals.
@@ -107,7 +126,7 @@ impl Findings for Report {
             header: header.to_vec(),
             rows: self.rows.iter().map(row).collect(),
             words: 2,
-            notes: Vec::new(),
+            notes: self.rows.iter().filter_map(Row::note).collect(),
         }]
     }
 
