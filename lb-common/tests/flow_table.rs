@@ -305,13 +305,19 @@ fn two_that_open_one_flow_make_one_pair() {
     });
 }
 
+/// One bucket with the flows 1 and 2, which are half open: one more takes the place of one of them.
+fn full() -> model::Table {
+    let table = model::Table::new(1);
+    for n in [1, 2] {
+        table::insert(&&table, &key(n), &flow(n)).expect("room for two");
+    }
+    table
+}
+
 #[test]
 fn a_reader_sees_a_flow_whole_or_not_at_all_while_another_takes_its_place() {
     explore(|| {
-        let table = model::Table::new(1);
-        for n in [1, 2] {
-            table::insert(&&table, &key(n), &flow(n)).expect("room for two");
-        }
+        let table = full();
         let other = table.clone();
         let thread = loom::thread::spawn(move || table::insert(&&other, &key(3), &flow(3)));
         for n in [1, 3] {
@@ -326,10 +332,7 @@ fn a_reader_sees_a_flow_whole_or_not_at_all_while_another_takes_its_place() {
 #[test]
 fn a_mark_never_meets_a_flow_that_moved_in() {
     explore(|| {
-        let table = model::Table::new(1);
-        for n in [1, 2] {
-            table::insert(&&table, &key(n), &flow(n)).expect("room for two");
-        }
+        let table = full();
         let other = table.clone();
         let thread = loom::thread::spawn(move || table::insert(&&other, &key(3), &flow(3)));
         if let Some(mut entry) = table::find(&&table, &key(1)) {
@@ -366,10 +369,7 @@ fn a_next_hop_is_read_as_one_cpu_wrote_it_or_not_at_all() {
 #[test]
 fn a_next_hop_never_meets_a_flow_that_moved_in() {
     explore(|| {
-        let table = model::Table::new(1);
-        for n in [1, 2] {
-            table::insert(&&table, &key(n), &flow(n)).expect("room for two");
-        }
+        let table = full();
         let entries = [1, 2].map(|n| table::find(&&table, &key(n)).expect("it is there"));
         let other = table.clone();
         let thread = loom::thread::spawn(move || table::insert(&&other, &key(3), &flow(3)));
