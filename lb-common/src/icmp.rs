@@ -71,7 +71,7 @@ fn decide<A: Messages, P: Packet, T: Tables<A>>(packet: &mut P, tables: &mut T, 
         let written = mirror(packet, &outer).and_then(|()| {
             packet.store(outer.l4, &reply)?;
             let change = csum::words([u16::from_ne_bytes(request), 0], [u16::from_ne_bytes(reply), 0]);
-            packet.fix_l4(outer.l4 + size_of::<[u8; 2]>(), 0, change, false)
+            packet.fix_l4::<A>(outer.l4 + size_of::<[u8; 2]>(), 0, change, false)
         });
         return answered(written);
     }
@@ -182,7 +182,7 @@ fn translate<A: Ip, P: Packet>(packet: &mut P, outer: &Network<A>, quote: &Netwo
     }
     // Last, since in the kernel this call makes all that was known of the packet's bounds void.
     let pseudo = if A::ICMP_PSEUDO { outside } else { 0 };
-    packet.fix_l4(outer.l4 + size_of::<[u8; 2]>(), pseudo, inside, false)
+    packet.fix_l4::<A>(outer.l4 + size_of::<[u8; 2]>(), pseudo, inside, false)
 }
 
 /// Translates the quoted packet, and says what that adds to the checksum of the error.

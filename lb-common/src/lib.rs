@@ -31,5 +31,6 @@ pub mod route;
 pub mod sctp;
 pub mod service;
 pub mod socket;
+pub mod summed;
 pub mod tables;
 pub mod verdict;

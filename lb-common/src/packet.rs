@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::crc;
 use crate::csum;
-use crate::ip::{Be16, V4, V6};
+use crate::ip::{Be16, Ip, V4, V6};
 
 /// A packet that begins with its Ethernet header. Offsets count from there.
 pub trait Packet {
@@ -68,7 +68,7 @@ pub trait Packet {
     /// The two changes are apart since a checksum that a device is still to complete (`CHECKSUM_PARTIAL`) covers the
     /// addresses alone; only the kernel knows which kind it is. For UDP (`optional`) 0 means that there is none.
     #[inline(always)]
-    fn fix_l4(&mut self, offset: usize, addresses: u16, ports: u16, optional: bool) -> Option<()> {
+    fn fix_l4<A: Ip>(&mut self, offset: usize, addresses: u16, ports: u16, optional: bool) -> Option<()> {
         let field: u16 = self.load(offset)?;
         if optional && field == 0 {
             return Some(());

@@ -20,8 +20,8 @@ pub fn apply<A: Ip, P: Packet>(packet: &mut P, proto: u8, l4: usize, l4_len: usi
     packet.store(l4, &ports)?;
     // Last, since in the kernel this call makes all that was known of the packet's bounds void.
     match proto {
-        proto::TCP => packet.fix_l4(l4 + TCP_CHECKSUM, flow.addrs, flow.ports, false),
-        _ => packet.fix_l4(l4 + UDP_CHECKSUM, flow.addrs, flow.ports, true),
+        proto::TCP => packet.fix_l4::<A>(l4 + TCP_CHECKSUM, flow.addrs, flow.ports, false),
+        _ => packet.fix_l4::<A>(l4 + UDP_CHECKSUM, flow.addrs, flow.ports, true),
     }
 }
 

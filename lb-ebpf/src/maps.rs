@@ -12,6 +12,7 @@ use lb_common::clock::Jiffies;
 use lb_common::datapath::Stage;
 use lb_common::flow::table::{Snapshot, bucket_words, buckets_for};
 use lb_common::ip::{Family, V4, V6};
+use lb_common::summed::Place;
 use lb_common::tables::{
     Affinity, AffinityKey, Backend, Config, Filter, FragmentKey, FragmentPorts, Frontend, FrontendKey, Name, Passed,
     RangeKey, SocketKey, SocketPeer, Traffic, map as shape,
@@ -131,6 +132,17 @@ static JIFFIES: [u64; 2] = [0; 2];
 pub(crate) fn jiffies() -> Jiffies {
     // SAFETY: a read of numbers that live for ever. Volatile, since the values are not what this file says.
     Jiffies::from_words(unsafe { (&raw const JIFFIES).read_volatile() })
+}
+
+/// [`Place::word`]. And this.
+#[unsafe(no_mangle)]
+static SUMMED: u64 = 0;
+
+/// Where the kernel's own socket buffers tell the kind of their checksum.
+#[inline(always)]
+pub(crate) fn summed() -> Option<Place> {
+    // SAFETY: as in `jiffies`.
+    Place::from_word(unsafe { (&raw const SUMMED).read_volatile() })
 }
 
 /// The one configuration, for the program that runs.

@@ -1,16 +1,19 @@
 //! Packets at TC, in socket buffers.
 
+use core::arch::asm;
+
 use aya_ebpf::bindings::{BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT};
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head, bpf_skb_change_tail};
 use aya_ebpf::maps::ProgramArray;
 use aya_ebpf::programs::TcContext;
 use lb_common::csum;
 use lb_common::datapath::{self, Stage};
-use lb_common::ip::V4;
+use lb_common::ip::{Ip, V4};
 use lb_common::packet::{self, Packet};
 use lb_common::parse;
 use lb_common::reject;
 use lb_common::route::{LOOPBACK, LOOPBACK_MAC, SERVICE_MAC};
+use lb_common::summed;
 use lb_common::tables::{Side, device};
 use lb_common::verdict::{Reason, Verdict};
 
@@ -77,10 +80,63 @@ impl Packet for Buffer {
         (unsafe { bpf_skb_change_head(self.0.skb.skb, room as u32, 0) } == 0).then_some(())
     }
 
-    /// A helper that is told of changed data, not of a changed pseudo header, leaves a checksum alone that a device will
-    /// complete: so it tells which kind this one is.
     #[inline(always)]
     fn is_partial(&mut self, offset: usize) -> Option<bool> {
+        match self.kind() {
+            Some(kind) => Some(kind == summed::PARTIAL),
+            None => self.leaves_alone(offset),
+        }
+    }
+
+    #[inline(always)]
+    fn fix_l4<A: Ip>(&mut self, offset: usize, addresses: u16, ports: u16, optional: bool) -> Option<()> {
+        let before: u16 = self.load(offset)?;
+        if optional && before == 0 {
+            return Some(());
+        }
+        let all = csum::mark(csum::update(before, csum::add(addresses, ports)), optional);
+        match self.kind() {
+            Some(summed::PARTIAL) => self.store(offset, &csum::mark(csum::add(before, addresses), optional)),
+            // The sum of the whole packet stays the same where what changes it is made up for: in IPv4 the addresses are so twice.
+            Some(kind) if kind != summed::COMPLETE || A::CHECKSUM.is_none() => self.store(offset, &all),
+            _ => self.replace(offset, before, addresses, ports, all, optional),
+        }
+    }
+
+    #[inline(always)]
+    fn crc_change(bits: u32, len: u32) -> u32 {
+        bytes::crc_change(bits, len)
+    }
+}
+
+impl Buffer {
+    /// The kind of the packet's checksum, where this kernel tells it.
+    #[inline(always)]
+    fn kind(&self) -> Option<u8> {
+        let place = maps::summed()?;
+        let buffer: *const u8;
+        // SAFETY: the agent has put a call in the place of this instruction, which takes the context and gives the kernel's own
+        // buffer. It clobbers what calls do.
+        unsafe {
+            asm!(
+                "r0 = {mark}",
+                mark = const summed::MARK,
+                inlateout("r1") self.0.skb.skb => _,
+                lateout("r0") buffer,
+                lateout("r2") _,
+                lateout("r3") _,
+                lateout("r4") _,
+                lateout("r5") _,
+            );
+        }
+        // SAFETY: the byte is within the buffer, as the verifier sees.
+        Some(place.kind(unsafe { buffer.add(place.byte()).read_volatile() }))
+    }
+
+    /// Whether a device is still to complete the checksum at `offset`: a helper that is told of changed data, not of a changed
+    /// pseudo header, leaves such a one alone.
+    #[inline(always)]
+    fn leaves_alone(&mut self, offset: usize) -> Option<bool> {
         let field: u16 = self.load(offset)?;
         self.0.l4_csum_replace(offset, 0, 1, 0).ok()?;
         let left_alone = self.load::<u16>(offset)? == field;
@@ -88,14 +144,19 @@ impl Packet for Buffer {
         Some(left_alone)
     }
 
-    /// The helper knows whether the checksum is complete or still to be completed by a device, and what it makes of the
-    /// addresses tells: the one becomes less by the change, the other more. One call of it costs as much as all the rest.
+    /// Corrects the checksum at `offset`, which is `before`, by a helper, which also corrects the device's sum of all bytes. It
+    /// becomes `after`, or where a device is still to complete it, what the helper makes of the addresses: that tells its kind, since
+    /// the one becomes less by the change, the other more. One call costs as much as all the rest.
     #[inline(always)]
-    fn fix_l4(&mut self, offset: usize, addresses: u16, ports: u16, optional: bool) -> Option<()> {
-        let before: u16 = self.load(offset)?;
-        if optional && before == 0 {
-            return Some(());
-        }
+    fn replace(
+        &mut self,
+        offset: usize,
+        before: u16,
+        addresses: u16,
+        ports: u16,
+        after: u16,
+        optional: bool,
+    ) -> Option<()> {
         let zero = if optional { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
         let pseudo = zero | u64::from(BPF_F_PSEUDO_HDR);
         self.0.l4_csum_replace(offset, 0, addresses.into(), pseudo).ok()?;
@@ -106,12 +167,7 @@ impl Packet for Buffer {
         if self.load::<u16>(offset)? != csum::mark(csum::update(before, addresses), optional) {
             return Some(());
         }
-        self.store(offset, &csum::mark(csum::update(before, csum::add(addresses, ports)), optional))
-    }
-
-    #[inline(always)]
-    fn crc_change(bits: u32, len: u32) -> u32 {
-        bytes::crc_change(bits, len)
+        self.store(offset, &after)
     }
 }
 

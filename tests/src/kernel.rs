@@ -59,6 +59,14 @@ impl Kernel {
         Self::loaded(image, |object, pins| Ok(object.load_needed(pins, capacities, false)?.0))
     }
 
+    /// The same on a kernel that tells nothing of its structures.
+    ///
+    /// # Errors
+    /// As of [`Kernel::new`].
+    pub fn untold(image: &Image, capacities: &Capacities) -> Result<Self> {
+        Self::loaded(image, |object, pins| Ok(object.untold().load(pins, capacities, false)?.0))
+    }
+
     fn loaded(image: &Image, load: impl FnOnce(Object, &Pins) -> Result<Programs>) -> Result<Self> {
         let owner = Owner::new()?;
         let pins = Pins::new(owner.bpffs()?.join("sluice"));

@@ -38,7 +38,7 @@ fn timeless<A: Net>(tables: &Native) -> Flows<A> {
     flows
 }
 
-/// One of the two kernels, the hook at which packets come in there, and its native twin.
+/// One of the kernels, the hook at which packets come in there, and its native twin.
 struct World {
     kernel: Kernel,
     ingress: Hook,
@@ -47,9 +47,12 @@ struct World {
 
 impl World {
     fn new<A: Net>(image: &Image, ingress: Hook) -> Result<Self> {
+        Self::with::<A>(image, ingress, Kernel::new(image, &small())?)
+    }
+
+    fn with<A: Net>(image: &Image, ingress: Hook, mut kernel: Kernel) -> Result<Self> {
         let mut native = Native::new(image.clone());
         routes::tell::<A>(&mut native, ingress == Hook::Xdp);
-        let mut kernel = Kernel::new(image, &small())?;
         kernel.set_device(routes::DEVICE, device::XDP)?;
         Ok(Self { kernel, ingress, native })
     }
@@ -97,7 +100,11 @@ fn programs_and_agent_have_one_time() -> Result<()> {
 fn agree<A: Net>(seed: u64, packets: u64) -> Result<()> {
     println!("{packets} packets of {:?}, SLUICE_SEED={seed}", A::FAMILY);
     let image = random::image::<A>();
-    let mut worlds = [World::new::<A>(&image, Hook::Xdp)?, World::new::<A>(&image, Hook::TcIngress)?];
+    let mut worlds = [
+        World::new::<A>(&image, Hook::Xdp)?,
+        World::new::<A>(&image, Hook::TcIngress)?,
+        World::with::<A>(&image, Hook::TcIngress, Kernel::untold(&image, &small())?)?,
+    ];
     let mut numbers = Seed(seed);
     let mut verdicts = BTreeMap::<_, u64>::new();
     for number in 0..packets {

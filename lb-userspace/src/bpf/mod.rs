@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 mod attach;
+mod btf;
 mod chunks;
 mod clock;
 mod clsact;

@@ -15,10 +15,12 @@ use aya_log::EbpfLogger;
 use lb_common::datapath::Stage;
 use lb_common::flow::table::{SEED_AT, bucket_words};
 use lb_common::ip::{Family, V4, V6};
+use lb_common::summed::{Place, UNTOLD, call};
 use lb_common::tables::map;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::btf::Summed;
 use super::dense::Words;
 use super::error::chain;
 use super::maps::Of;
@@ -35,15 +37,26 @@ const JIFFIES: &str = "JIFFIES";
 /// The ring buffer of aya-log: the only map that each agent has anew.
 const LOG_MAP: &str = "AYA_LOGS";
 
+/// What is lost where the kernel does not tell the kind of a checksum.
+const SLOWER: &str = "each translated packet at TC costs some 25 ns more: this kernel has no type information \
+    (CONFIG_DEBUG_INFO_BTF) that tells the kind of its checksum, or is older than Linux 6.2";
+
 /// The end of the names of programs that stand in for stages.
 const ABSENT: &str = "absent";
 
 /// Threads that load programs: two thirds of the work are four of them.
 const THREADS: usize = 4;
 
+/// The global that says where the kernel tells the kind of a checksum.
+const SUMMED: &str = "SUMMED";
+
 /// The kernel's side, as the build made it.
 #[derive(Clone, Copy, Debug)]
-pub struct Object(&'static [u8]);
+pub struct Object {
+    bytes: &'static [u8],
+    /// Whether programs read the kernel's own structures, where it tells of them.
+    is_told: bool,
+}
 
 /// The programs in the kernel, by name.
 #[derive(Debug)]
@@ -59,7 +72,13 @@ impl Object {
     /// # Errors
     /// The binary was built without.
     pub fn embedded() -> Result<Self, Error> {
-        if EMBEDDED.is_empty() { Err(Error::NoObject) } else { Ok(Self(EMBEDDED)) }
+        if EMBEDDED.is_empty() { Err(Error::NoObject) } else { Ok(Self { bytes: EMBEDDED, is_told: true }) }
+    }
+
+    /// The same as on a kernel that tells nothing of its structures.
+    #[must_use]
+    pub const fn untold(self) -> Self {
+        Self { is_told: false, ..self }
     }
 
     /// Loads the programs, over the pinned maps where there are any, and pins all. The warnings say which options
@@ -112,7 +131,10 @@ impl Object {
         let tables = [table::<V4>(&folder, capacities)?, table::<V6>(&folder, capacities)?];
         let mut loader = EbpfLoader::new();
         let jiffies = clock::jiffies().words();
+        let summed = if self.is_told { Summed::of_this_kernel() } else { None };
+        let place = Place::word(summed.map(|summed| summed.place));
         loader.override_global(FLOWS_SHAPE, &tables[..], true).override_global(JIFFIES, &jiffies[..], true);
+        loader.override_global(SUMMED, &place, true);
         loader.default_map_pin_directory(&folder).override_global(LOG_LEVEL, &level, false);
         // What declares it cannot say that it is pinned.
         for array in [map::SLOTS, map::TRAFFIC].into_iter().chain(map::BACKENDS) {
@@ -121,6 +143,9 @@ impl Object {
         // A log of each run of the verifier takes time; where it refuses, aya asks again with a log.
         loader.verifier_log_level(VerifierLogLevel::STATS);
         let mut warnings = Vec::new();
+        if summed.is_none() {
+            warnings.push(SLOWER.to_owned());
+        }
         for shape in shape::shapes(capacities) {
             let pinned = shape.pinned(&folder)?;
             loader.map_max_entries(shape.map, pinned.unwrap_or(shape.capacity));
@@ -134,7 +159,8 @@ impl Object {
                 ));
             }
         }
-        let mut ebpf = loader.load(self.0).map_err(|error| Error::Load(chain(&error)))?;
+        let mut ebpf =
+            loader.load(bytemuck::cast_slice(&self.told(summed))).map_err(|error| Error::Load(chain(&error)))?;
         seed::<V4>(&folder, Some((tables[0] >> 32) as u32))?;
         seed::<V6>(&folder, Some((tables[1] >> 32) as u32))?;
         let mut fds = BTreeMap::new();
@@ -150,6 +176,22 @@ impl Object {
             fds.insert(name.to_owned(), fd);
         }
         Ok((Programs { fds, ebpf }, warnings))
+    }
+}
+
+impl Object {
+    /// The object, with the calls of the running kernel where it has only marks.
+    fn told(self, summed: Option<Summed>) -> Vec<u64> {
+        let word = |bytes: &[u8]| {
+            let mut word = [0; size_of::<u64>()];
+            word.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+            u64::from_le_bytes(word)
+        };
+        let tell = |word| match summed {
+            Some(summed) if word == UNTOLD => call(summed.function),
+            _ => word,
+        };
+        self.bytes.chunks(size_of::<u64>()).map(word).map(tell).collect()
     }
 }
 
