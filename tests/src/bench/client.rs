@@ -33,6 +33,8 @@ pub(super) enum Task {
     Fill { to: SocketAddr, time: u64 },
     /// A UDP socket, connected again and again. Nanoseconds.
     Associate { to: SocketAddr, count: u32 },
+    /// UDP sockets, one after the other: each is opened, connected and closed. Nanoseconds.
+    Open { to: SocketAddr, count: u32 },
 }
 
 impl Task {
@@ -42,6 +44,7 @@ impl Task {
             Self::Connect { to, time } => connect(to, Duration::from_millis(*time)),
             Self::Fill { to, time } => fill(*to, Duration::from_millis(*time)),
             Self::Associate { to, count } => associate(*to, *count),
+            Self::Open { to, count } => open_each(*to, *count),
         }
     }
 }
@@ -101,6 +104,15 @@ fn associate(to: SocketAddr, count: u32) -> Result<Vec<f64>> {
     let start = Instant::now();
     for _ in 0..count {
         socket.connect(to)?;
+    }
+    Ok(vec![start.elapsed().as_secs_f64() * 1e9 / f64::from(count)])
+}
+
+fn open_each(to: SocketAddr, count: u32) -> Result<Vec<f64>> {
+    let start = Instant::now();
+    for _ in 0..count {
+        let domain = socket2::Domain::for_address(to);
+        socket2::Socket::new(domain, socket2::Type::DGRAM, None)?.connect(&to.into())?;
     }
     Ok(vec![start.elapsed().as_secs_f64() * 1e9 / f64::from(count)])
 }

@@ -1,5 +1,5 @@
 //! What the socket path adds to a `connect()`. The kernel runs no hook of sockets on request, so a real socket is connected
-//! again and again: UDP, where nothing is sent.
+//! again and again, or one after the other: UDP, where nothing is sent.
 
 use std::net::SocketAddr;
 
@@ -17,7 +17,10 @@ const PORT: u16 = 53;
 /// The goal for a connection to a Service.
 const GOAL: f64 = 120.0;
 
-/// One row for sockets that connect to a Service, one for those that connect elsewhere.
+/// Sockets that are opened, connected and closed take many times as long as those that are only connected.
+const OPENED: u32 = 8;
+
+/// Rows for sockets that connect to a Service, and for those that connect elsewhere; for one socket, and for a new one each time.
 pub(super) fn measure(options: &Options) -> Result<Vec<Row>> {
     let lab = Lab::new()?;
     let pods = lab.pods("web", [11])?;
@@ -31,17 +34,22 @@ pub(super) fn measure(options: &Options) -> Result<Vec<Row>> {
     for family in FAMILIES {
         let direct = pod.at(family, UDP_PORT);
         let service = SocketAddr::new(family.cluster_ip(1), PORT);
-        let mut times = [Runs::default(), Runs::default(), Runs::default()];
+        let mut times: [[Runs; 3]; 2] = Default::default();
         for _ in 0..options.runs {
-            for ((client, to), times) in [(0, direct), (1, service), (1, direct)].into_iter().zip(&mut times) {
-                times.push(clients[client].run(&Task::Associate { to, count: options.rounds })?[0]);
+            for (at, (client, to)) in [(0, direct), (1, service), (1, direct)].into_iter().enumerate() {
+                let again = Task::Associate { to, count: options.rounds };
+                times[0][at].push(clients[client].run(&again)?[0]);
+                let anew = Task::Open { to, count: options.rounds / OPENED };
+                times[1][at].push(clients[client].run(&anew)?[0]);
             }
             bar.inc(1);
         }
-        let [base, service, other] = times;
         let name = if family == Family::V4 { "IPv4" } else { "IPv6" };
-        rows.push(Row::new("connect() to a Service", name, "socket", 1, [base.clone(), service], Some(GOAL)));
-        rows.push(Row::new("connect() elsewhere", name, "socket", 1, [base, other], None));
+        let cases = [("connect()", Some(GOAL)), ("connect() of a new socket", None)];
+        for ([base, service, other], (case, goal)) in times.into_iter().zip(cases) {
+            rows.push(Row::new(&format!("{case} to a Service"), name, "socket", 1, [base.clone(), service], goal));
+            rows.push(Row::new(&format!("{case} elsewhere"), name, "socket", 1, [base, other], None));
+        }
     }
     bar.finish_and_clear();
     Ok(rows)
