@@ -48,11 +48,12 @@ pub fn tuple<A: Ip>(src: &A, sport: Be16, dst: &A, dport: Be16, proto: u8) -> u3
     finish(mix(state, u32::from(sport.wire()) << 16 | u32::from(dport.wire())))
 }
 
-/// Of a socket that talks to a frontend.
+/// Of a socket, by its cookie, and an address and port that it calls; every bit good. The programs have [`quick`] of the
+/// address already.
 #[inline(always)]
-pub fn socket<A: Ip>(cookie: [u32; 2], dst: &A, dport: Be16) -> u32 {
-    let state = dst.words().iter().fold(mix(cookie[0], cookie[1]), |state, word| mix(state, *word));
-    finish(mix(state, u32::from(dport.wire())))
+pub fn socket<A: Ip>([low, high]: [u32; 2], addr: &A, port: Be16) -> u32 {
+    let state = quick(addr, port) ^ (u64::from(high) << 32 | u64::from(low));
+    finish((state.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32)
 }
 
 /// Of a number under a seed: the two independent hashes that Maglev wants are this with two seeds.

@@ -12,7 +12,7 @@ use crate::verdict::Reason;
 
 /// Names the shape of the maps below. The agent pins maps in a folder of this name, so that agents of two layouts
 /// never share one. Raise it with every change of a key, a value or a map's kind.
-pub const LAYOUT: u32 = 6;
+pub const LAYOUT: u32 = 7;
 
 /// Nanoseconds of `CLOCK_MONOTONIC` in the unit of [`Flow::seen`]: a little over a second, a shift instead of a division.
 pub const TICK: u64 = 1 << 30;
@@ -65,7 +65,7 @@ pub use services::{
     Affinity, AffinityKey, Backend, Frontend, FrontendKey, Kind, LABEL, Name, Origin, RangeKey, Table, backend,
     frontend,
 };
-pub use sockets::{SocketKey, SocketPeer};
+pub use sockets::{SOCKET_PLACES, SocketBucket, SocketEntry, SocketKey, SocketPeer};
 pub use traffic::Traffic;
 
 /// Bits of the values of the `DEVICES` map, whose key is a device's index.
@@ -187,7 +187,7 @@ pub mod map {
     pub const BACKENDS: [&str; 2] = ["BACKENDS_V4", "BACKENDS_V6"];
     /// Flows, an array of the buckets of [`crate::flow::table`], by family. Can be mapped into memory.
     pub const FLOWS: [&str; 2] = ["FLOWS_V4", "FLOWS_V6"];
-    /// [`super::SocketKey`] to [`super::SocketPeer`], LRU hash, by family.
+    /// [`super::SocketKey`] to [`super::SocketPeer`], an array of [`super::SocketBucket`], by family.
     pub const SOCKETS: [&str; 2] = ["SOCKETS_V4", "SOCKETS_V6"];
     /// Maglev tables, one behind the other, in an array of arrays of [`SLOTS_CHUNK`] slots each. Slots are backend ids of
     /// 32 bits, two in each element of an array of 64-bit words (the kernel pads smaller elements to that), the even one
@@ -226,8 +226,8 @@ pub mod map {
     pub const BACKENDS_CHUNK: u32 = 1 << 14;
     /// Flows of a family.
     pub const FLOWS_CAPACITY: u32 = 1 << 17;
-    /// Translated sockets of a family.
-    pub const SOCKETS_CAPACITY: u32 = 1 << 16;
+    /// Buckets for translated sockets of a family, four in each. A power of two.
+    pub const SOCKETS_BUCKETS: u32 = 1 << 15;
     /// Maglev slots of all backend sets together: room for about 260,000 sets of 10. Memory is taken a chunk at a time.
     pub const SLOTS_CAPACITY: u32 = 1 << 28;
     /// Slots of a chunk, 1 MiB: about 260 sets of 10. A power of two.
@@ -364,7 +364,7 @@ pub trait Tables<A: Ip> {
     fn pass(&mut self, flow: &Flow<A>, reason: Reason);
     /// What the stage before handed on.
     fn passed(&mut self) -> Option<(Flow<A>, Reason)>;
-    /// Remembers which frontend a socket meant.
+    /// Remembers which frontend a socket meant. Writes nothing where that is known already.
     fn remember(&mut self, key: &SocketKey<A>, peer: &SocketPeer<A>);
     /// The frontend that a socket meant.
     fn remembered(&self, key: &SocketKey<A>) -> Option<SocketPeer<A>>;
@@ -407,10 +407,8 @@ mod tests {
             (size::<FlowKey<V6>>(), 40),
             (size::<Flow<V4>>(), 32),
             (size::<Flow<V6>>(), 56),
-            (size::<SocketKey<V4>>(), 16),
-            (size::<SocketKey<V6>>(), 28),
-            (size::<SocketPeer<V4>>(), 8),
-            (size::<SocketPeer<V6>>(), 20),
+            (size::<SocketBucket<V4>>(), 4 * 24),
+            (size::<SocketBucket<V6>>(), 4 * 48),
             (size::<FragmentKey<V4>>(), 16),
             (size::<FragmentKey<V6>>(), 40),
             (size::<FragmentPorts>(), 8),

@@ -16,6 +16,7 @@ mod log;
 mod maps;
 mod skb;
 mod socket;
+mod socket_table;
 mod tables;
 mod xdp;
 
@@ -126,7 +127,7 @@ macro_rules! cgroup {
         #[doc = $doc]
         #[cgroup_sock_addr($hook)]
         fn $hook(ctx: SockAddrContext) -> i32 {
-            $run(&socket::Socket::<$family>::new(&ctx))
+            socket::answer($run(&socket::Socket::<$family>::new(&ctx)))
         }
     )*};
 }

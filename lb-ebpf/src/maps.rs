@@ -15,7 +15,7 @@ use lb_common::ip::{Family, V4, V6};
 use lb_common::summed::Place;
 use lb_common::tables::{
     Affinity, AffinityKey, Backend, Config, Filter, FragmentKey, FragmentPorts, Frontend, FrontendKey, Name, Passed,
-    RangeKey, SocketKey, SocketPeer, Traffic, map as shape,
+    RangeKey, SocketBucket, Traffic, map as shape,
 };
 use lb_common::verdict::Reason;
 
@@ -192,7 +192,8 @@ pub(crate) trait Maps: Routed + Far {
     fn backend(id: u32) -> Option<Backend<Self>>;
     fn source_ranges() -> &'static LpmTrie<RangeKey<Self>, u32>;
     fn affinity() -> &'static LruHashMap<AffinityKey<Self>, Affinity>;
-    fn sockets() -> &'static LruHashMap<SocketKey<Self>, SocketPeer<Self>>;
+    /// A bucket of what sockets were led to.
+    fn sockets(bucket: u32) -> Option<*mut SocketBucket<Self>>;
     fn fragments() -> &'static LruHashMap<FragmentKey<Self>, FragmentPorts>;
     /// Room for copies of entries of flows, this CPU's own.
     fn snapshots(index: u32) -> Option<*mut Snapshot<Self>>;
@@ -219,7 +220,7 @@ macro_rules! maps {
         #[map]
         static $affinity: LruHashMap<AffinityKey<$ip>, Affinity> = LruHashMap::pinned(shape::AFFINITY_CAPACITY, 0);
         #[map]
-        static $sockets: LruHashMap<SocketKey<$ip>, SocketPeer<$ip>> = LruHashMap::pinned(shape::SOCKETS_CAPACITY, 0);
+        static $sockets: Array<SocketBucket<$ip>> = Array::pinned(shape::SOCKETS_BUCKETS, 0);
         #[map]
         static $fragments: LruHashMap<FragmentKey<$ip>, FragmentPorts> =
             LruHashMap::pinned(shape::FRAGMENTS_CAPACITY, 0);
@@ -254,8 +255,8 @@ macro_rules! maps {
                 &$affinity
             }
             #[inline(always)]
-            fn sockets() -> &'static LruHashMap<SocketKey<Self>, SocketPeer<Self>> {
-                &$sockets
+            fn sockets(bucket: u32) -> Option<*mut SocketBucket<Self>> {
+                $sockets.get_ptr_mut(bucket)
             }
             #[inline(always)]
             fn fragments() -> &'static LruHashMap<FragmentKey<Self>, FragmentPorts> {

@@ -1,5 +1,6 @@
 //! Sockets at the cgroup hooks.
 
+use core::arch::asm;
 use core::marker::PhantomData;
 
 use aya_ebpf::bindings::{BPF_TCP_ESTABLISHED, bpf_sock_addr};
@@ -7,7 +8,7 @@ use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, 
 use aya_ebpf::programs::SockAddrContext;
 use lb_common::ip::{Be16, Ip, V4, V6};
 use lb_common::packet::proto;
-use lb_common::socket::{self, Decision};
+use lb_common::socket::{self, Decision, Socket as _};
 use lb_common::tables::{Tables, socket_path};
 
 use crate::maps::{self, Maps};
@@ -23,6 +24,15 @@ const REFUSED: i32 = -111;
 /// IPv4 addresses in IPv6 sockets begin so (RFC 4291, 2.5.5.2): `::ffff:0:0/96`.
 const MAPPED: [u32; 3] = [0, 0, 0xffff_u32.to_be()];
 
+/// What the program returns. The kernel wants to see that it is one of these two: the compiler may have it in a register
+/// whose bounds are lost.
+#[inline(always)]
+pub(crate) fn answer(mut result: i32) -> i32 {
+    // SAFETY: the instruction touches this register only.
+    unsafe { asm!("{result} &= 1", result = inout(wreg) result) };
+    result
+}
+
 /// The address that a process named, in a call of one family.
 pub(crate) struct Socket<A>(*mut bpf_sock_addr, PhantomData<A>);
 
@@ -33,14 +43,8 @@ impl<A> Socket<A> {
     }
 
     #[inline(always)]
-    fn cookie(&self) -> [u32; 2] {
-        // SAFETY: the context is this run's own.
-        split(unsafe { bpf_get_socket_cookie(self.0.cast()) })
-    }
-
-    #[inline(always)]
     fn port(&self) -> Be16 {
-        // SAFETY: as above.
+        // SAFETY: the context is this run's own.
         Be16::from_wire(unsafe { (*self.0).user_port } as u16)
     }
 
@@ -62,29 +66,19 @@ impl<A> Socket<A> {
         // SAFETY: as above; the kernel lets these hooks read the socket's state, and there is always a socket.
         unsafe { (*(*self.0).__bindgen_anon_1.sk).state == BPF_TCP_ESTABLISHED }
     }
+}
 
-    /// Whether the sockets of this process are to be translated at all.
+impl<A> socket::Socket for Socket<A> {
     #[inline(always)]
-    fn ours(&self) -> bool {
-        let Some(config) = maps::config() else { return false };
-        match config.socket_path {
-            socket_path::OFF => false,
-            socket_path::HOST => self.is_of(config.netns),
-            _ => true,
-        }
+    fn cookie(&self) -> [u32; 2] {
+        // SAFETY: the context is this run's own.
+        split(unsafe { bpf_get_socket_cookie(self.0.cast()) })
     }
 
-    /// Whether the socket is of this network namespace.
-    #[inline(always)]
-    fn is_of(&self, netns: [u32; 2]) -> bool {
-        // SAFETY: as above.
-        split(unsafe { bpf_get_netns_cookie(self.0.cast()) }) == netns
-    }
-
-    /// Whether the socket is of the node itself.
     #[inline(always)]
     fn is_host(&self) -> bool {
-        maps::config().is_some_and(|config| self.is_of(config.netns))
+        // SAFETY: as above.
+        maps::config().is_some_and(|config| split(unsafe { bpf_get_netns_cookie(self.0.cast()) }) == config.netns)
     }
 }
 
@@ -163,23 +157,24 @@ pub(crate) fn send<A: Call>(call: &Socket<A>) -> i32 {
 
 #[inline(always)]
 fn forward<A: Call>(call: &Socket<A>, lasting: bool) -> i32 {
-    if !matches!(call.protocol(), proto::TCP | proto::UDP) || !call.ours() {
+    let path = maps::config().map_or(socket_path::OFF, |config| config.socket_path);
+    if !matches!(call.protocol(), proto::TCP | proto::UDP) || path == socket_path::OFF {
         return ALLOW;
     }
-    let addr = A::get(call.0);
+    let (addr, host_only) = (A::get(call.0), path == socket_path::HOST);
     match addr.mapped() {
-        None => lead(call, lasting, addr, |addr| addr),
-        Some(v4) => lead(call, lasting, v4, A::map),
+        None => lead(call, lasting, host_only, addr, |addr| addr),
+        Some(v4) => lead(call, lasting, host_only, v4, A::map),
     }
 }
 
 #[inline(always)]
-fn lead<A: Call, B: Ip>(call: &Socket<A>, lasting: bool, addr: B, into: impl Fn(B) -> A) -> i32
+fn lead<A: Call, B: Ip>(call: &Socket<A>, lasting: bool, host_only: bool, addr: B, into: impl Fn(B) -> A) -> i32
 where
     Kernel<(), true>: Tables<B>,
 {
-    let called = socket::Call { cookie: call.cookie(), addr, port: call.port(), proto: call.protocol(), lasting };
-    match socket::forward(&mut Kernel::<(), true>(()), &called, || call.is_host(), crate::now) {
+    let called = socket::Call { addr, port: call.port(), proto: call.protocol(), lasting, host_only };
+    match socket::forward(&mut Kernel::<(), true>(()), call, &called, crate::now) {
         Decision::Pass => ALLOW,
         Decision::To(backend) => {
             A::set(call.0, into(backend.addr));

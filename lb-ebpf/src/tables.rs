@@ -7,6 +7,7 @@ use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::maps::lpm_trie;
 use lb_common::flow::table::{self, Snapshot};
 use lb_common::route::{Hop, Kept, NextHop, Stamp, Way};
+use lb_common::socket;
 use lb_common::tables::{
     Affinity, AffinityKey, Backend, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, InsertError,
     RangeKey, Refused, SocketKey, SocketPeer, Tables,
@@ -17,6 +18,7 @@ use crate::atomic;
 use crate::fib::Place;
 use crate::flow_table::Table;
 use crate::maps::{self, Maps};
+use crate::socket_table::Bucket;
 
 /// The maps of this object, and the node's routes as they are seen where the program runs: in an entry program, or in that of
 /// a stage.
@@ -241,14 +243,14 @@ impl<A: Maps, P: Place, const ENTRY: bool> Tables<A> for Kernel<P, ENTRY> {
 
     #[inline(always)]
     fn remember(&mut self, key: &SocketKey<A>, peer: &SocketPeer<A>) {
-        // An LRU map makes room; should it fail, the socket sees the backend's own address.
-        let _ = A::sockets().insert(key, peer, BPF_ANY.into());
+        if let Some(mut bucket) = Bucket::of(key) {
+            socket::table::put(&mut bucket, key, peer);
+        }
     }
 
     #[inline(always)]
     fn remembered(&self, key: &SocketKey<A>) -> Option<SocketPeer<A>> {
-        // SAFETY: the value is copied at once.
-        unsafe { A::sockets().get(key) }.copied()
+        socket::table::find(&Bucket::of(key)?, key)
     }
 
     #[inline(always)]
@@ -274,7 +276,11 @@ impl<A: Maps, P: Place, const ENTRY: bool> Tables<A> for Kernel<P, ENTRY> {
 
     #[inline(always)]
     fn opened(&mut self, service: u32) {
-        traffic_opened(service);
+        if ENTRY {
+            opened(service);
+        } else {
+            traffic_opened(service);
+        }
     }
 
     #[inline(always)]
@@ -295,6 +301,14 @@ fn carried(service: u32, is_answer: bool, bytes: u32) {
     }
 }
 
+#[inline(always)]
+fn opened(service: u32) {
+    if let Some(traffic) = maps::traffic(service) {
+        // SAFETY: as in `carried`.
+        unsafe { (*traffic).connections += 1 };
+    }
+}
+
 // In a stage there are many ways behind the verifier when it comes to count. It looks at a function that is global, and returns
 // a number, once and by itself. An entry program has few ways, and no time for a call.
 
@@ -310,9 +324,6 @@ extern "C" fn traffic_carried(service: u32, is_answer: u32, bytes: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn traffic_opened(service: u32) -> u32 {
-    if let Some(traffic) = maps::traffic(service) {
-        // SAFETY: as in `carried`.
-        unsafe { (*traffic).connections += 1 };
-    }
+    opened(service);
     0
 }

@@ -42,7 +42,7 @@ fn lost<'a, A: Of>(
         let Some(addr) = A::from_ip(peer.ip()) else { continue };
         let port = Be16::new(peer.port());
         // Whoever connected to a pod itself meant just that.
-        if let Some(meant) = store.maps().meant(&SocketKey { cookie: socket.cookie(), addr, port, zero: 0 })? {
+        if let Some(meant) = store.maps().meant(&SocketKey { cookie: socket.cookie(), addr, port })? {
             let frontend = FrontendKey::new(meant.addr, meant.port, Protocol::Udp.number());
             led.push((socket, frontend, (addr, port)));
         }

@@ -2,6 +2,7 @@
 
 use lb_common::ip::Family;
 use lb_common::mem::Native;
+use lb_common::socket::table;
 use lb_common::tables::listing::Listed;
 use lb_common::tables::{Affinity, AffinityKey, Filter, Flow, FlowKey, FrontendKey, Side, SocketKey, SocketPeer, map};
 use lb_common::verdict::Reason;
@@ -76,7 +77,9 @@ impl Maps {
     /// The map cannot be read.
     pub fn meant<A: Of>(&self, key: &SocketKey<A>) -> Result<Option<SocketPeer<A>>, Error> {
         let name = map::SOCKETS[family_index::<A>()];
-        A::maps(self).sockets.get(key).map_err(|error| Error::map("read", name, &error))
+        let Raw(bucket) =
+            A::maps(self).sockets.get(&table::bucket(key), 0).map_err(|error| Error::map("read", name, &error))?;
+        Ok(table::find(&bucket, key))
     }
 
     /// Adds what the packet path has written to an image: flows, fragments, and which clients stay with which backend.

@@ -10,7 +10,7 @@ use lb_common::ip::{Family, Ip, V4, V6};
 use lb_common::mem;
 use lb_common::tables::{
     Affinity, AffinityKey, Backend, Config, Entry, FragmentKey, FragmentPorts, Frontend, FrontendKey, Name, RangeKey,
-    SocketKey, SocketPeer, map,
+    SocketBucket, map,
 };
 
 use super::chunks::Chunks;
@@ -81,7 +81,7 @@ pub struct FamilyMaps<A: Ip> {
     pub(super) backends: Chunks<Backend<A>>,
     pub(super) ranges: Ranges<A>,
     pub(super) flows: FlowTable<A>,
-    pub(super) sockets: Table<SocketKey<A>, SocketPeer<A>>,
+    pub(super) sockets: Array<MapData, Raw<SocketBucket<A>>>,
     pub(super) affinity: Table<AffinityKey<A>, Affinity>,
     pub(super) fragments: Table<FragmentKey<A>, FragmentPorts>,
 }
@@ -180,6 +180,8 @@ impl Maps {
             let entries = match shape.map {
                 map::SLOTS => slots_used,
                 map::FILTER | map::CONFIG | map::EPOCH | map::COUNTERS | map::TRAFFIC => continue,
+                // Full of what sockets left that are closed.
+                sockets if map::SOCKETS.contains(&sockets) => continue,
                 _ => self.entries(shape.map)?,
             };
             fills.push(fill(shape, *capacity, entries));
@@ -249,8 +251,6 @@ impl<A: Of> FamilyMaps<A> {
         } else if name == map::FLOWS[index] {
             // Half-open ones make room for each other, and take none from these.
             self.flows.each(|_, flow| *n += u64::from(flow.is_established())).map(drop)?;
-        } else if name == map::SOCKETS[index] {
-            self.sockets.each(|_, _| *n += 1)?;
         } else if name == map::FRAGMENTS[index] {
             self.fragments.each(|_, _| *n += 1)?;
         }
@@ -288,7 +288,7 @@ fn family<A: Of>(pins: &Pins, shapes: &[(Shape, u32)]) -> Result<FamilyMaps<A>, 
         )?,
         ranges: ranges(folder, map::SOURCE_RANGES[index])?,
         flows: FlowTable::new(&pins.programs(), buckets),
-        sockets: table(folder, map::SOCKETS[index])?,
+        sockets: typed(data(folder, map::SOCKETS[index])?, map::SOCKETS[index])?,
         affinity: table(folder, map::AFFINITY[index])?,
         fragments: table(folder, map::FRAGMENTS[index])?,
     })

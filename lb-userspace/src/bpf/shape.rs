@@ -7,7 +7,7 @@ use lb_common::flow::table::{bucket_words, buckets_for, flows_in};
 use lb_common::ip::{Ip, V4, V6};
 use lb_common::tables::{
     Affinity, AffinityKey, Config, Filter, FragmentKey, FragmentPorts, Frontend, FrontendKey, Name, RangeKey,
-    SocketKey, SocketPeer, map,
+    SocketBucket, map,
 };
 use lb_common::verdict::Reason;
 
@@ -91,8 +91,8 @@ pub(super) fn shapes(capacities: &Capacities) -> Vec<Shape> {
         of::<u32, u64>(map::COUNTERS, PerCpuArray, Reason::COUNT, None),
         table::<V4>(map::FLOWS[0], buckets),
         table::<V6>(map::FLOWS[1], buckets),
-        of::<SocketKey<V4>, SocketPeer<V4>>(map::SOCKETS[0], LruHash, map::SOCKETS_CAPACITY, None),
-        of::<SocketKey<V6>, SocketPeer<V6>>(map::SOCKETS[1], LruHash, map::SOCKETS_CAPACITY, None),
+        of::<u32, SocketBucket<V4>>(map::SOCKETS[0], Array, map::SOCKETS_BUCKETS, None),
+        of::<u32, SocketBucket<V6>>(map::SOCKETS[1], Array, map::SOCKETS_BUCKETS, None),
     ]
 }
 

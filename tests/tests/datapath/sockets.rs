@@ -1,7 +1,7 @@
 //! The socket path: the same choice as for packets, where the client is known.
 
 use lb_common::ip::Be16;
-use lb_common::socket::{Call, Decision, backward, forward};
+use lb_common::socket::{Call, Decision, Socket, backward, forward};
 use lb_common::tables::{AffinityKey, Filter, RangeKey, frontend};
 use sluice_tests::packets::world;
 
@@ -15,21 +15,37 @@ both_families! {
     who_drains_leads_no_socket
 }
 
+/// A socket with its number, of the node or of a pod.
+#[derive(Clone, Copy)]
+struct Caller {
+    cookie: u32,
+    host: bool,
+}
+
+impl Socket for Caller {
+    fn cookie(&self) -> [u32; 2] {
+        [self.cookie, 0]
+    }
+    fn is_host(&self) -> bool {
+        self.host
+    }
+}
+
 impl<A: Net> Path<A> {
     /// Where socket number `cookie` is led that calls `to`.
     fn socket(&mut self, cookie: u32, to: SocketAddr, host: bool) -> Option<SocketAddr> {
         let addr = A::from_ip(to.ip()).unwrap();
         self.call_of(
-            Call { cookie: [cookie, 0], addr, port: Be16::new(to.port()), proto: proto::TCP, lasting: true },
-            host,
+            Caller { cookie, host },
+            Call { addr, port: Be16::new(to.port()), proto: proto::TCP, lasting: true, host_only: false },
         )
         .map(|led| led.unwrap_or(to))
     }
 
     /// The same of any call; none inside where it is refused.
-    fn call_of(&mut self, call: Call<A>, host: bool) -> Option<Option<SocketAddr>> {
+    fn call_of(&mut self, caller: Caller, call: Call<A>) -> Option<Option<SocketAddr>> {
         let now = self.now;
-        match forward(&mut self.tables, &call, || host, || now) {
+        match forward(&mut self.tables, &caller, &call, || now) {
             Decision::Pass => None,
             Decision::To(backend) => Some(Some(SocketAddr::new(backend.addr.into(), backend.port.get()))),
             Decision::Refuse => Some(None),
@@ -87,7 +103,8 @@ mod rules {
     fn is_led<A: Net>(path: &mut Path<A>, proto: u8, lasting: bool, host: bool) -> bool {
         let to = if proto == proto::UDP { vip::<A>(1, 53) } else { vip::<A>(1, 80) };
         let (addr, port) = (A::from_ip(to.ip()).expect("of this family"), Be16::new(to.port()));
-        let Some(led) = path.call_of(Call { cookie: [1, 0], addr, port, proto, lasting }, host) else { return false };
+        let call = Call { addr, port, proto, lasting, host_only: false };
+        let Some(led) = path.call_of(Caller { cookie: 1, host }, call) else { return false };
         let led = led.expect("there are backends");
         let seen = backward(&path.tables, [1, 0], A::from_ip(led.ip()).expect("the same"), Be16::new(led.port()));
         assert_eq!(seen.map(|peer| (peer.addr, peer.port)), Some((addr, port)));

@@ -29,7 +29,7 @@ pub(super) fn sweep(store: &mut BpfStore, departures: Option<&Departures>) -> an
     let (v4, v6) = (Flows::<V4>::read(store)?, Flows::<V6>::read(store)?);
     let mut swept = Swept { levels: vec![v4.level(), v6.level()], ..Swept::default() };
     if departures.is_none() {
-        for counted in [&map::SOCKETS[..], &map::FRAGMENTS, &[map::DEVICES]].concat() {
+        for counted in [&map::FRAGMENTS[..], &[map::DEVICES]].concat() {
             swept.levels.push((counted, store.maps().entries(counted)?));
         }
     }
