@@ -1,4 +1,6 @@
 //! `cargo xtask build`: the eBPF object, then the `sluice` binary that carries it.
+mod strip;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -33,7 +35,8 @@ pub(crate) fn object(toolchain: &Toolchain) -> Result<()> {
     for_bpf(&mut cargo, toolchain);
     process::run(&mut cargo).context("the eBPF programs do not compile")?;
     let built = workspace::bpf_built("sluice-ebpf");
-    let changed = copy_if_different(&built, &object)?;
+    let built = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    let changed = write_if_different(&strip::without_debug_information(&built)?, &object)?;
     let size = fs::metadata(&object).map_or(0, |meta| meta.len());
     let state = if changed { "new" } else { "unchanged" };
     println!("  ok  eBPF object: {} ({} KiB, {state})", object.display(), size / 1024);
@@ -77,8 +80,7 @@ fn binary(release: bool) -> Result<PathBuf> {
 }
 
 /// A file that did not change keeps its time, so that nothing is built again because of it.
-fn copy_if_different(from: &Path, to: &Path) -> Result<bool> {
-    let new = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+fn write_if_different(new: &[u8], to: &Path) -> Result<bool> {
     if fs::read(to).is_ok_and(|old| old == new) {
         return Ok(false);
     }
@@ -103,14 +105,12 @@ mod tests {
     #[test]
     fn an_unchanged_object_keeps_its_time() {
         let dir = tempfile::tempdir().unwrap();
-        let (from, to) = (dir.path().join("a"), dir.path().join("b.o"));
-        fs::write(&from, "one").unwrap();
-        assert!(copy_if_different(&from, &to).unwrap());
+        let to = dir.path().join("b.o");
+        assert!(write_if_different(b"one", &to).unwrap());
         let time = fs::metadata(&to).unwrap().modified().unwrap();
-        assert!(!copy_if_different(&from, &to).unwrap());
+        assert!(!write_if_different(b"one", &to).unwrap());
         assert_eq!(fs::metadata(&to).unwrap().modified().unwrap(), time);
-        fs::write(&from, "two").unwrap();
-        assert!(copy_if_different(&from, &to).unwrap());
+        assert!(write_if_different(b"two", &to).unwrap());
         assert_eq!(fs::read_to_string(&to).unwrap(), "two");
     }
 }
