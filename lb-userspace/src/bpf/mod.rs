@@ -18,6 +18,7 @@ mod note;
 mod object;
 mod pins;
 mod run;
+mod same;
 mod shape;
 mod slots;
 mod sockets;

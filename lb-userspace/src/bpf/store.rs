@@ -13,6 +13,7 @@ use lb_common::tables::{Backend, Config, Filter, Frontend, FrontendKey, map};
 use super::dense::bits;
 use super::error::io_error;
 use super::maps::{FamilyMaps, Of};
+use super::same::holds;
 use super::{Error, Maps, Object, Pins, Raw};
 use crate::plan::{FamilyOp, Op};
 use crate::store::{Store, StoreError};
@@ -110,7 +111,7 @@ impl BpfStore {
                 side.frontends.insert(key, frontend);
             }
         }
-        let runs = self.runs(side, &Runs::new())?;
+        let runs = self.runs(side)?;
         let ids: BTreeSet<_> = runs.values().flat_map(|slots| slots.ids().iter().copied()).collect();
         for id in ids {
             let found = A::maps(&self.maps).backends.get(id);
@@ -159,19 +160,15 @@ impl BpfStore {
         Ok(())
     }
 
-    /// The tables that frontends point to. Those that are as they are known are not made anew.
-    fn runs<A: Of>(&mut self, image: &mem::Side<A>, known: &Runs) -> Result<Runs, StoreError> {
+    /// The tables that frontends point to.
+    fn runs<A: Of>(&mut self, image: &mem::Side<A>) -> Result<Runs, StoreError> {
         let mut lens = BTreeMap::<u32, u32>::new();
         for table in image.frontends.values().flat_map(Frontend::tables) {
             let len = lens.entry(table.at).or_default();
             *len = table.len.max(*len);
         }
         let slots = &mut self.maps.slots;
-        let read = |(at, len)| match known.get(&at).filter(|known| known.len() == len as usize) {
-            Some(known) if slots.are(at, known)? => Ok((at, known.clone())),
-            _ => Ok((at, slots.read(at, len)?)),
-        };
-        let read: io::Result<_> = lens.into_iter().map(read).collect();
+        let read: io::Result<_> = lens.into_iter().map(|(at, len)| Ok((at, slots.read(at, len)?))).collect();
         read.map_err(|source| StoreError::Read { map: map::SLOTS, source })
     }
 }
@@ -217,11 +214,12 @@ fn side<A: Of>(maps: &Maps, image: &mut Image) -> Result<(), StoreError> {
 }
 
 impl Store for BpfStore {
-    fn read(&mut self) -> Result<Image, StoreError> {
-        self.read_again(&Image::default())
+    fn holds(&mut self, image: &Image) -> Result<bool, StoreError> {
+        let same = self.config()? == image.config && self.maps.hold(image)?;
+        Ok(same && holds::<V4>(&self.maps, image, 0)? && holds::<V6>(&self.maps, image, 1)?)
     }
 
-    fn read_again(&mut self, known: &Image) -> Result<Image, StoreError> {
+    fn read(&mut self) -> Result<Image, StoreError> {
         let mut image = Image::default();
         let maps = &self.maps;
         let read = |map| move |source| StoreError::Read { map, source };
@@ -236,8 +234,8 @@ impl Store for BpfStore {
         let words = maps.filter.words().map_err(read(map::FILTER))?;
         let words = words.words().take(Filter::BITS as usize / 64);
         image.filter = (0..).zip(words).flat_map(|(index, word)| bits(index * 64, word)).collect();
-        image.runs = self.runs(&image.v4, &known.runs)?;
-        image.runs.extend(self.runs(&image.v6, &known.runs)?);
+        image.runs = self.runs(&image.v4)?;
+        image.runs.extend(self.runs(&image.v6)?);
         Ok(image)
     }
 

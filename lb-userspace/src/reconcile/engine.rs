@@ -274,7 +274,10 @@ impl<S: Store> Engine<S> {
     /// Reads the maps back and repairs what is not as this agent left it.
     fn sweep(&mut self) -> Result<(), StoreError> {
         let Some(compiler) = &self.compiler else { return Ok(()) };
-        let ops = diff(&self.store.read_again(compiler.image())?, compiler.image());
+        if self.store.holds(compiler.image())? {
+            return Ok(());
+        }
+        let ops = diff(&self.store.read()?, compiler.image());
         if let Some(first) = ops.first() {
             warn!("{} entries of the maps were changed by someone else, {first} in {} first", ops.len(), first.map());
             self.status.repairs += ops.len() as u64;

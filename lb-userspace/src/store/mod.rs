@@ -23,12 +23,12 @@ pub trait Store {
     /// A map cannot be read.
     fn read(&mut self) -> Result<Image, StoreError>;
 
-    /// The same, where most of it is known to be as `known` says: what is can be shared with that.
+    /// Whether that is just what `image` says. Costs less than to read it.
     ///
     /// # Errors
     /// A map cannot be read.
-    fn read_again(&mut self, _known: &Image) -> Result<Image, StoreError> {
-        self.read()
+    fn holds(&mut self, image: &Image) -> Result<bool, StoreError> {
+        Ok(self.read()? == *image)
     }
 
     /// Makes one write.
