@@ -31,7 +31,7 @@ use crate::watch::{Feed, Health, Problem, Reason};
 
 /// How often what is attached is compared with what should be, beside each change of a device.
 const REPAIR: Duration = Duration::from_secs(10);
-/// The report is written no more often than this.
+/// The report is written no more often than this. What only counts is told with the next, after a [`REPAIR`] at most.
 const REPORT: Duration = Duration::from_millis(100);
 
 /// Runs until a signal, then leaves everything attached.
@@ -265,8 +265,11 @@ impl Agent {
             checks.sync(&status.checks);
         }
         let ranges = status.service_cidrs != self.status.service_cidrs;
+        let news = status.is_news(&self.status);
         self.status = status;
-        self.report_soon();
+        if news {
+            self.report_soon();
+        }
         ranges
     }
 

@@ -50,3 +50,11 @@ pub struct Status {
     /// Whether this node is being deleted, or about to be, as its Node object says.
     pub node_leaving: bool,
 }
+
+impl Status {
+    /// Whether more changed since `before` than counters and times, which each write moves on.
+    pub fn is_news(&self, before: &Self) -> bool {
+        let of = |status: &Self| (status.ready, status.in_step_at.is_some(), status.services, status.repairs);
+        of(self) != of(before) || self.error != before.error || self.problems != before.problems
+    }
+}

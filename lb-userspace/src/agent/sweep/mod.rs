@@ -58,7 +58,8 @@ pub(super) async fn forever(
     mut changes: mpsc::UnboundedReceiver<Departures>,
     levels: watch::Sender<Levels>,
 ) {
-    let mut sweeper = Sweeper::new(pins.clone());
+    // It goes from thread to thread, and is of some size.
+    let mut sweeper = Box::new(Sweeper::new(pins.clone()));
     let (mut next, mut rested, mut again) = (Instant::now(), Instant::now(), AGAIN.iter());
     let mut again_at = None;
     loop {
@@ -88,8 +89,8 @@ pub(super) async fn forever(
             sweeper.hear(change);
         }
         let began = Instant::now();
-        let (swept, found) = run(sweeper, which).await.unwrap_or_else(|| (Sweeper::new(pins.clone()), 0));
-        sweeper = swept;
+        let found;
+        (sweeper, found) = run(sweeper, which).await.unwrap_or_else(|| (Box::new(Sweeper::new(pins.clone())), 0));
         let took = began.elapsed();
         debug!("a sweep of {which:?} took {took:?}");
         if which == Which::All {
@@ -109,7 +110,7 @@ pub(super) async fn forever(
 }
 
 /// Sweeps once, and says how much was found; none where that failed beyond repair.
-async fn run(mut sweeper: Sweeper, which: Which) -> Option<(Sweeper, usize)> {
+async fn run(mut sweeper: Box<Sweeper>, which: Which) -> Option<(Box<Sweeper>, usize)> {
     // Reading large maps takes long; devices and Services must not wait for it.
     let sweep = move || {
         let found = sweeper.sweep(which);
