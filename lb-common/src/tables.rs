@@ -183,7 +183,7 @@ entry! {
 pub mod map {
     /// [`super::FrontendKey`] to [`super::Frontend`], hash, by family.
     pub const FRONTENDS: [&str; 2] = ["FRONTENDS_V4", "FRONTENDS_V6"];
-    /// Backend id to [`super::Backend`], array of arrays of [`BACKENDS_CHUNK`], by family.
+    /// Backend id to [`super::Backend`], array of arrays of [`BACKENDS_CHUNK`], by family. These can be mapped into memory.
     pub const BACKENDS: [&str; 2] = ["BACKENDS_V4", "BACKENDS_V6"];
     /// Flows, an array of the buckets of [`crate::flow::table`], by family. Can be mapped into memory.
     pub const FLOWS: [&str; 2] = ["FLOWS_V4", "FLOWS_V6"];

@@ -35,7 +35,7 @@ const CHUNKS: usize = (shape::SLOTS_CAPACITY / shape::SLOTS_CHUNK) as usize;
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 
 /// The backends of a family.
-type Backends<A> = ArrayOfMaps<btf_maps::Array<Backend<A>, BACKENDS>, BACKEND_CHUNKS>;
+type Backends<A> = ArrayOfMaps<btf_maps::Array<Backend<A>, BACKENDS, MMAPABLE>, BACKEND_CHUNKS>;
 /// Backends in a chunk.
 const BACKENDS: usize = shape::BACKENDS_CHUNK as usize;
 const BACKEND_CHUNKS: usize = (shape::BACKENDS_CAPACITY / shape::BACKENDS_CHUNK) as usize;

@@ -10,7 +10,11 @@ use std::path::{Path, PathBuf};
 use aya::maps::{MapInfo, MapType};
 use lb_common::tables::Entry;
 
+use super::dense::Words;
 use super::{Error, pins, sys};
+
+/// `BPF_F_MMAPABLE`.
+pub(super) const MMAPABLE: u32 = 1 << 10;
 
 /// An array in a folder of pins: `NAME` is the array of maps, `NAME-<number>` each chunk that there is.
 #[derive(Debug)]
@@ -111,15 +115,22 @@ impl<V: Entry> Chunks<V> {
         self.chunk(number).map_or(Ok(()), |chunk| sys::put(chunk, place, value))
     }
 
-    /// Visits all elements that there are.
+    /// Visits all elements that there are, in the order of their indexes. The chunks must be [`MMAPABLE`]: one at a time is mapped,
+    /// since the kernel would look for each of its elements and copy it out by itself.
     ///
     /// # Errors
-    /// A chunk cannot be read.
+    /// A chunk cannot be mapped.
     pub(super) fn each(&self, mut each: impl FnMut(&u32, &V)) -> io::Result<()> {
-        let shape = (4, sys::value_size::<V>(), self.chunk_len());
+        // Elements of arrays begin at multiples of eight bytes.
+        let words = size_of::<V>().div_ceil(8);
         for (number, chunk) in &self.there {
             let base = number * self.chunk_len();
-            sys::read_all(chunk.as_fd(), shape, |place: &u32, value| each(&(base + place), value))?;
+            let memory = Words::map(chunk.as_fd(), words * self.chunk_len() as usize)?;
+            for place in 0..self.chunk_len() {
+                if let Some(value) = memory.entry(place as usize * words) {
+                    each(&(base + place), &value);
+                }
+            }
         }
         Ok(())
     }

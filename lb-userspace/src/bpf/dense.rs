@@ -1,10 +1,12 @@
 //! Arrays of numbers that the kernel lets us map into our memory, so that reading and writing cost no system call.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use lb_common::tables::Entry;
 use memmap2::{MmapOptions, MmapRaw};
 
 use super::sys;
@@ -40,6 +42,20 @@ impl Words {
         // SAFETY: the index is inside the mapping, which starts at a page and lives as long as self; all others
         // that write this memory, here and in the kernel, do so atomically.
         Some(unsafe { AtomicU64::from_ptr(self.memory.as_mut_ptr().cast::<u64>().add(index)) })
+    }
+
+    /// A copy of an entry that begins at a word; none where it ends beyond the last. One that is written meanwhile may be half of
+    /// what it was.
+    pub(super) fn entry<V: Entry>(&self, index: usize) -> Option<V> {
+        let mut copy = MaybeUninit::<V>::uninit();
+        for (word, at) in (0..size_of::<V>()).step_by(8).enumerate() {
+            let bytes = self.word(index + word)?.load(Ordering::Relaxed).to_ne_bytes();
+            let len = bytes.len().min(size_of::<V>() - at);
+            // SAFETY: so many bytes are left both there and here.
+            unsafe { bytes.as_ptr().copy_to_nonoverlapping(copy.as_mut_ptr().cast::<u8>().add(at), len) };
+        }
+        // SAFETY: all of it was written, and an entry is plain integers.
+        Some(unsafe { copy.assume_init() })
     }
 
     pub(super) fn half(&self, index: usize) -> Option<&AtomicU32> {

@@ -13,7 +13,7 @@ use lb_common::tables::{
     SocketBucket, map,
 };
 
-use super::chunks::Chunks;
+use super::chunks::{Chunks, MMAPABLE};
 use super::dense::Unmapped;
 use super::shape::{self, Shape};
 use super::slots::SlotArray;
@@ -284,7 +284,7 @@ fn family<A: Of>(pins: &Pins, shapes: &[(Shape, u32)]) -> Result<FamilyMaps<A>, 
             folder,
             backends,
             (room_of(shapes, backends), map::BACKENDS_CHUNK),
-            (MapType::Array, 0),
+            (MapType::Array, MMAPABLE),
         )?,
         ranges: ranges(folder, map::SOURCE_RANGES[index])?,
         flows: FlowTable::new(&pins.programs(), buckets),

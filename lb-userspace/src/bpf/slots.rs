@@ -11,7 +11,7 @@ use lb_common::mem::Slots;
 use lb_common::tables::map;
 
 use super::Error;
-use super::chunks::Chunks;
+use super::chunks::{Chunks, MMAPABLE};
 use super::dense::Words;
 
 /// Slots of a chunk.
@@ -19,8 +19,6 @@ const CHUNK: usize = map::SLOTS_CHUNK as usize;
 const SLOTS_PER_WORD: u32 = 2;
 /// 64-bit words of a chunk.
 const WORDS: u32 = map::SLOTS_CHUNK / SLOTS_PER_WORD;
-/// `BPF_F_MMAPABLE`.
-const MMAPABLE: u32 = 1 << 10;
 
 /// The array.
 #[derive(Debug)]
