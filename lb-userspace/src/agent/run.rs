@@ -56,6 +56,11 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         // Programs that run must know until when strangers pass, and so must the next agent if this one is killed.
         BpfStore::open(&agent.settings.pins)?.write(&Op::Config(agent.facts()?.config))?;
     }
+    if before == Before::ThisLayout {
+        info!("taking over what an earlier agent attached");
+        // Before anything is written: its programs may have maps whose place larger ones took.
+        agent.attach(&mut datapath)?;
+    }
     let programming = Programming::default();
     let (departures, departed) = mpsc::unbounded_channel();
     let mut engine = Engine::start(&agent, source, programming.clone(), departures)?;
@@ -68,14 +73,11 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         levels: levels_seen,
     };
     agent.serve(Observed::new(&agent.settings, said)?, &programming);
-    // A link takes the kernel ten milliseconds: time in which lists come in and maps are filled.
-    if before == Before::OtherLayout {
-        info!("what an agent of another layout attached serves until the maps are complete");
-    } else {
-        if before == Before::ThisLayout {
-            info!("taking over what an earlier agent attached");
-        }
-        agent.attach(&mut datapath)?;
+    match before {
+        // A link takes the kernel ten milliseconds: time in which lists come in and maps are filled.
+        Before::Nothing => agent.attach(&mut datapath)?,
+        Before::OtherLayout => info!("what an agent of another layout attached serves until the maps are complete"),
+        Before::ThisLayout => {}
     }
     let mut repair = interval(REPAIR);
     repair.set_missed_tick_behavior(MissedTickBehavior::Delay);
