@@ -9,6 +9,7 @@ use sluice_tests::lab::{
     Agent, AgentOptions, Exchange, FAMILIES, Family, Lab, Load, Pod, Running, WORLDS, Way, cluster_ips, pod_manifest,
     service_manifest,
 };
+use sluice_tests::packets::random::Seed;
 
 fn web(family: Family, port: u16) -> SocketAddr {
     SocketAddr::new(family.cluster_ip(10), port)
@@ -208,5 +209,113 @@ fn two_nodes_side_by_side_do_not_disturb_each_other() -> Result<()> {
     drop((one_client, one_pods));
     drop(one);
     assert_eq!(ask(&two, &two_client, Way::OutsideXdp)?.by_pod().get("other"), Some(&60));
+    Ok(())
+}
+
+/// Room for one Service with four ports, an address that answers pings counted as one, and not for two.
+const ONE_SERVICE: u32 = 6;
+
+/// Services `more-…`, each at an address of its own, with the endpoints of a pod.
+fn more(lab: &Lab, pods: &[Pod], numbers: std::ops::Range<u8>) -> Result<()> {
+    for n in numbers {
+        let name = format!("more-{n}");
+        let service = service_manifest(&name, &cluster_ips(n));
+        let pod = &pods[usize::from(n) % pods.len()];
+        let pod = pod_manifest(&format!("of-{name}"), &name, &pod.ips);
+        lab.manifests.write(&format!("{name}.yaml"), &format!("{service}---\n{pod}"))?;
+    }
+    Ok(())
+}
+
+/// What `sluice status` says of the room in a map.
+fn room(agent: &Agent, map: &str) -> Result<u64> {
+    let status = agent.json(&["status"])?;
+    let rows = status["maps"].as_array().context("`sluice status -o json` has no maps")?;
+    let row = rows.iter().find(|row| row["map"] == map).with_context(|| format!("no row of {map}: {status}"))?;
+    row["capacity"].as_u64().with_context(|| format!("no room of {map}: {row}"))
+}
+
+#[test]
+fn full_maps_give_way_to_larger_ones_without_an_outage() -> Result<()> {
+    kernel_or_skip!();
+    for (options, ways) in WORLDS {
+        let lab = Lab::new()?;
+        let (pods, client) = world(&lab)?;
+        let small =
+            AgentOptions { max_services: Some(ONE_SERVICE), max_backends: Some(64), max_slots: Some(4096), ..options };
+        let mut agent = Agent::start(&lab, small)?;
+        more(&lab, &pods, 20..32)?;
+        agent.wait_until("the status says that there is no room", |agent| {
+            Ok(agent.json(&["status"])?["agent"]["problems"].to_string().contains("--max-services"))
+        })?;
+        let streams = traffic(&lab, &client, ways, 2500)?;
+        std::thread::sleep(Duration::from_millis(400));
+        agent.kill()?;
+        std::thread::sleep(Duration::from_millis(300));
+        let large =
+            AgentOptions { max_services: Some(1000), max_backends: Some(1 << 20), max_slots: Some(1 << 22), ..options };
+        agent.restart_with(large)?;
+        for (map, expected) in [
+            ("NAMES", 1000),
+            ("FRONTENDS_V4", 1000),
+            ("FRONTENDS_V6", 1000),
+            ("BACKENDS_V6", 1 << 20),
+            ("SLOTS", 1 << 22),
+        ] {
+            assert_eq!(room(&agent, map)?, expected, "{map}; the log:\n{}", agent.log()?);
+        }
+        std::thread::sleep(Duration::from_millis(800));
+        for (n, family) in (20..32).flat_map(|n| FAMILIES.map(|family| (n, family))) {
+            for way in ways {
+                let load = Load::new(Exchange::Http, SocketAddr::new(family.cluster_ip(n), 80), 3);
+                let report = way.place(&lab, &client).run(load)?;
+                assert_eq!(report.failures(), [""; 0], "more-{n} {way:?} {family:?}, the log:\n{}", agent.log()?);
+            }
+        }
+        assert_no_failure(streams)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_agent_killed_while_it_enlarges_maps_stops_no_traffic() -> Result<()> {
+    kernel_or_skip!();
+    const ROUNDS: u32 = 16;
+    let seed = std::env::var("SLUICE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(6);
+    println!("SLUICE_SEED={seed}");
+    let mut moments = Seed(seed);
+    let lab = Lab::new()?;
+    let (pods, client) = world(&lab)?;
+    let (options, ways) = WORLDS[0];
+    let sized = |rounds: u32| AgentOptions {
+        max_services: Some(ONE_SERVICE + 100 * rounds),
+        max_backends: Some((1 + rounds) << 14),
+        max_slots: Some((1 + rounds) << 18),
+        ..options
+    };
+    let mut agent = Agent::start(&lab, sized(0))?;
+    let streams = traffic(&lab, &client, ways, 12_000)?;
+    for round in 1..ROUNDS {
+        agent.kill()?;
+        // What it begins to write, if it comes so far, is more than the map before had room for.
+        more(&lab, &pods, 20 + u8::try_from(round)?..21 + u8::try_from(round)?)?;
+        agent.launch_with(sized(round))?;
+        // A start takes half a second, and more where others want the processors.
+        std::thread::sleep(Duration::from_millis(100 + moments.below(900)));
+    }
+    agent.kill()?;
+    agent.restart_with(sized(ROUNDS))?;
+    assert_eq!(room(&agent, "NAMES")?, u64::from(ONE_SERVICE + 100 * ROUNDS));
+    for (n, family) in (21..20 + u8::try_from(ROUNDS)?).flat_map(|n| FAMILIES.map(|family| (n, family))) {
+        for way in ways {
+            let load = Load::new(Exchange::Http, SocketAddr::new(family.cluster_ip(n), 80), 2);
+            let report = way.place(&lab, &client).run(load)?;
+            assert_eq!(report.failures(), [""; 0], "more-{n} {way:?} {family:?}, the log:\n{}", agent.log()?);
+        }
+    }
+    assert_no_failure(streams)?;
+    agent.kill()?;
+    agent.restart()?;
+    assert_eq!(status_number(&agent, "writes")?, 0, "unchanged input; the log:\n{}", agent.log()?);
     Ok(())
 }

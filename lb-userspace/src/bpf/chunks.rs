@@ -57,10 +57,10 @@ impl<V: Entry> Chunks<V> {
     pub(super) fn look(&mut self) -> Result<(), Error> {
         let name = self.name;
         let failed = |error: &dyn std::error::Error| Error::map("open", name, error);
-        for pin in pins::names(&self.folder)? {
-            let number = pin.strip_prefix(name).and_then(|rest| rest.strip_prefix('-')?.parse().ok());
-            let Some(number) = number.filter(|number| !self.there.contains_key(number)) else { continue };
-            let path = self.folder.join(&pin);
+        for (number, path) in pinned(&self.folder, name)? {
+            if self.there.contains_key(&number) {
+                continue;
+            }
             let info = MapInfo::from_pin(&path).map_err(|error| failed(&error))?;
             let found = (info.value_size(), info.max_entries());
             let needed = (sys::value_size::<V>(), self.chunk_len());
@@ -162,4 +162,22 @@ impl<V: Entry> Chunks<V> {
         self.linked.extend(missing);
         Ok(())
     }
+}
+
+/// The chunks of an array in a folder of pins.
+fn pinned(folder: &Path, name: &str) -> Result<Vec<(u32, PathBuf)>, Error> {
+    let number = |pin: &String| pin.strip_prefix(name)?.strip_prefix('-')?.parse().ok();
+    Ok(pins::names(folder)?.iter().filter_map(|pin| Some((number(pin)?, folder.join(pin)))).collect())
+}
+
+/// Puts all chunks that are pinned also into another array, which is to take the place of the pinned one.
+///
+/// # Errors
+/// A pin cannot be opened, or the other array has no room for it.
+pub(super) fn share(folder: &Path, name: &str, array: BorrowedFd<'_>) -> io::Result<()> {
+    let open = |(number, path): (u32, PathBuf)| Ok((number, sys::open(&path)?));
+    let chunks: Vec<_> =
+        pinned(folder, name).map_err(io::Error::other)?.into_iter().map(open).collect::<io::Result<_>>()?;
+    let chunks: Vec<_> = chunks.iter().map(|(number, chunk)| (*number, chunk.as_fd())).collect();
+    sys::put_maps(array, &chunks)
 }

@@ -37,7 +37,7 @@ pub(super) struct Ranges<A: Ip> {
 /// A key of such a trie, as the kernel has it.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Prefix<A: Ip> {
+pub(super) struct Prefix<A: Ip> {
     len: u32,
     key: RangeKey<A>,
 }

@@ -12,6 +12,7 @@ mod devices;
 mod epoch;
 mod error;
 mod flows;
+mod grow;
 mod maps;
 mod mount;
 mod note;

@@ -23,6 +23,7 @@ use tokio::io::unix::AsyncFd;
 use super::btf::Summed;
 use super::dense::Words;
 use super::error::chain;
+use super::grow::Sizes;
 use super::maps::Of;
 use super::{Capacities, Error, Hook, Pins, clock, flow_map, pins, shape, sys};
 
@@ -81,13 +82,13 @@ impl Object {
         Self { is_told: false, ..self }
     }
 
-    /// Loads the programs, over the pinned maps where there are any, and pins all. The warnings say which options
-    /// have no effect yet.
+    /// Loads the programs, over the pinned maps where there are any, and pins all. Larger maps take the place of pinned ones, so
+    /// nothing may be written until all that was attached runs these programs. The warnings say which options have no effect yet.
     ///
     /// # Errors
     /// The kernel refuses a map or a program, or the pinned maps are of other shapes.
     pub fn load(self, pins: &Pins, capacities: &Capacities, log: bool) -> Result<(Programs, Vec<String>), Error> {
-        self.load_some(pins, capacities, log, |_| true)
+        self.load_some(pins, Some(capacities), log, |_| true)
     }
 
     /// The same, but where no Service of IPv6 was ever served from these pins its stages, half of all that the kernel has to
@@ -103,7 +104,7 @@ impl Object {
     ) -> Result<(Programs, Vec<String>), Error> {
         // Who follows the log of these programs would not hear of others.
         let all = log || serve_v6(pins);
-        self.load_some(pins, capacities, log, |name| all || !is_v6_stage(name))
+        self.load_some(pins, Some(capacities), log, |name| all || !is_v6_stage(name))
     }
 
     /// Loads the stages of IPv6, if they are not there yet. To be called before there is a frontend of that family.
@@ -115,7 +116,7 @@ impl Object {
             return Ok(());
         }
         // The maps are pinned, and stay as large as they are. The stages keep what they need of the rest.
-        let (programs, _) = Self::embedded()?.load_some(pins, &Capacities::default(), false, is_v6_stage)?;
+        let (programs, _) = Self::embedded()?.load_some(pins, None, false, is_v6_stage)?;
         drop(programs);
         Ok(())
     }
@@ -123,12 +124,13 @@ impl Object {
     fn load_some(
         self,
         pins: &Pins,
-        capacities: &Capacities,
+        capacities: Option<&Capacities>,
         log: bool,
         wanted: impl Fn(&str) -> bool + Sync,
     ) -> Result<(Programs, Vec<String>), Error> {
         let (level, folder) = (if log { 4u8 } else { 0u8 }, pins.maps());
-        let tables = [table::<V4>(&folder, capacities)?, table::<V6>(&folder, capacities)?];
+        let of = capacities.copied().unwrap_or_default();
+        let tables = [table::<V4>(&folder, &of)?, table::<V6>(&folder, &of)?];
         let mut loader = EbpfLoader::new();
         let jiffies = clock::jiffies().words();
         let summed = if self.is_told { Summed::of_this_kernel() } else { None };
@@ -142,29 +144,20 @@ impl Object {
         }
         // A log of each run of the verifier takes time; where it refuses, aya asks again with a log.
         loader.verifier_log_level(VerifierLogLevel::STATS);
-        let mut warnings = Vec::new();
+        let sizes = Sizes::of(&folder, capacities)?;
+        sizes.apply(&mut loader);
+        let mut warnings = sizes.warnings.clone();
         if summed.is_none() {
             warnings.push(SLOWER.to_owned());
         }
-        for shape in shape::shapes(capacities) {
-            let pinned = shape.pinned(&folder)?;
-            loader.map_max_entries(shape.map, pinned.unwrap_or(shape.capacity));
-            if let (Some(pinned), Some(option)) = (pinned, shape.option)
-                && pinned != shape.capacity
-            {
-                let (has, wants) = (shape.room(pinned), shape.room(shape.capacity));
-                warnings.push(format!(
-                    "the map {} keeps room for {has}, not {wants}: {option} takes effect after `sluice uninstall`",
-                    shape.map
-                ));
-            }
-        }
         let mut ebpf =
             loader.load(bytemuck::cast_slice(&self.told(summed))).map_err(|error| Error::Load(chain(&error)))?;
+        sizes.fill()?;
         seed::<V4>(&folder, Some((tables[0] >> 32) as u32))?;
         seed::<V6>(&folder, Some((tables[1] >> 32) as u32))?;
         let mut fds = BTreeMap::new();
         verify(&mut ebpf, &wanted)?;
+        sizes.settle()?;
         for (hook, array) in [Hook::Xdp, Hook::TcIngress, Hook::TcEgress].into_iter().zip(map::STAGES) {
             join(&mut ebpf, hook, array, &wanted)?;
         }

@@ -13,7 +13,7 @@ use lb_common::verdict::Reason;
 
 use super::Error;
 
-/// Sizes of the maps that options enlarge. A map that is pinned already keeps the size it has.
+/// Sizes of the maps that options enlarge. Those of pinned maps are [`super::grow`]'s to choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacities {
     /// Frontends of a family, and Service ports.

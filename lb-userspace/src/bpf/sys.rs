@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-pub(super) use elements::{create_array, get, put, put_maps, read_all, value_size};
+pub(super) use elements::{create_array, get, put, put_maps, read_all, value_size, write_all};
 
 // enum bpf_cmd of linux/bpf.h.
 const OBJ_PIN: i64 = 6;

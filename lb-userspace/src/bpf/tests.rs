@@ -22,6 +22,7 @@ use crate::plan::{FamilyOp, Op, diff};
 use crate::store::{MemoryStore, Store, StoreError};
 
 mod attach;
+mod grow;
 mod mapped;
 
 /// Small, so that tests are quick and can fill a map.
@@ -224,14 +225,19 @@ fn tables_lie_across_chunks_and_only_these_take_memory() {
 }
 
 #[test]
-fn pinned_maps_are_taken_over_and_keep_their_size() {
-    let Some(lab) = Lab::new("pinned_maps_are_taken_over_and_keep_their_size") else { return };
+fn pinned_maps_are_taken_over_and_keep_what_an_option_cannot_change() {
+    let Some(lab) = Lab::new("pinned_maps_are_taken_over_and_keep_what_an_option_cannot_change") else { return };
     drop(lab.load(&SMALL));
     let op = Op::Name { id: 7, name: name(7).into() };
     BpfStore::open(&lab.pins).unwrap().write(&op).unwrap();
-    let (_programs, warnings) = lab.load(&Capacities { services: 128, ..SMALL });
-    assert_eq!(warnings.len(), 3, "{warnings:?}");
-    assert!(warnings.iter().all(|warning| warning.contains("--max-services takes effect after `sluice uninstall`")));
+    let (_programs, warnings) = lab.load(&Capacities { services: 32, flows: 8_000, ..SMALL });
+    assert_eq!(warnings.len(), 5, "{warnings:?}");
+    for (words, times) in [
+        ("keeps room for 64, not 32 (--max-services): less takes effect after `sluice uninstall`", 3),
+        ("not 8004 (--max-flows): another size takes effect after `sluice uninstall`", 2),
+    ] {
+        assert_eq!(warnings.iter().filter(|warning| warning.contains(words)).count(), times, "{warnings:?}");
+    }
     let mut store = BpfStore::open(&lab.pins).unwrap();
     assert_eq!(store.read().unwrap().names, [(7, name(7))].into());
     let fill = store.maps().fill(0).unwrap();

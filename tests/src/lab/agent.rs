@@ -92,6 +92,12 @@ pub struct AgentOptions {
     pub service_device: bool,
     /// `--max-flows`, where it is not the default.
     pub max_flows: Option<u32>,
+    /// `--max-services`, where it is not the default.
+    pub max_services: Option<u32>,
+    /// `--max-backends`, where it is not the default.
+    pub max_backends: Option<u32>,
+    /// `--max-slots`, where it is not the default.
+    pub max_slots: Option<u32>,
     /// `--service-metrics`.
     pub service_metrics: bool,
 }
@@ -107,6 +113,9 @@ impl AgentOptions {
         nodeport_addresses: None,
         service_device: true,
         max_flows: None,
+        max_services: None,
+        max_backends: None,
+        max_slots: None,
         service_metrics: false,
     };
 }
@@ -154,14 +163,20 @@ impl<'a> Agent<'a> {
 
     /// As [`Agent::restart`], but with other options from now on.
     pub fn restart_with(&mut self, options: AgentOptions) -> Result<()> {
-        self.options = options;
-        self.restart()
+        self.launch_with(options)?;
+        self.wait_ready()
     }
 
     /// As [`Agent::restart`], but does not wait: for an agent that has no reason to become ready.
     pub fn launch(&mut self) -> Result<()> {
         (self.child, self.log) = launch(self.node, &self.program, &self.source, self.options)?;
         Ok(())
+    }
+
+    /// As [`Agent::launch`], but with other options from now on.
+    pub fn launch_with(&mut self, options: AgentOptions) -> Result<()> {
+        self.options = options;
+        self.launch()
     }
 
     /// The node that it is for.
@@ -360,6 +375,9 @@ fn arguments(options: AgentOptions) -> Vec<String> {
         ("--nodeport-addresses", options.nodeport_addresses.map(ToOwned::to_owned)),
         ("--service-device", (!options.service_device).then(|| "off".to_owned())),
         ("--max-flows", options.max_flows.map(|n| n.to_string())),
+        ("--max-services", options.max_services.map(|n| n.to_string())),
+        ("--max-backends", options.max_backends.map(|n| n.to_string())),
+        ("--max-slots", options.max_slots.map(|n| n.to_string())),
     ] {
         arguments.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));
     }

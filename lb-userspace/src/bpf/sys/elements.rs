@@ -82,6 +82,30 @@ pub(in crate::bpf) fn read_all<K: Entry, V: Entry>(
     }
 }
 
+/// Writes entries of a map, of which each key has its value at the same place. Entries that are there change.
+///
+/// # Errors
+/// There is no room for one, or the kernel cannot write this kind of map in batches.
+pub(in crate::bpf) fn write_all<K: Entry, V: Entry>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> io::Result<()> {
+    let count = u32::try_from(keys.len().min(values.len())).map_err(io::Error::other)?;
+    if count == 0 {
+        return Ok(());
+    }
+    let mut attr = BatchAttr {
+        cursor: 0,
+        next: 0,
+        keys: address(keys.as_ptr()),
+        values: address(values.as_ptr()),
+        count,
+        map: raw(map),
+        elem_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: keys and values are at least as many as count says, of the map's own sizes, as the caller vouches, and live until
+    // the call returns.
+    unsafe { bpf(MAP_UPDATE_BATCH, &mut attr) }.map(drop)
+}
+
 #[repr(C)]
 struct MapCreateAttr {
     kind: u32,
@@ -170,18 +194,7 @@ pub(in crate::bpf) fn put_maps(array: BorrowedFd<'_>, maps: &[(u32, BorrowedFd<'
         return Ok(());
     }
     let (keys, values): (Vec<u32>, Vec<u32>) = maps.iter().map(|(index, map)| (*index, raw(*map))).unzip();
-    let mut attr = BatchAttr {
-        cursor: 0,
-        next: 0,
-        keys: address(keys.as_ptr()),
-        values: address(values.as_ptr()),
-        count: u32::try_from(keys.len()).unwrap_or(u32::MAX),
-        map: raw(array),
-        elem_flags: 0,
-        flags: 0,
-    };
-    // SAFETY: keys and values are as many as count says, 32 bits wide each, and live until the call returns.
-    if unsafe { bpf(MAP_UPDATE_BATCH, &mut attr) }.is_ok() {
+    if write_all(array, &keys, &values).is_ok() {
         return Ok(());
     }
     // Before Linux 5.17: one after the other.
