@@ -276,11 +276,7 @@ impl<A: Maps, P: Place, const ENTRY: bool> Tables<A> for Kernel<P, ENTRY> {
 
     #[inline(always)]
     fn opened(&mut self, service: u32) {
-        if ENTRY {
-            opened(service);
-        } else {
-            traffic_opened(service);
-        }
+        opened(service);
     }
 
     #[inline(always)]
@@ -317,13 +313,5 @@ fn opened(service: u32) {
 #[inline(never)]
 extern "C" fn traffic_carried(service: u32, is_answer: u32, bytes: u32) -> u32 {
     carried(service, is_answer != 0, bytes);
-    0
-}
-
-/// [`Tables::opened`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn traffic_opened(service: u32) -> u32 {
-    opened(service);
     0
 }

@@ -26,8 +26,9 @@ pub fn run<A: Header, P: Packet, T: Tables<A>>(
         Ok(parsed) => parsed,
         Err(reason) => return Ok(count(tables, Verdict::Pass(reason))),
     };
-    let (mut key, mut flow) = (parsed.key(side), Flow::zeroed());
-    let outcome = first(tables, &parsed, &mut key, packet.device(), now(), &mut flow);
+    let (mut key, now) = (parsed.key(side), now());
+    let mut flow = flow::unchanged(&key, now);
+    let outcome = first(tables, &parsed, &mut key, packet.device(), now, &mut flow);
     // The packet may have been sent again, or use the ports of a connection that is over; or another CPU was faster.
     if outcome != Ok(Reason::NewFlow) && tables.flow(&key).is_some() {
         return Err(Stage::Flows(A::FAMILY));
@@ -122,7 +123,7 @@ fn mask<A: Ip, T: Tables<A>>(tables: &T, key: &FlowKey<A>, device: u32, flow: &m
 }
 
 /// Opens a flow under the first source port that is free.
-#[inline(never)]
+#[inline(always)]
 fn open<A: Ip, T: Tables<A>>(tables: &mut T, key: &mut FlowKey<A>, flow: &mut Flow<A>) -> Reason {
     flow::set_source_port(key, flow);
     match flow::open(tables, key, flow) {
