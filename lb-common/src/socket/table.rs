@@ -1,8 +1,8 @@
 //! Which frontend a socket meant, by the backend that it was led to: a table of buckets in an array, which programs write and
 //! read in place. A call of the kernel's hash map with room for as many (LRU) takes longer than all the rest of a `connect()`.
 //!
-//! An entry is in the bucket of its key. A new one takes the place of that of the oldest socket there: cookies are given out in
-//! ascending order, if only roughly. Nobody takes a lock. Where two CPUs write one entry at once, or it is read while it is
+//! An entry is in the bucket of its key, the one that was called last first: a new one pushes out that which was not called for
+//! longest, and a socket of datagrams that calls now and then stays, whatever comes and goes beside it. Nobody takes a lock. Where two CPUs write one entry at once, or it is read while it is
 //! written, its check comes out as another number, but once in 2^32 of these moments, and it is none: what a socket meant is
 //! then forgotten, as it would be had others pushed it out.
 
@@ -60,28 +60,31 @@ pub fn find<A: Ip>(bucket: &impl Bucket<A>, key: &SocketKey<A>) -> Option<Socket
     None
 }
 
-/// Notes the peer of a key. Writes nothing where that stands there already.
+/// Notes the peer of a key. Writes nothing where that stands there already, in the half that was called last.
+///
+/// The others move back one by one from the last on, so that who reads the other way misses none.
 #[inline(always)]
 pub fn put<A: Ip>(bucket: &mut impl Bucket<A>, key: &SocketKey<A>, peer: &SocketPeer<A>) {
     let entry = SocketEntry::new(key, peer);
-    let (mut place, mut oldest) = (0, u64::MAX);
+    let mut place = SOCKET_PLACES - 1;
     for at in 0..SOCKET_PLACES {
-        let cookie = bucket.cookie(at);
-        if cookie == key.cookie {
+        if bucket.cookie(at) == key.cookie {
             // The check stands for all of it.
-            if bucket.check(at) == entry.check {
+            if at < SOCKET_PLACES / 2 && bucket.check(at) == entry.check {
                 return;
             }
             if bucket.read(at).is_of(key) {
-                return bucket.write(at, &entry);
+                place = at;
+                break;
             }
         }
-        let cookie = number(cookie);
-        if cookie < oldest {
-            (place, oldest) = (at, cookie);
+    }
+    for at in (0..SOCKET_PLACES - 1).rev() {
+        if at < place {
+            bucket.write(at + 1, &bucket.read(at));
         }
     }
-    bucket.write(place, &entry);
+    bucket.write(0, &entry);
 }
 
 impl<A: Ip> SocketEntry<A> {
@@ -163,18 +166,27 @@ mod tests {
             put(&mut bucket, &key(cookie, backend), &peer(frontend));
         }
         let full = bucket;
+        put(&mut bucket, &key(4, backend), &peer(frontend));
         put(&mut bucket, &key(3, backend), &peer(frontend));
         assert_eq!(bucket, full, "what is there already is not written again");
         put(&mut bucket, &key(3, backend), &peer(other));
         assert_eq!(find(&bucket, &key(3, backend)), Some(peer(other)), "the last call counts");
         assert_eq!(find(&bucket, &key(3, other)), None, "the socket was not led there");
+        let there = |bucket: &_, cookies: [u32; 5]| cookies.map(|cookie| find(bucket, &key(cookie, backend)).is_some());
         put(&mut bucket, &key(9, backend), &peer(frontend));
-        let there = [1, 2, 3, 4, 9].map(|cookie| find(&bucket, &key(cookie, backend)).is_some());
-        assert_eq!(there, [false, true, true, true, true], "the oldest socket's makes room");
+        assert_eq!(there(&bucket, [1, 2, 3, 4, 9]), [false, true, true, true, true], "the first one makes room");
+        put(&mut bucket, &key(2, backend), &peer(frontend));
+        for cookie in 10..13 {
+            assert!(find(&bucket, &key(2, backend)).is_some(), "a socket that calls again stays");
+            put(&mut bucket, &key(cookie, backend), &peer(frontend));
+        }
+        assert_eq!(there(&bucket, [2, 9, 10, 11, 12]), [true, false, true, true, true]);
+        put(&mut bucket, &key(13, backend), &peer(frontend));
+        assert_eq!(there(&bucket, [2, 10, 11, 12, 13]), [false, true, true, true, true]);
     }
 
     #[test]
-    fn an_entry_is_found_until_those_of_younger_sockets_need_its_place() {
+    fn an_entry_is_found_until_later_calls_need_its_place() {
         let v4 = [1, 2, 3].map(|last| V4::from(Ipv4Addr::new(10, 0, 0, last)));
         let v6 = [1, 2, 3].map(|last| V6::from(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last)));
         rules(v4[0], v4[1], v4[2]);
