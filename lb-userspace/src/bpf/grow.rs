@@ -1,5 +1,5 @@
 //! Maps that shall be larger than the pinned ones. A map of the kernel's keeps its size, so a larger one takes its place:
-//! it is made and filled under another name, the programs are loaded over both, and one step then gives it the name.
+//! it is made and filled under another name, the programs are loaded over it, and one step then gives it the name.
 //!
 //! Until that step nothing has changed for anybody, and whoever is killed before leaves no more than the other name behind.
 //! Programs of the agent before go on with the old map until their links have the new ones: both hold the same, as long
@@ -38,19 +38,19 @@ struct Larger {
     map: &'static str,
     /// Entries of the pinned one.
     pinned: u32,
-    fill: Fill,
+    contents: Contents,
 }
 
 /// How the larger map gets what the pinned one holds.
 #[derive(Clone, Copy, Debug)]
-enum Fill {
-    /// By a function that copies so many entries at most.
+enum Contents {
+    /// By a function that copies all entries, given the room of the pinned one.
     Entries(fn(BorrowedFd<'_>, BorrowedFd<'_>, u32) -> io::Result<()>),
     /// The chunks are pinned themselves, and are shared.
     Chunks,
 }
 
-impl Fill {
+impl Contents {
     /// Of the maps that only the agent writes, and that an option enlarges.
     fn of(map: &str) -> Option<Self> {
         match map {
@@ -89,17 +89,17 @@ impl Sizes {
     /// Entries of a map of which there is one already.
     fn choose(&mut self, shape: &Shape, pinned: u32) -> u32 {
         let Some(option) = shape.option.filter(|_| pinned != shape.capacity) else { return pinned };
-        match Fill::of(shape.map) {
-            Some(fill) if pinned < shape.capacity => {
-                self.larger.push(Larger { map: shape.map, pinned, fill });
+        match Contents::of(shape.map) {
+            Some(contents) if pinned < shape.capacity => {
+                self.larger.push(Larger { map: shape.map, pinned, contents });
                 shape.capacity
             }
-            fill => {
+            contents => {
                 let (has, wants) = (shape.room(pinned), shape.room(shape.capacity));
-                let less = if fill.is_some() { "less takes effect" } else { "another size takes effect" };
+                let when = if contents.is_some() { "less takes effect" } else { "another size takes effect" };
                 let map = shape.map;
                 self.warnings.push(format!(
-                    "the map {map} keeps room for {has}, not {wants} ({option}): {less} after `sluice uninstall`"
+                    "the map {map} keeps room for {has}, not {wants} ({option}): {when} after `sluice uninstall`"
                 ));
                 pinned
             }
@@ -121,15 +121,15 @@ impl Sizes {
     /// # Errors
     /// A map cannot be read or written.
     pub(super) fn fill(&self) -> Result<(), Error> {
-        for Larger { map, pinned, fill } in &self.larger {
+        for Larger { map, pinned, contents } in &self.larger {
             let failed = |error: io::Error| Error::map("enlarge", map, &error);
             let to = sys::open(&self.waiting(map)).map_err(failed)?;
-            match fill {
-                Fill::Entries(copy) => {
+            match contents {
+                Contents::Entries(copy) => {
                     let from = sys::open(&self.folder.join(map)).map_err(failed)?;
                     copy(from.as_fd(), to.as_fd(), *pinned).map_err(failed)?;
                 }
-                Fill::Chunks => chunks::share(&self.folder, map, to.as_fd()).map_err(failed)?,
+                Contents::Chunks => chunks::share(&self.folder, map, to.as_fd()).map_err(failed)?,
             }
         }
         Ok(())
