@@ -2,7 +2,7 @@
 
 macro_rules! memory {
     ($name:ident, $sync:ident, $ways:literal) => {
-        pub(crate) mod $name {
+        pub mod $name {
             use std::sync::Arc;
 
             use lb_common::flow::table::{Bucket, Memory, Way};
