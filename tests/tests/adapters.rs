@@ -17,14 +17,10 @@ use lb_userspace::plan;
 use lb_userspace::store::Store as _;
 use sluice_tests::kernel::{Kernel, code};
 use sluice_tests::kernel_or_skip;
-use sluice_tests::packets::random::{self, Seed};
+use sluice_tests::packets::random::{self, Seed, setting};
 use sluice_tests::packets::world::{Net, client, pod, vip};
 use sluice_tests::packets::{SYN, echo, packet, verify_checksums};
 use sluice_tests::routes;
-
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
-}
 
 fn small() -> Capacities {
     Capacities { services: 1024, backends: 1024, slots: 1 << 14, source_ranges: 64, flows: 1 << 13 }

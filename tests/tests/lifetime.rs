@@ -9,7 +9,7 @@ use sluice_tests::lab::{
     Agent, AgentOptions, Exchange, FAMILIES, Family, Lab, Load, Pod, Running, WORLDS, Way, cluster_ips, pod_manifest,
     service_manifest,
 };
-use sluice_tests::packets::random::Seed;
+use sluice_tests::packets::random::{Seed, setting};
 
 fn web(family: Family, port: u16) -> SocketAddr {
     SocketAddr::new(family.cluster_ip(10), port)
@@ -281,7 +281,7 @@ fn full_maps_give_way_to_larger_ones_without_an_outage() -> Result<()> {
 fn an_agent_killed_while_it_enlarges_maps_stops_no_traffic() -> Result<()> {
     kernel_or_skip!();
     const ROUNDS: u32 = 16;
-    let seed = std::env::var("SLUICE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(6);
+    let seed = setting("SLUICE_SEED", 6);
     println!("SLUICE_SEED={seed}");
     let mut moments = Seed(seed);
     let lab = Lab::new()?;

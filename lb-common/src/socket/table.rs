@@ -2,9 +2,9 @@
 //! read in place. A call of the kernel's hash map with room for as many (LRU) takes longer than all the rest of a `connect()`.
 //!
 //! An entry is in the bucket of its key, the one that was called last first: a new one pushes out that which was not called for
-//! longest, and a socket of datagrams that calls now and then stays, whatever comes and goes beside it. Nobody takes a lock. Where two CPUs write one entry at once, or it is read while it is
-//! written, its check comes out as another number, but once in 2^32 of these moments, and it is none: what a socket meant is
-//! then forgotten, as it would be had others pushed it out.
+//! longest, and a socket of datagrams that calls now and then stays, whatever comes and goes beside it. Nobody takes a lock.
+//! Where two CPUs write one entry at once, or it is read while it is written, its check comes out as another number, but once in
+//! 2^32 of these moments, and it is none: what a socket meant is then forgotten, as it would be had others pushed it out.
 
 use crate::hash;
 use crate::ip::{Be16, Ip};
@@ -121,17 +121,13 @@ impl<A: Ip> SocketEntry<A> {
         const FACTORS: [u64; 4] =
             [0xff51_afd7_ed55_8ccd, 0xc4ce_b9fe_1a85_ec53, 0xd6e8_feb8_6659_fd93, 0xbf58_476d_1ce4_e5b9];
         let ports = pair(u32::from(self.backend_port.wire()) << 16 | u32::from(self.frontend_port.wire()), 1);
-        let known = number(self.cookie).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let [low, high] = self.cookie;
+        let known = pair(low, high).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let known = known.wrapping_add(ports.wrapping_mul(0x94d0_49bb_1331_11eb));
         let addrs = self.backend.words().iter().zip(self.frontend.words()).zip(FACTORS);
         let sum = addrs.fold(known, |sum, ((a, b), factor)| sum.wrapping_add(pair(*a, *b).wrapping_mul(factor)));
         (sum >> 32) as u32
     }
-}
-
-#[inline(always)]
-const fn number([low, high]: [u32; 2]) -> u64 {
-    pair(low, high)
 }
 
 #[inline(always)]

@@ -47,7 +47,7 @@ pub const SOCKET_PLACES: usize = 4;
 entry! {
     /// Element of the `SOCKETS` arrays.
     pub struct SocketBucket<A: Ip> {
-        /// In no order.
+        /// The one that was called last first.
         pub entries: [SocketEntry<A>; SOCKET_PLACES],
     }
 }

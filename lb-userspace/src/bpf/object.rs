@@ -35,6 +35,8 @@ const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
 const FLOWS_SHAPE: &str = "FLOWS_SHAPE";
 /// The global that says how the kernel counts time.
 const JIFFIES: &str = "JIFFIES";
+/// The global that says where the kernel tells the kind of a checksum.
+const SUMMED: &str = "SUMMED";
 /// The ring buffer of aya-log: the only map that each agent has anew.
 const LOG_MAP: &str = "AYA_LOGS";
 
@@ -47,9 +49,6 @@ const ABSENT: &str = "absent";
 
 /// Threads that load programs: two thirds of the work are four of them.
 const THREADS: usize = 4;
-
-/// The global that says where the kernel tells the kind of a checksum.
-const SUMMED: &str = "SUMMED";
 
 /// The kernel's side, as the build made it.
 #[derive(Clone, Copy, Debug)]
@@ -170,21 +169,16 @@ impl Object {
         }
         Ok((Programs { fds, ebpf }, warnings))
     }
-}
 
-impl Object {
     /// The object, with the calls of the running kernel where it has only marks.
     fn told(self, summed: Option<Summed>) -> Vec<u64> {
-        let word = |bytes: &[u8]| {
-            let mut word = [0; size_of::<u64>()];
-            word.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
-            u64::from_le_bytes(word)
-        };
-        let tell = |word| match summed {
-            Some(summed) if word == UNTOLD => call(summed.function),
-            _ => word,
-        };
-        self.bytes.chunks(size_of::<u64>()).map(word).map(tell).collect()
+        let mut words = vec![0; self.bytes.len().div_ceil(size_of::<u64>())];
+        bytemuck::cast_slice_mut(&mut words).iter_mut().zip(self.bytes).for_each(|(to, from)| *to = *from);
+        if let Some(Summed { function, .. }) = summed {
+            let marks = words.iter_mut().filter(|word| **word == UNTOLD.to_le());
+            marks.for_each(|word| *word = call(function).to_le());
+        }
+        words
     }
 }
 

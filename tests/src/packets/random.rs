@@ -16,6 +16,11 @@ use super::sctp::chunk;
 use super::world::{Net, add_service, client, empty, far, frontend, node, pod, vip};
 use super::{ACK, FIN_ACK, L4, RST, SYN, SYN_ACK, UDP, echo_with, ip, packet_with};
 
+/// A number that the environment may set, such as the seed of a run (`SLUICE_SEED`).
+pub fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
 /// A stream of numbers, repeatable from its seed (SplitMix64).
 #[derive(Clone, Debug)]
 pub struct Seed(pub u64);
