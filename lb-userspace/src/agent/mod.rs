@@ -2,6 +2,7 @@
 
 mod datapath;
 mod drain;
+mod engine;
 mod health_checks;
 mod memory;
 mod observed;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use lb_common::tables::map;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -13,21 +12,22 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{info, warn};
 
 use super::datapath::{Before, Datapath, Seen, config};
+use super::engine::Engine;
 use super::health_checks::HealthCheckServers;
 use super::observed::{Observed, Said};
 use super::source::Opened;
 use super::{Report, Settings, SourceReport, clock, memory, sweep};
-use crate::bpf::{BpfStore, Epoch, Maps};
-use crate::compile::{Limits, NodeFacts};
+use crate::bpf::{BpfStore, Epoch};
+use crate::compile::NodeFacts;
 use crate::devices::{self, Nodes, Survey};
 use crate::health::Question;
 use crate::http::Server;
 use crate::metrics::{Probes, Programming};
-use crate::plan::{Departures, Op};
-use crate::reconcile::{self, Listeners, News, Options, Status};
+use crate::plan::Op;
+use crate::reconcile::Status;
 use crate::store::Store;
 use crate::watch::kubernetes::Events;
-use crate::watch::{Feed, Health, Problem, Reason};
+use crate::watch::{Health, Problem, Reason};
 
 /// How often what is attached is compared with what should be, beside each change of a device.
 const REPAIR: Duration = Duration::from_secs(10);
@@ -63,7 +63,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     }
     let programming = Programming::default();
     let (departures, departed) = mpsc::unbounded_channel();
-    let mut engine = Engine::start(&agent, source, programming.clone(), departures)?;
+    let mut engine = Engine::start(&agent.settings, agent.facts()?, source, programming.clone(), departures)?;
     let (levels, levels_seen) = watch::channel(Vec::new());
     let _sweep = Aborted(tokio::spawn(sweep::forever(agent.settings.pins.clone(), departed, levels)));
     let said = Said {
@@ -132,50 +132,6 @@ struct Aborted(JoinHandle<()>);
 impl Drop for Aborted {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-/// The reconciler and its source.
-struct Engine {
-    task: JoinHandle<()>,
-    node: watch::Sender<NodeFacts>,
-    health: watch::Receiver<Health>,
-    status: watch::Receiver<Status>,
-}
-
-impl Engine {
-    fn start(
-        agent: &Agent,
-        source: Opened,
-        programming: Programming,
-        departures: mpsc::UnboundedSender<Departures>,
-    ) -> anyhow::Result<Self> {
-        let mut store = BpfStore::open(&agent.settings.pins)?;
-        let facts = agent.facts()?;
-        let options = Options { limits: limits(store.maps()), programming, ..Options::new(facts.clone()) };
-        let Feed { messages, mut health } = source.start(&agent.settings.run_dir, &mut store)?;
-        health.mark_changed();
-        let (node, news_of_node) = watch::channel(facts);
-        let (sender, status) = watch::channel(Status::default());
-        let news = News { messages, node: news_of_node };
-        let listeners = Listeners { status: sender, departures };
-        let task = tokio::spawn(reconcile::run(store, options, news, listeners));
-        Ok(Self { task, node, health, status })
-    }
-
-    /// What is known of this node now.
-    fn move_to(&self, facts: NodeFacts) {
-        self.node.send_if_modified(|known| {
-            let news = *known != facts;
-            *known = facts;
-            news
-        });
-    }
-
-    /// Stops between two rounds: no write is left half done.
-    async fn stop(&mut self) {
-        self.task.abort();
-        let _ = (&mut self.task).await;
     }
 }
 
@@ -375,17 +331,6 @@ impl Agent {
             unhealthy: self.observed.as_ref().map(|observed| observed.health(Question::Healthz).reasons),
             ..base.clone()
         }
-    }
-}
-
-/// The room that there is, which may be another than the options say.
-fn limits(maps: &Maps) -> Limits {
-    let least = |names: [&str; 2]| names.map(|name| maps.capacity(name)).into_iter().min().unwrap_or(0);
-    Limits {
-        services: least(map::FRONTENDS).min(maps.capacity(map::NAMES)),
-        backends: least(map::BACKENDS),
-        slots: maps.capacity(map::SLOTS),
-        source_ranges: least(map::SOURCE_RANGES),
     }
 }
 
