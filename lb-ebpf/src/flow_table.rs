@@ -32,7 +32,7 @@ pub(crate) trait Far: Ip {
 }
 
 macro_rules! far {
-    ($ip:ty, $read:ident, $search:ident, $begin:ident, $both:ident, $claim:ident, $finish:ident, $rest:ident) => {
+    ($ip:ty, $read:ident, $search:ident, $begin:ident, $both:ident, $finish:ident, $rest:ident) => {
         /// 1 where the entry of a key was found at a spot and copied, else 0.
         #[unsafe(no_mangle)]
         #[inline(never)]
@@ -64,7 +64,7 @@ macro_rules! far {
             // SAFETY: as above.
             match unsafe { (key.as_ref(), flow.as_ref()) } {
                 (Some(key), Some(flow)) => table::begin(&Table::<$ip>::new(), key, flow),
-                _ => table::BUSY,
+                _ => table::FULL,
             }
         }
 
@@ -74,38 +74,26 @@ macro_rules! far {
             // SAFETY: as above.
             match unsafe { (key.as_ref(), flow.as_ref()) } {
                 (Some(key), Some(flow)) => table::begin_both(&Table::<$ip>::new(), key, flow),
-                _ => table::BUSY,
+                _ => table::FULL,
             }
         }
 
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $claim(key: *const FlowKey<$ip>) -> u64 {
+        extern "C" fn $finish(key: *const FlowKey<$ip>, flow: *const Flow<$ip>, is_new: u32) -> u64 {
             // SAFETY: as above.
-            match unsafe { key.as_ref() } {
-                Some(key) => table::claim(&Table::<$ip>::new(), key),
-                None => table::NOWHERE,
+            match unsafe { (key.as_ref(), flow.as_ref()) } {
+                (Some(key), Some(flow)) => table::finish(&Table::<$ip>::new(), key, flow, is_new != 0),
+                _ => table::FULL,
             }
-        }
-
-        #[unsafe(no_mangle)]
-        #[inline(never)]
-        extern "C" fn $finish(key: *const FlowKey<$ip>, flow: *const Flow<$ip>, spot: u64) -> u32 {
-            // SAFETY: as above.
-            if let (Some(key), Some(flow)) = unsafe { (key.as_ref(), flow.as_ref()) } {
-                table::finish(&Table::<$ip>::new(), key, flow, spot);
-            }
-            0
         }
 
         /// What is left of an insertion: 0, 1 where the key is taken, 2 where there is no room.
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $rest(key: *const FlowKey<$ip>, flow: *const Flow<$ip>, left: u64) -> u32 {
-            let finish = |spot| {
-                $finish(key, flow, spot);
-            };
-            match table::finish_by(left, || $search(key), || $claim(key), finish) {
+            let (begin, search) = (|| $begin(key, flow), || $search(key));
+            match table::finish_by(left, begin, search, |is_new| $finish(key, flow, is_new.into())) {
                 Ok(()) => 0,
                 Err(InsertError::Exists) => 1,
                 Err(InsertError::Full) => 2,
@@ -125,7 +113,7 @@ macro_rules! far {
 
             #[inline(always)]
             fn insert(key: &FlowKey<$ip>, flow: &Flow<$ip>) -> Result<(), InsertError> {
-                outcome($rest(key, flow, $begin(key, flow)))
+                outcome($rest(key, flow, table::NOTHING))
             }
 
             #[inline(always)]
@@ -160,8 +148,8 @@ const fn outcome(number: u32) -> Result<(), InsertError> {
     }
 }
 
-far!(V4, flow_read_v4, flow_search_v4, flow_begin_v4, flow_begin_both_v4, flow_claim_v4, flow_finish_v4, flow_rest_v4);
-far!(V6, flow_read_v6, flow_search_v6, flow_begin_v6, flow_begin_both_v6, flow_claim_v6, flow_finish_v6, flow_rest_v6);
+far!(V4, flow_read_v4, flow_search_v4, flow_begin_v4, flow_begin_both_v4, flow_finish_v4, flow_rest_v4);
+far!(V6, flow_read_v6, flow_search_v6, flow_begin_v6, flow_begin_both_v6, flow_finish_v6, flow_rest_v6);
 
 /// A bucket in the map.
 pub(crate) struct Line<A>(*mut u32, PhantomData<A>);

@@ -8,7 +8,8 @@
 //! - **Reading**: the control word, the entry, the control word again. Where another flow moved in meanwhile, the word has
 //!   another sequence number, and there is no such entry.
 //! - **Inserting**: who inserts a key holds the version of its first bucket (odd while it is held), so that no key comes to
-//!   be there twice. The way is claimed by compare-and-swap of its control word, written, and published.
+//!   be there twice; for both entries of a flow those of two buckets, and nobody waits for long. The way is claimed by
+//!   compare-and-swap of its control word, written, and published.
 //! - **State** of a flow is in the control word: it changes by compare-and-swap, so never that of a flow which moved in.
 //!   Nothing else is needed to establish or to remove one: the agent takes no lock that it could leave behind.
 //! - **Victims**: a half-open entry makes room for another where both buckets are full, the oldest of its bucket; an
@@ -24,7 +25,7 @@ mod layout;
 mod list;
 mod next_hop;
 
-pub use insert::{BUSY, DONE, THERE, begin, begin_both, claim, finish, finish_by, insert, insert_both};
+pub use insert::{DONE, FULL, NOTHING, THERE, begin, begin_both, finish, finish_by, insert, insert_both};
 pub use layout::{SEED_AT, VERSION_AT, control_at, pair_at};
 pub use layout::{WAYS, bucket_words, buckets_for, flows_in, line_at};
 pub use list::live;

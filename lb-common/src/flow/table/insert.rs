@@ -1,8 +1,8 @@
 //! Adding entries: who makes room for whom.
 
 use super::control::{LIVE, ONE, SEQUENCE, STATE, USED};
-use super::layout::{RESERVED, pack_key, write};
-use super::{Bucket, Marks, Memory, NOWHERE, Place, SPILLED, TRIES, Way, hash, holds, mark_of, search, way_at, way_of};
+use super::layout::{LINE, RESERVED, line_words, pack_key, write};
+use super::{Bucket, Marks, Memory, NOWHERE, Place, SPILLED, TRIES, Way, hash, mark_of, search, way_at, way_of};
 use crate::flow::{mirror, state};
 use crate::ip::Ip;
 use crate::tables::{Flow, FlowKey, InsertError, Refused};
@@ -22,77 +22,116 @@ const TURN: u32 = 4;
 /// # Errors
 /// The key is taken, or there is no room.
 pub fn insert<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), InsertError> {
-    let search = || search(memory, key);
-    finish_by(begin(memory, key, flow), search, || claim(memory, key), |spot| finish(memory, key, flow, spot))
+    rest(memory, key, flow, NOTHING)
 }
 
-/// What is left to do after [`begin`] returned `spot`, where `search` stands for [`search`], `claim` for [`claim`] and `finish` for
-/// [`finish`]: one after the other they need less of a small stack than one inside of the other.
+#[inline(always)]
+fn rest<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>, flow: &Flow<A>, left: u64) -> Result<(), InsertError> {
+    let (begin, search) = (|| begin(memory, key, flow), || search(memory, key));
+    finish_by(left, begin, search, |is_new| finish(memory, key, flow, is_new))
+}
+
+/// What is left to do of an insertion, where `begin` stands for [`begin`], `search` for [`search`] and `finish` for [`finish`]: one
+/// after the other they need less of a small stack than one inside of the other.
 ///
 /// # Errors
 /// As for [`insert`].
 #[inline(always)]
 pub fn finish_by(
-    spot: u64,
+    left: u64,
+    begin: impl FnOnce() -> u64,
     search: impl FnOnce() -> u64,
-    claim: impl FnOnce() -> u64,
-    finish: impl FnOnce(u64),
+    finish: impl FnOnce(bool) -> u64,
 ) -> Result<(), InsertError> {
-    match spot {
-        DONE => return Ok(()),
-        TAKEN => return Err(InsertError::Exists),
-        BUSY => return Err(InsertError::Full),
-        UNSURE if search() != NOWHERE => {
-            finish(NOWHERE);
-            return Err(InsertError::Exists);
-        }
-        _ => {}
+    let left = if left == NOTHING { begin() } else { left };
+    if left != UNSURE {
+        return if left == DONE { Ok(()) } else { Err(InsertError::Full) };
     }
-    let spot = claim();
-    finish(spot);
-    if spot == NOWHERE { Err(InsertError::Full) } else { Ok(()) }
+    let is_new = search() == NOWHERE;
+    match finish(is_new) {
+        _ if !is_new => Err(InsertError::Exists),
+        DONE => Ok(()),
+        _ => Err(InsertError::Full),
+    }
 }
 
-/// Nothing: the entry is in its bucket.
-pub const DONE: u64 = 0;
-/// The key was there already.
-const TAKEN: u64 = 1;
-/// Another CPU has the bucket.
-pub const BUSY: u64 = 2;
+/// Of an insertion: nothing is done yet.
+pub const NOTHING: u64 = 0;
+/// The entry is in its bucket.
+pub const DONE: u64 = 1;
+/// There is no room, or another CPU has the bucket.
+pub const FULL: u64 = 2;
 /// The version is taken, and the key may be there.
 const UNSURE: u64 = 3;
-/// The version is taken, the key is not there, and the bucket is crowded.
-const CROWD: u64 = 4;
 
-/// Adds an entry where its first bucket has room for it and nothing else can have its key: what most insertions come to. Of
-/// others it tells [`finish_by`] how they go on, of which some have the version taken then.
+/// Adds an entry where nothing else can have its key, as its tag says: what nearly all insertions come to. Of others it tells
+/// [`finish_by`] that they are unsure.
 #[inline(always)]
 pub fn begin<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>, flow: &Flow<A>) -> u64 {
-    let words = pack_key(key);
-    put(memory, &words, Place::of(memory, hash::<A>(&words, memory.seed())), flow)
+    let place = place_of(memory, key);
+    let Some(bucket) = memory.bucket(place.first) else { return FULL };
+    let Some(held) = Held::of::<M>(bucket, place.tag) else { return FULL };
+    match held.spot(memory, bucket, &place) {
+        PERHAPS => UNSURE,
+        spot => settle(memory, bucket, &place, key, flow, spot),
+    }
 }
 
 /// [`begin`] of both entries of a flow, seen from the one there: of the way back, then, where that is done, of the way there, with
-/// a result above [`THERE`]. The lines of both are asked for together, before the first compare-and-swap, which waits for all
-/// that was read before it.
+/// a result above [`THERE`]. [`NOTHING`] where both keys have one bucket.
+///
+/// Memory is waited for once, or twice where buckets are crowded: all lines that both keys mostly need are asked for together. The
+/// entries are written behind the last compare-and-swap, which would wait for that.
 #[inline(always)]
 pub fn begin_both<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>, flow: &Flow<A>) -> u64 {
-    let (back_key, back) = mirror(key, flow);
-    let (words, back_words) = (pack_key(key), pack_key(&back_key));
-    let place = Place::of(memory, hash::<A>(&words, memory.seed()));
-    let back_place = Place::of(memory, hash::<A>(&back_words, memory.seed()));
-    for place in [&place, &back_place] {
-        if let Some(way) = memory.bucket(place.first).and_then(|bucket| bucket.way(place.home)) {
-            way.control();
-            way.word(0);
-        }
+    let (place, back_place) = (place_of(memory, key), place_of(memory, &mirror(key, flow).0));
+    let (Some(bucket), Some(back_bucket)) = (memory.bucket(place.first), memory.bucket(back_place.first)) else {
+        return FULL;
+    };
+    if place.first == back_place.first {
+        return NOTHING;
     }
-    match put(memory, &back_words, back_place, &back) {
-        DONE => match put(memory, &words, place, flow) {
+    ask::<A, M>(bucket, place.home);
+    ask::<A, M>(back_bucket, back_place.home);
+    let Some(back_held) = Held::of::<M>(back_bucket, back_place.tag) else { return FULL };
+    let held = Held::of::<M>(bucket, place.tag);
+    back_held.ask(memory, &back_place);
+    if let Some(held) = &held {
+        held.ask(memory, &place);
+    }
+    let back_spot = back_held.spot(memory, back_bucket, &back_place);
+    if back_spot == PERHAPS || back_spot == NOWHERE {
+        if held.is_some() {
+            release::<M>(bucket);
+        }
+        if back_spot == PERHAPS {
+            return UNSURE;
+        }
+        release::<M>(back_bucket);
+        return FULL;
+    }
+    let spot = held.map_or(NOWHERE, |held| held.spot(memory, bucket, &place));
+    // Made anew: what is kept so long takes room on the stack.
+    let (back_key, back) = mirror(key, flow);
+    settle(memory, back_bucket, &back_place, &back_key, &back, back_spot);
+    match spot {
+        _ if held.is_none() => THERE + FULL,
+        PERHAPS => THERE + UNSURE,
+        spot => match settle(memory, bucket, &place, key, flow, spot) {
             DONE => DONE,
             left => THERE + left,
         },
-        left => left,
+    }
+}
+
+/// Asks for the lines of a bucket's control words and of an entry.
+#[inline(always)]
+fn ask<A: Ip, M: Memory>(bucket: M::Bucket, way: u32) {
+    if let Some(way) = bucket.way(way) {
+        way.control();
+        for word in (0..line_words::<A>()).step_by(LINE) {
+            way.word(word);
+        }
     }
 }
 
@@ -104,77 +143,118 @@ pub const THERE: u64 = 8;
 /// # Errors
 /// Which of the two was refused, and why. The way back may be there already where the way there was.
 pub fn insert_both<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), Refused> {
-    let rest = |key: &FlowKey<A>, flow: &Flow<A>, left| {
-        finish_by(left, || search(memory, key), || claim(memory, key), |spot| finish(memory, key, flow, spot))
-    };
     let left = begin_both(memory, key, flow);
     if left >= THERE {
-        return rest(key, flow, left - THERE).map_err(Refused::There);
+        return rest(memory, key, flow, left - THERE).map_err(Refused::There);
     }
     let (back_key, back) = mirror(key, flow);
-    rest(&back_key, &back, left).map_err(Refused::Back)?;
+    rest(memory, &back_key, &back, left).map_err(Refused::Back)?;
     if left == DONE { Ok(()) } else { insert(memory, key, flow).map_err(Refused::There) }
 }
 
+/// Ends an insertion of which [`begin`] was unsure: adds the entry if `is_new`, and gives back the version in any case.
 #[inline(always)]
-fn put<A: Ip, M: Memory>(memory: &M, words: &[u64; 5], place: Place, flow: &Flow<A>) -> u64 {
-    let Some(bucket) = memory.bucket(place.first) else { return BUSY };
-    let Some(home) = bucket.way(place.home) else { return BUSY };
-    // Also to have its line when it is written: the compare-and-swaps below wait for all that was written before.
-    if holds::<A, _>(home, home.control(), place.tag, words) {
-        return TAKEN;
+pub fn finish<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>, flow: &Flow<A>, is_new: bool) -> u64 {
+    let place = place_of(memory, key);
+    let Some(bucket) = memory.bucket(place.first) else { return FULL };
+    let spot = if is_new { claim(memory, bucket, &place, Marks::of::<M>(bucket, 0)) } else { NOWHERE };
+    settle(memory, bucket, &place, key, flow, spot)
+}
+
+#[inline(always)]
+fn place_of<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>) -> Place {
+    Place::of(memory, hash::<A>(&pack_key(key), memory.seed()))
+}
+
+/// Perhaps the key is there already.
+const PERHAPS: u64 = NOWHERE - 1;
+
+/// What who has taken the version of a key's first bucket sees there.
+#[derive(Clone, Copy)]
+struct Held {
+    spilled: bool,
+    marks: Marks,
+}
+
+impl Held {
+    /// Takes the version of a bucket. Another CPU that has it gives it back within some hundred nanoseconds.
+    #[inline(always)]
+    fn of<M: Memory>(bucket: M::Bucket, tag: u32) -> Option<Self> {
+        for _ in 0..M::PATIENCE {
+            let version = bucket.version();
+            if version & LOCKED == 0 && bucket.swap_version(version, version | LOCKED) {
+                return Some(Self { spilled: version & SPILLED != 0, marks: Marks::of::<M>(bucket, tag) });
+            }
+        }
+        None
     }
-    let Some(version) = lock::<M>(bucket) else { return BUSY };
-    let marks = Marks::of::<M>(bucket, place.tag);
-    if marks.alike != 0 || version & SPILLED != 0 {
-        return UNSURE;
+
+    /// Whether nothing need be known of the second bucket.
+    #[inline(always)]
+    const fn is_enough(&self) -> bool {
+        !self.spilled && self.marks.free.count_ones() > CROWDED
     }
-    if marks.free.count_ones() <= CROWDED {
-        return CROWD;
+
+    /// Asks for what else will be read.
+    #[inline(always)]
+    fn ask<M: Memory>(&self, memory: &M, place: &Place) {
+        if !self.is_enough()
+            && let Some(second) = memory.bucket(place.second)
+        {
+            second.version();
+        }
     }
-    let spot = take::<M>(bucket, place.first, place.home, marks.free);
-    let Some(way) = way_at(memory, spot) else { return CROWD };
-    settle::<A, _>(way, words, place.tag, flow);
-    bucket.set_version(version);
+
+    /// Makes a way ours: its spot, [`NOWHERE`], or [`PERHAPS`].
+    #[inline(always)]
+    fn spot<M: Memory>(&self, memory: &M, bucket: M::Bucket, place: &Place) -> u64 {
+        if self.marks.alike != 0 {
+            return PERHAPS;
+        }
+        if self.is_enough() {
+            let spot = take::<M>(bucket, place.first, place.home, self.marks.free);
+            if spot != NOWHERE {
+                return spot;
+            }
+        } else if self.spilled
+            && let Some(second) = memory.bucket(place.second)
+            && Marks::of::<M>(second, place.tag).alike != 0
+        {
+            return PERHAPS;
+        }
+        claim(memory, bucket, place, self.marks)
+    }
+}
+
+/// Writes an entry at a spot that is ours, if there is one, and gives back the version of its first bucket.
+#[inline(always)]
+fn settle<A: Ip, M: Memory>(
+    memory: &M,
+    bucket: M::Bucket,
+    place: &Place,
+    key: &FlowKey<A>,
+    flow: &Flow<A>,
+    spot: u64,
+) -> u64 {
+    let Some(way) = way_at(memory, spot) else {
+        release::<M>(bucket);
+        return FULL;
+    };
+    if spot >> 8 != u64::from(place.first) {
+        // Before there is anything to be found in the other bucket.
+        bucket.set_version(bucket.version() | SPILLED);
+    }
+    let sequence = way.control() & SEQUENCE;
+    write(&pack_key(key), flow, |index, word| way.set(index, word));
+    way.publish(sequence | USED | LIVE | place.tag | flow.state & STATE);
+    release::<M>(bucket);
     DONE
 }
 
-/// Writes an entry to a way that is ours.
+/// Gives back the version of a bucket.
 #[inline(always)]
-fn settle<A: Ip, W: Way>(way: W, words: &[u64; 5], tag: u32, flow: &Flow<A>) {
-    let sequence = way.control() & SEQUENCE;
-    write(words, flow, |index, word| way.set(index, word));
-    way.publish(sequence | USED | LIVE | tag | flow.state & STATE);
-}
-
-/// Writes the entry at its spot, if it has one, and gives back the version that [`begin`] took.
-#[inline(always)]
-pub fn finish<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>, flow: &Flow<A>, spot: u64) {
-    let words = pack_key(key);
-    let place = Place::of(memory, hash::<A>(&words, memory.seed()));
-    let Some(bucket) = memory.bucket(place.first) else { return };
-    let mut version = bucket.version();
-    if let Some(way) = way_at(memory, spot) {
-        if spot >> 8 != u64::from(place.first) {
-            version |= SPILLED;
-            // Before there is anything to be found in the other bucket.
-            bucket.set_version(version);
-        }
-        settle::<A, _>(way, &words, place.tag, flow);
-    }
-    bucket.set_version(version & !LOCKED);
-}
-
-/// Takes the version of a bucket. Another CPU that has it gives it back within some hundred nanoseconds.
-#[inline(always)]
-fn lock<M: Memory>(bucket: M::Bucket) -> Option<u32> {
-    for _ in 0..M::PATIENCE {
-        let version = bucket.version();
-        if version & LOCKED == 0 && bucket.swap_version(version, version | LOCKED) {
-            return Some(version);
-        }
-    }
-    None
+fn release<M: Memory>(bucket: M::Bucket) {
+    bucket.set_version(bucket.version() & !LOCKED);
 }
 
 /// Makes a free way of a bucket ours: the home of the key, or the first one.
@@ -208,27 +288,18 @@ fn push_out<M: Memory>(bucket: M::Bucket, index: u32, half_open: u32) -> u64 {
     u64::from(index) << 8 | u64::from(number)
 }
 
-/// Whether a bucket has as many established flows as it takes.
-#[inline(always)]
-pub(super) fn is_full<M: Memory>(bucket: M::Bucket) -> bool {
-    Marks::of::<M>(bucket, 0).established.count_ones() >= M::WAYS - RESERVED
-}
-
 /// Makes a way of either bucket ours: a free one where there is one, else that of a half-open flow; in the bucket that has
 /// fewer established ones, so that as many find room as can. The spot of the way, or [`NOWHERE`].
 #[inline(always)]
-pub fn claim<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>) -> u64 {
-    let place = Place::of(memory, hash::<A>(&pack_key(key), memory.seed()));
-    let (Some(first), Some(second)) = (memory.bucket(place.first), memory.bucket(place.second)) else {
-        return NOWHERE;
-    };
+fn claim<M: Memory>(memory: &M, first: M::Bucket, place: &Place, mut near: Marks) -> u64 {
+    let Some(second) = memory.bucket(place.second) else { return NOWHERE };
     for _ in 0..TRIES {
-        let (near, far) = (Marks::of::<M>(first, 0), Marks::of::<M>(second, 0));
+        let far = Marks::of::<M>(second, 0);
         let crowded = near.established.count_ones() > far.established.count_ones();
         let free = near.free | far.free != 0;
-        let (near, far) = if free { (near.free, far.free) } else { (near.half_open::<M>(), far.half_open::<M>()) };
-        let is_far = near == 0 || far != 0 && crowded;
-        let (bucket, index, ways) = if is_far { (second, place.second, far) } else { (first, place.first, near) };
+        let ways = if free { (near.free, far.free) } else { (near.half_open::<M>(), far.half_open::<M>()) };
+        let is_far = ways.0 == 0 || ways.1 != 0 && crowded;
+        let (bucket, index, ways) = if is_far { (second, place.second, ways.1) } else { (first, place.first, ways.0) };
         if ways == 0 {
             break;
         }
@@ -236,6 +307,13 @@ pub fn claim<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>) -> u64 {
         if spot != NOWHERE {
             return spot;
         }
+        near = Marks::of::<M>(first, 0);
     }
     NOWHERE
+}
+
+/// Whether a bucket has as many established flows as it takes.
+#[inline(always)]
+pub(super) fn is_full<M: Memory>(bucket: M::Bucket) -> bool {
+    Marks::of::<M>(bucket, 0).established.count_ones() >= M::WAYS - RESERVED
 }

@@ -9,6 +9,9 @@ pub const WAYS: u32 = 14;
 /// Words of the control line of a bucket: version, seed (in the first bucket), control words.
 const HEAD: usize = 8;
 
+/// Words of a cache line.
+pub(super) const LINE: usize = 8;
+
 /// Ways of a bucket that established flows leave to others.
 pub(super) const RESERVED: u32 = 2;
 
@@ -18,8 +21,8 @@ pub const fn bucket_words<A: Ip>() -> usize {
 }
 
 /// 64-bit words from one entry to the next: whole cache lines.
-const fn line_words<A: Ip>() -> usize {
-    (next_hop_at::<A>() + 2).next_multiple_of(8)
+pub(super) const fn line_words<A: Ip>() -> usize {
+    (next_hop_at::<A>() + 2).next_multiple_of(LINE)
 }
 
 /// Where the entry of a way begins in its bucket, in 64-bit words.
