@@ -2,7 +2,7 @@
 
 macro_rules! memory {
     ($name:ident, $sync:ident, $ways:literal) => {
-        pub mod $name {
+        pub(crate) mod $name {
             use std::sync::Arc;
 
             use lb_common::flow::table::{Bucket, Memory, Way};
