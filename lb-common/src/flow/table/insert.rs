@@ -2,7 +2,8 @@
 
 use super::control::{LIVE, ONE, SEQUENCE, STATE, USED};
 use super::layout::{LINE, RESERVED, line_words, pack_key, write};
-use super::{Bucket, Marks, Memory, NOWHERE, Place, SPILLED, TRIES, Way, hash, mark_of, search, way_at, way_of};
+use super::marks::{Marks, mark_of, way_of};
+use super::{Bucket, Memory, NOWHERE, Place, SPILLED, TRIES, Way, hash, search, way_at};
 use crate::flow::{mirror, state};
 use crate::ip::Ip;
 use crate::tables::{Flow, FlowKey, InsertError, Refused};
