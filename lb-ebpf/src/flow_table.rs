@@ -32,7 +32,7 @@ pub(crate) trait Far: Ip {
 }
 
 macro_rules! far {
-    ($ip:ty, $read:ident, $search:ident, $begin:ident, $both:ident, $finish:ident, $rest:ident) => {
+    ($ip:ty, $read:ident, $search:ident, $begin:ident, $both:ident, $claim:ident, $finish:ident, $rest:ident) => {
         /// 1 where the entry of a key was found at a spot and copied, else 0.
         #[unsafe(no_mangle)]
         #[inline(never)]
@@ -80,10 +80,20 @@ macro_rules! far {
 
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $finish(key: *const FlowKey<$ip>, flow: *const Flow<$ip>, is_new: u32) -> u64 {
+        extern "C" fn $claim(key: *const FlowKey<$ip>) -> u64 {
+            // SAFETY: as above.
+            match unsafe { key.as_ref() } {
+                Some(key) => table::claim(&Table::<$ip>::new(), key),
+                None => table::NOWHERE,
+            }
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $finish(key: *const FlowKey<$ip>, flow: *const Flow<$ip>, spot: u64) -> u64 {
             // SAFETY: as above.
             match unsafe { (key.as_ref(), flow.as_ref()) } {
-                (Some(key), Some(flow)) => table::finish(&Table::<$ip>::new(), key, flow, is_new != 0),
+                (Some(key), Some(flow)) => table::finish(&Table::<$ip>::new(), key, flow, spot),
                 _ => table::FULL,
             }
         }
@@ -92,8 +102,8 @@ macro_rules! far {
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $rest(key: *const FlowKey<$ip>, flow: *const Flow<$ip>, left: u64) -> u32 {
-            let (begin, search) = (|| $begin(key, flow), || $search(key));
-            match table::finish_by(left, begin, search, |is_new| $finish(key, flow, is_new.into())) {
+            let (begin, search, claim) = (|| $begin(key, flow), || $search(key), || $claim(key));
+            match table::finish_by(left, begin, search, claim, |spot| $finish(key, flow, spot)) {
                 Ok(()) => 0,
                 Err(InsertError::Exists) => 1,
                 Err(InsertError::Full) => 2,
@@ -148,8 +158,8 @@ const fn outcome(number: u32) -> Result<(), InsertError> {
     }
 }
 
-far!(V4, flow_read_v4, flow_search_v4, flow_begin_v4, flow_begin_both_v4, flow_finish_v4, flow_rest_v4);
-far!(V6, flow_read_v6, flow_search_v6, flow_begin_v6, flow_begin_both_v6, flow_finish_v6, flow_rest_v6);
+far!(V4, flow_read_v4, flow_search_v4, flow_begin_v4, flow_begin_both_v4, flow_claim_v4, flow_finish_v4, flow_rest_v4);
+far!(V6, flow_read_v6, flow_search_v6, flow_begin_v6, flow_begin_both_v6, flow_claim_v6, flow_finish_v6, flow_rest_v6);
 
 /// A bucket in the map.
 pub(crate) struct Line<A>(*mut u32, PhantomData<A>);

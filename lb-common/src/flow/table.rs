@@ -12,8 +12,8 @@
 //!   compare-and-swap of its control word, written, and published.
 //! - **State** of a flow is in the control word: it changes by compare-and-swap, so never that of a flow which moved in.
 //!   Nothing else is needed to establish or to remove one: the agent takes no lock that it could leave behind.
-//! - **Victims**: a half-open entry makes room for another where both buckets are full, the oldest of its bucket; an
-//!   established one never. The last two ways of a bucket are never given to established flows, so that new ones have a
+//! - **Victims**: a half-open entry makes room for another where both buckets are full, one that is over before one that is
+//!   not, and the oldest of its bucket; an established one never. The last two ways of a bucket are never given to established flows, so that new ones have a
 //!   place whatever comes.
 //!
 //! Entries stay where they are for as long as they live: a reader never misses one that is there. On machines that keep
@@ -26,7 +26,7 @@ mod list;
 mod marks;
 mod next_hop;
 
-pub use insert::{DONE, FULL, NOTHING, THERE, begin, begin_both, finish, finish_by, insert, insert_both};
+pub use insert::{DONE, FULL, NOTHING, THERE, begin, begin_both, claim, finish, finish_by, insert, insert_both};
 pub use layout::{SEED_AT, VERSION_AT, control_at, pair_at};
 pub use layout::{WAYS, bucket_words, buckets_for, flows_in, line_at};
 pub use list::live;

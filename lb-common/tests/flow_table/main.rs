@@ -108,6 +108,62 @@ fn a_key_that_is_in_its_second_bucket_is_not_added_to_its_first() {
     }
 }
 
+/// Fills a table with established flows to what it takes, and its other ways with half-open ones. Their keys.
+fn fill(table: &plain::Table) -> Vec<FlowKey<V4>> {
+    let mut half_open = Vec::new();
+    for n in 1_000_000..1_000_000 + 40 * table.buckets() {
+        table::insert(&table, &key(n), &flow(n)).expect("an older one makes room");
+        if !table::find(&table, &key(n)).expect("it is there").establish(&table) {
+            half_open.push(key(n));
+        }
+    }
+    half_open
+}
+
+fn marked(table: &plain::Table, key: &FlowKey<V4>, bits: u32) {
+    if let Some(mut entry) = table::find(&table, key) {
+        entry.mark(&table, bits);
+    }
+}
+
+#[test]
+fn in_a_full_table_flows_that_are_over_make_room_before_those_that_last() {
+    let table = &plain::Table::new(table::buckets_for(1200));
+    for (n, key) in fill(table).iter().enumerate() {
+        marked(table, key, [state::RST, state::FINS][n % 2]);
+    }
+    // Ten connections at once, again and again.
+    for opened in (0..3000).map(pair_of).collect::<Vec<_>>().chunks(10) {
+        for (key, flow) in opened {
+            assert_eq!(table::insert_both(&table, key, flow), Ok(()));
+        }
+        for (key, flow) in opened {
+            let (back_key, _) = mirror(key, flow);
+            for key in [key, &back_key] {
+                assert!(table::find(&table, key).is_some(), "{key:?} was pushed out while it lasted");
+                marked(table, key, state::FIN_THERE);
+                marked(table, key, state::FIN_BACK);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_flow_that_one_side_has_closed_is_not_over() {
+    let table = &plain::Table::new(1);
+    for n in 0..table::WAYS {
+        table::insert(&table, &key(n), &flow(n)).expect("room");
+        marked(table, &key(n), [state::FIN_THERE, state::FIN_BACK, state::RST, state::REPLIED][n as usize % 4]);
+    }
+    let over = |n: &u32| n % 4 == 2;
+    for n in (0..table::WAYS).filter(over) {
+        table::insert(&table, &key(100 + n), &flow(100 + n)).expect("one that is over makes room");
+    }
+    for n in 0..table::WAYS {
+        assert_eq!(table::find(&table, &key(n)).is_none(), over(&n), "{n}");
+    }
+}
+
 /// Every field says whose next hop it is.
 fn next_hop(n: u8) -> NextHop {
     NextHop::new(n.into(), u16::from(n) << 8, [n; 6], [!n; 6])
@@ -171,13 +227,17 @@ fn pair(n: u32, backend: u32) -> (FlowKey<V4>, Flow<V4>) {
     (key, Flow { src: key.src, dst: ip(backend), sport: key.sport, dport: Be16::new(8080), ..flow(n) })
 }
 
+fn pair_of(n: u32) -> (FlowKey<V4>, Flow<V4>) {
+    pair(n, n % 7)
+}
+
 #[test]
 fn both_entries_of_a_flow_are_there_or_it_is_said_which_is_not() {
     let flows = 6_000;
     let table = plain::Table::new(table::buckets_for(flows));
     let table = &&table;
     for n in 0..flows {
-        let (key, flow) = pair(n, n % 7);
+        let (key, flow) = pair_of(n);
         let (back_key, back) = mirror(&key, &flow);
         assert_eq!(table::insert_both(table, &key, &flow), Ok(()), "{n}");
         for (key, flow) in [(key, flow), (back_key, back)] {
@@ -193,7 +253,7 @@ fn both_entries_of_a_flow_are_there_or_it_is_said_which_is_not() {
     }
     let mut established = Vec::new();
     for n in 0..flows / 2 {
-        let (key, flow) = pair(n, n % 7);
+        let (key, flow) = pair_of(n);
         // Some have made room already.
         let found = [key, mirror(&key, &flow).0].map(|key| table::find(table, &key));
         let is_established = |mut entry: table::Snapshot<V4>| entry.establish(table);
@@ -203,13 +263,13 @@ fn both_entries_of_a_flow_are_there_or_it_is_said_which_is_not() {
     }
     // Where the table is full, the oldest make room for both, and no established one does.
     for n in 1_000_000..1_050_000 {
-        let (key, flow) = pair(n, n % 7);
+        let (key, flow) = pair_of(n);
         assert_eq!(table::insert_both(table, &key, &flow), Ok(()), "{n}");
         assert!(table::find(table, &key).is_some() && table::find(table, &mirror(&key, &flow).0).is_some(), "{n}");
     }
     assert!(established.len() > flows as usize / 3, "{}", established.len());
     for n in established {
-        let (key, flow) = pair(n, n % 7);
+        let (key, flow) = pair_of(n);
         assert!(table::find(table, &key).is_some() && table::find(table, &mirror(&key, &flow).0).is_some(), "{n}");
     }
 }

@@ -2,7 +2,7 @@
 
 use super::control::{LIVE, ONE, SEQUENCE, STATE, USED};
 use super::layout::{LINE, RESERVED, line_words, pack_key, write};
-use super::marks::{Marks, mark_of, way_of};
+use super::marks::{Marks, Room, mark_of, way_of};
 use super::{Bucket, Memory, NOWHERE, Place, SPILLED, TRIES, Way, hash, search, way_at};
 use crate::flow::{mirror, state};
 use crate::ip::Ip;
@@ -28,12 +28,12 @@ pub fn insert<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>, flow: &Flow<A>) ->
 
 #[inline(always)]
 fn rest<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>, flow: &Flow<A>, left: u64) -> Result<(), InsertError> {
-    let (begin, search) = (|| begin(memory, key, flow), || search(memory, key));
-    finish_by(left, begin, search, |is_new| finish(memory, key, flow, is_new))
+    let (begin, search, claim) = (|| begin(memory, key, flow), || search(memory, key), || claim(memory, key));
+    finish_by(left, begin, search, claim, |spot| finish(memory, key, flow, spot))
 }
 
-/// What is left to do of an insertion, where `begin` stands for [`begin`], `search` for [`search`] and `finish` for [`finish`]: one
-/// after the other they need less of a small stack than one inside of the other.
+/// What is left to do of an insertion, where `begin` stands for [`begin`], `search` for [`search`], `claim` for [`claim`] and
+/// `finish` for [`finish`]: one after the other they need less of a small stack than one inside of the other.
 ///
 /// # Errors
 /// As for [`insert`].
@@ -42,14 +42,16 @@ pub fn finish_by(
     left: u64,
     begin: impl FnOnce() -> u64,
     search: impl FnOnce() -> u64,
-    finish: impl FnOnce(bool) -> u64,
+    claim: impl FnOnce() -> u64,
+    finish: impl FnOnce(u64) -> u64,
 ) -> Result<(), InsertError> {
     let left = if left == NOTHING { begin() } else { left };
     if left != UNSURE {
         return if left == DONE { Ok(()) } else { Err(InsertError::Full) };
     }
     let is_new = search() == NOWHERE;
-    match finish(is_new) {
+    let spot = if is_new { claim() } else { NOWHERE };
+    match finish(spot) {
         _ if !is_new => Err(InsertError::Exists),
         DONE => Ok(()),
         _ => Err(InsertError::Full),
@@ -62,18 +64,18 @@ pub const NOTHING: u64 = 0;
 pub const DONE: u64 = 1;
 /// There is no room, or another CPU has the bucket.
 pub const FULL: u64 = 2;
-/// The version is taken, and the key may be there.
+/// The version is taken; the key may be there, or the bucket is crowded.
 const UNSURE: u64 = 3;
 
-/// Adds an entry where nothing else can have its key, as its tag says: what nearly all insertions come to. Of others it tells
+/// Adds an entry where its first bucket has room and nothing else can have its key, as its tag says. Of others it tells
 /// [`finish_by`] that they are unsure.
 #[inline(always)]
 pub fn begin<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>, flow: &Flow<A>) -> u64 {
     let place = place_of(memory, key);
     let Some(bucket) = memory.bucket(place.first) else { return FULL };
     let Some(held) = Held::of::<M>(bucket, place.tag) else { return FULL };
-    match held.spot(memory, bucket, &place) {
-        PERHAPS => UNSURE,
+    match held.near::<M>(bucket, &place) {
+        NOWHERE => UNSURE,
         spot => settle(memory, bucket, &place, key, flow, spot),
     }
 }
@@ -153,12 +155,19 @@ pub fn insert_both<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>, flow: &Flow<A
     if left == DONE { Ok(()) } else { insert(memory, key, flow).map_err(Refused::There) }
 }
 
-/// Ends an insertion of which [`begin`] was unsure: adds the entry if `is_new`, and gives back the version in any case.
+/// Makes a way ours for a key that [`begin`] was unsure of. Its spot, or [`NOWHERE`].
 #[inline(always)]
-pub fn finish<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>, flow: &Flow<A>, is_new: bool) -> u64 {
+pub fn claim<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>) -> u64 {
+    let place = place_of(memory, key);
+    let Some(bucket) = memory.bucket(place.first) else { return NOWHERE };
+    make_room(memory, bucket, &place, Marks::of::<M>(bucket, 0))
+}
+
+/// Ends an insertion of which [`begin`] was unsure: adds the entry at its spot, if it has one, and gives back the version.
+#[inline(always)]
+pub fn finish<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>, flow: &Flow<A>, spot: u64) -> u64 {
     let place = place_of(memory, key);
     let Some(bucket) = memory.bucket(place.first) else { return FULL };
-    let spot = if is_new { claim(memory, bucket, &place, Marks::of::<M>(bucket, 0)) } else { NOWHERE };
     settle(memory, bucket, &place, key, flow, spot)
 }
 
@@ -206,6 +215,15 @@ impl Held {
         }
     }
 
+    /// Makes a way of the bucket ours where nothing need be known of the second one. Its spot, or [`NOWHERE`].
+    #[inline(always)]
+    fn near<M: Memory>(&self, bucket: M::Bucket, place: &Place) -> u64 {
+        if self.marks.alike != 0 || !self.is_enough() {
+            return NOWHERE;
+        }
+        take::<M>(bucket, place.first, place.home, self.marks.free)
+    }
+
     /// Makes a way ours: its spot, [`NOWHERE`], or [`PERHAPS`].
     #[inline(always)]
     fn spot<M: Memory>(&self, memory: &M, bucket: M::Bucket, place: &Place) -> u64 {
@@ -223,7 +241,7 @@ impl Held {
         {
             return PERHAPS;
         }
-        claim(memory, bucket, place, self.marks)
+        make_room(memory, bucket, place, self.marks)
     }
 }
 
@@ -272,13 +290,13 @@ fn take<M: Memory>(bucket: M::Bucket, index: u32, home: u32, free: u32) -> u64 {
     NOWHERE
 }
 
-/// Makes the way of a half-open flow ours, of the one that came first: they come round in turn.
+/// Makes one of these ways of half-open flows ours, that of the flow which came first: they come round in turn.
 #[inline(always)]
-fn push_out<M: Memory>(bucket: M::Bucket, index: u32, half_open: u32) -> u64 {
+fn push_out<M: Memory>(bucket: M::Bucket, index: u32, ways: u32) -> u64 {
     let version = bucket.version();
     let turn = version / TURN % M::WAYS;
-    let above = half_open & u32::MAX << turn;
-    let mark = if above != 0 { above.trailing_zeros() } else { half_open.trailing_zeros() };
+    let above = ways & u32::MAX << turn;
+    let mark = if above != 0 { above.trailing_zeros() } else { ways.trailing_zeros() };
     let number = way_of::<M>(mark);
     let Some(way) = bucket.way(number) else { return NOWHERE };
     let old = way.control();
@@ -291,26 +309,32 @@ fn push_out<M: Memory>(bucket: M::Bucket, index: u32, half_open: u32) -> u64 {
     u64::from(index) << 8 | u64::from(number)
 }
 
-/// Makes a way of either bucket ours: a free one where there is one, else that of a half-open flow; in the bucket that has
-/// fewer established ones, so that as many find room as can. The spot of the way, or [`NOWHERE`].
+/// Makes a way of either bucket ours: a free one where there is one, else that of a half-open flow which is over, else of any
+/// half-open one; in the bucket that has fewer established ones, so that as many find room as can. The spot of the way, or
+/// [`NOWHERE`].
+///
+/// Where the table is full, connections stay half-open while they last. One whose way back goes to a newer one is broken by the
+/// next packet of its backend, which comes to the client as it is: so none is pushed out while there are some that are over.
 #[inline(always)]
-fn claim<M: Memory>(memory: &M, first: M::Bucket, place: &Place, mut near: Marks) -> u64 {
+fn make_room<M: Memory>(memory: &M, first: M::Bucket, place: &Place, mut marks: Marks) -> u64 {
     let Some(second) = memory.bucket(place.second) else { return NOWHERE };
     for _ in 0..TRIES {
-        let far = Marks::of::<M>(second, 0);
+        let (near, far) = (marks, Marks::of::<M>(second, 0));
         let crowded = near.established.count_ones() > far.established.count_ones();
-        let free = near.free | far.free != 0;
-        let ways = if free { (near.free, far.free) } else { (near.half_open::<M>(), far.half_open::<M>()) };
-        let is_far = ways.0 == 0 || ways.1 != 0 && crowded;
-        let (bucket, index, ways) = if is_far { (second, place.second, ways.1) } else { (first, place.first, ways.0) };
-        if ways == 0 {
+        let (near, far) = (near.room::<M>(first), far.room::<M>(second));
+        let is_far = far.kind < near.kind || far.kind == near.kind && crowded;
+        let (bucket, index, room) = if is_far { (second, place.second, far) } else { (first, place.first, near) };
+        if room.ways == 0 {
             break;
         }
-        let spot = if free { take::<M>(bucket, index, place.home, ways) } else { push_out::<M>(bucket, index, ways) };
+        let spot = match room.kind {
+            Room::FREE => take::<M>(bucket, index, place.home, room.ways),
+            _ => push_out::<M>(bucket, index, room.ways),
+        };
         if spot != NOWHERE {
             return spot;
         }
-        near = Marks::of::<M>(first, 0);
+        marks = Marks::of::<M>(first, 0);
     }
     NOWHERE
 }
