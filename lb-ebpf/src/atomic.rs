@@ -5,7 +5,7 @@ use core::arch::asm;
 /// Sets `bits` in the word, which other CPUs may change at the same moment.
 ///
 /// # Safety
-/// `word` points to an aligned word of a map.
+/// `word` points to an aligned word of a map, or of the program's own.
 #[inline(always)]
 pub(crate) unsafe fn or64(word: *mut u64, bits: u64) {
     // SAFETY: the caller's; the instruction touches this word only.

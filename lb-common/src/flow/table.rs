@@ -71,7 +71,7 @@ pub trait Memory {
     /// Ways of a bucket, an even number up to 14.
     const WAYS: u32;
     /// How often a version is asked for while another CPU inserts.
-    const PATIENCE: u32 = 64;
+    const PATIENCE: u32 = 16;
     /// Its buckets.
     type Bucket: Bucket;
     /// How many there are.
@@ -80,6 +80,10 @@ pub trait Memory {
     fn seed(&self) -> u32;
     /// A bucket.
     fn bucket(&self, index: u32) -> Option<Self::Bucket>;
+    /// Lets some hundred nanoseconds go by before a version is asked for again. Without, this CPU's own cache has answered all
+    /// questions before another can have inserted, and many questions cost the kernel's verifier much.
+    #[inline(always)]
+    fn pause(&self) {}
 }
 
 /// The way of a memory.

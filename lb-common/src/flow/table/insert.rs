@@ -73,7 +73,7 @@ const UNSURE: u64 = 3;
 pub fn begin<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>, flow: &Flow<A>) -> u64 {
     let place = place_of(memory, key);
     let Some(bucket) = memory.bucket(place.first) else { return FULL };
-    let Some(held) = Held::of::<M>(bucket, place.tag) else { return FULL };
+    let Some(held) = Held::of(memory, bucket, place.tag) else { return FULL };
     match held.near::<M>(bucket, &place) {
         NOWHERE => UNSURE,
         spot => settle(memory, bucket, &place, key, flow, spot),
@@ -96,8 +96,8 @@ pub fn begin_both<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>, flow: &Flow<A>
     }
     ask::<A, M>(bucket, place.home);
     ask::<A, M>(back_bucket, back_place.home);
-    let Some(back_held) = Held::of::<M>(back_bucket, back_place.tag) else { return FULL };
-    let held = Held::of::<M>(bucket, place.tag);
+    let Some(back_held) = Held::of(memory, back_bucket, back_place.tag) else { return FULL };
+    let held = Held::of(memory, bucket, place.tag);
     back_held.ask(memory, &back_place);
     if let Some(held) = &held {
         held.ask(memory, &place);
@@ -118,7 +118,8 @@ pub fn begin_both<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>, flow: &Flow<A>
     let (back_key, back) = mirror(key, flow);
     settle(memory, back_bucket, &back_place, &back_key, &back, back_spot);
     match spot {
-        _ if held.is_none() => THERE + FULL,
+        // Perhaps another CPU waits for what we had, and has what we wait for.
+        _ if held.is_none() => THERE + NOTHING,
         PERHAPS => THERE + UNSURE,
         spot => match settle(memory, bucket, &place, key, flow, spot) {
             DONE => DONE,
@@ -187,14 +188,16 @@ struct Held {
 }
 
 impl Held {
-    /// Takes the version of a bucket. Another CPU that has it gives it back within some hundred nanoseconds.
+    /// Takes the version of a bucket. Another CPU that has it gives it back within some hundred nanoseconds, or microseconds
+    /// where it waits for memory, or for a second one.
     #[inline(always)]
-    fn of<M: Memory>(bucket: M::Bucket, tag: u32) -> Option<Self> {
+    fn of<M: Memory>(memory: &M, bucket: M::Bucket, tag: u32) -> Option<Self> {
         for _ in 0..M::PATIENCE {
             let version = bucket.version();
             if version & LOCKED == 0 && bucket.swap_version(version, version | LOCKED) {
                 return Some(Self { spilled: version & SPILLED != 0, marks: Marks::of::<M>(bucket, tag) });
             }
+            memory.pause();
         }
         None
     }
