@@ -6,7 +6,7 @@ use lb_common::flow::table::{self, Bucket as _, Memory as _};
 use lb_common::flow::{mirror, state};
 use lb_common::ip::V4;
 use lb_common::route::Kept;
-use lb_common::tables::{Flow, FlowKey};
+use lb_common::tables::{Flow, FlowKey, Refused};
 
 use crate::memory::{model, plain};
 use crate::{flow, ip, key, next_hop, only, pair, stamp};
@@ -101,6 +101,40 @@ fn two_that_open_flows_where_the_oldest_make_room_leave_each_entry_whole() {
         let entries = rest(&table);
         assert!(entries.iter().all(|(key, flow)| known.get(key) == Some(flow)), "{entries:?}");
         assert!(results.iter().any(Result::is_ok), "{results:?}");
+    });
+}
+
+/// Which of two buckets has a key that comes first.
+fn first_of_two(key: &FlowKey<V4>) -> Option<u32> {
+    let table = plain::Table::new(2);
+    table::insert(&&table, key, &flow(1)).expect("room");
+    (0..2).find(|at| (&&table).bucket(*at).is_some_and(|row| rows::<&plain::Table>(row).count() > 0))
+}
+
+#[test]
+fn two_that_wait_for_each_other_s_bucket_both_give_it_back() {
+    let crossed = |back: u32| {
+        let firsts = |n| {
+            let (key, flow) = pair(n, 1);
+            [mirror(&key, &flow).0, key].map(|key| first_of_two(&key))
+        };
+        let n = (1..100).find(|n| firsts(*n) == [Some(back), Some(1 - back)]).expect("one of so many");
+        pair(n, 1)
+    };
+    let flows = [0, 1].map(crossed);
+    explore(move || {
+        let table = model::Table::new(2);
+        let other = table.clone();
+        let thread = loom::thread::spawn(move || table::insert_both(&&other, &flows[1].0, &flows[1].1));
+        let results = [table::insert_both(&&table, &flows[0].0, &flows[0].1), thread.join().expect("no panic")];
+        let entries = rest(&table);
+        for ((key, flow), result) in flows.iter().zip(results) {
+            let (back_key, back) = mirror(key, flow);
+            // Whoever waits in vain, even for the second time, leaves the way back for the next packet.
+            let (is_there, has_way_back) = (result.is_ok(), !matches!(result, Err(Refused::Back(_))));
+            assert_eq!(entries.get(key), is_there.then_some(flow), "{result:?}");
+            assert_eq!(entries.get(&back_key), has_way_back.then_some(&back), "{result:?}");
+        }
     });
 }
 
