@@ -25,16 +25,19 @@ mod layout;
 mod list;
 mod marks;
 mod next_hop;
+mod place;
 
 pub use insert::{DONE, FULL, NOTHING, THERE, begin, begin_both, claim, finish, finish_by, insert, insert_both};
 pub use layout::{SEED_AT, VERSION_AT, control_at, pair_at};
 pub use layout::{WAYS, bucket_words, buckets_for, flows_in, line_at};
 pub use list::live;
 
+use marks::Marks;
+use place::{Place, hash};
+
 use super::state;
 use crate::ip::Ip;
 use crate::tables::{Flow, FlowKey};
-use marks::Marks;
 
 /// Control word and entry of one flow.
 pub trait Way: Copy {
@@ -113,41 +116,6 @@ const SPILLED: u32 = 2;
 
 /// How often a compare-and-swap is tried again.
 const TRIES: u32 = 2;
-
-/// Where a key may be.
-#[derive(Clone, Copy)]
-struct Place {
-    first: u32,
-    second: u32,
-    home: u32,
-    tag: u32,
-}
-
-impl Place {
-    #[inline(always)]
-    fn of<M: Memory>(memory: &M, hash: u64) -> Self {
-        let buckets = u64::from(memory.buckets());
-        let (high, low) = (hash >> 32, hash & 0xffff_ffff);
-        Self {
-            first: ((high * buckets) >> 32) as u32,
-            second: ((low * buckets) >> 32) as u32,
-            home: (((low & 0xffff) * u64::from(M::WAYS)) >> 16) as u32,
-            tag: (high as u32) << control::TAG.trailing_zeros(),
-        }
-    }
-}
-
-/// All bits of the result depend on all bits of the key (the finaliser of MurmurHash3, on 64 bits).
-#[inline(always)]
-fn hash<A: Ip>(words: &[u64; 5], seed: u32) -> u64 {
-    let mut state = u64::from(seed);
-    for word in words.iter().take(layout::key_words::<A>()) {
-        state = (state ^ word).wrapping_mul(0xff51_afd7_ed55_8ccd);
-        state ^= state >> 32;
-    }
-    state = state.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    state ^ state >> 32
-}
 
 /// Whether a way holds a key. The entry is read in any case, so that its line is on its way while the control word's is.
 #[inline(always)]
