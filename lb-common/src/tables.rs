@@ -187,6 +187,8 @@ pub mod map {
     pub const BACKENDS: [&str; 2] = ["BACKENDS_V4", "BACKENDS_V6"];
     /// Flows, an array of the buckets of [`crate::flow::table`], by family. Can be mapped into memory.
     pub const FLOWS: [&str; 2] = ["FLOWS_V4", "FLOWS_V6"];
+    /// The smaller ones that these take the place of, for programs that see both, by family. Others have no more than a bucket.
+    pub const FLOWS_OLD: [&str; 2] = ["FLOWS_OLD_V4", "FLOWS_OLD_V6"];
     /// [`super::SocketKey`] to [`super::SocketPeer`], an array of [`super::SocketBucket`], by family.
     pub const SOCKETS: [&str; 2] = ["SOCKETS_V4", "SOCKETS_V6"];
     /// Maglev tables, one behind the other, in an array of arrays of [`SLOTS_CHUNK`] slots each. Slots are backend ids of

@@ -18,7 +18,7 @@ use crate::maps::Maps;
 
 /// Reads a part of the question.
 #[inline(always)]
-fn load<T: Entry>(ctx: *mut xdp_md, at: u32) -> Option<T> {
+pub(crate) fn load<T: Entry>(ctx: *mut xdp_md, at: u32) -> Option<T> {
     let mut value = MaybeUninit::<T>::zeroed();
     // SAFETY: the context is this run's own, and there is room for so many bytes.
     let done = unsafe { bpf_xdp_load_bytes(ctx, at, value.as_mut_ptr().cast(), size_of::<T>() as u32) };
@@ -28,7 +28,7 @@ fn load<T: Entry>(ctx: *mut xdp_md, at: u32) -> Option<T> {
 
 /// Writes a part of the answer, where there is room for it.
 #[inline(always)]
-fn store<T: Entry>(ctx: *mut xdp_md, at: u32, value: &mut T) -> bool {
+pub(crate) fn store<T: Entry>(ctx: *mut xdp_md, at: u32, value: &mut T) -> bool {
     // SAFETY: the context is this run's own, and the value has so many bytes.
     (unsafe { bpf_xdp_store_bytes(ctx, at, (&raw mut *value).cast(), size_of::<T>() as u32) }) == 0
 }

@@ -5,7 +5,7 @@ use core::marker::PhantomData;
 use lb_common::flow::turn;
 use lb_common::tables::{Flow, FlowKey, InsertError, Refused};
 
-use lb_common::flow::table::{self, Bucket, Memory, Snapshot, Way};
+use lb_common::flow::table::{self, Bucket, Change, Memory, Snapshot, Way};
 use lb_common::ip::{Ip, V4, V6};
 
 use crate::atomic;
@@ -27,12 +27,16 @@ impl<A> Table<A> {
 pub(crate) trait Far: Ip {
     fn find(key: &FlowKey<Self>, out: &mut Snapshot<Self>) -> bool;
     fn search(key: &FlowKey<Self>) -> u64;
+    fn follow(spot: u64, change: Change) -> bool;
     fn insert(key: &FlowKey<Self>, flow: &Flow<Self>) -> Result<(), InsertError>;
     fn insert_both(key: &mut FlowKey<Self>, flow: &mut Flow<Self>) -> Result<(), Refused>;
 }
 
 macro_rules! far {
-    ($ip:ty, $read:ident, $search:ident, $begin:ident, $both:ident, $claim:ident, $finish:ident, $rest:ident) => {
+    (
+        $ip:ty, $read:ident, $search:ident, $follow:ident, $begin:ident, $both:ident, $claim:ident, $finish:ident,
+        $rest:ident
+    ) => {
         /// 1 where the entry of a key was found at a spot and copied, else 0.
         #[unsafe(no_mangle)]
         #[inline(never)]
@@ -56,6 +60,12 @@ macro_rules! far {
                 Some(key) => table::search(&Table::<$ip>::new(), key),
                 None => table::NOWHERE,
             }
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $follow(spot: u64, keeps: u32, adds: u32) -> u32 {
+            table::follow::<$ip, _>(&Table::<$ip>::new(), spot, Change { keeps, adds }).into()
         }
 
         #[unsafe(no_mangle)]
@@ -122,6 +132,11 @@ macro_rules! far {
             }
 
             #[inline(always)]
+            fn follow(spot: u64, change: Change) -> bool {
+                $follow(spot, change.keeps, change.adds) != 0
+            }
+
+            #[inline(always)]
             fn insert(key: &FlowKey<$ip>, flow: &Flow<$ip>) -> Result<(), InsertError> {
                 outcome($rest(key, flow, table::NOTHING))
             }
@@ -158,8 +173,28 @@ const fn outcome(number: u32) -> Result<(), InsertError> {
     }
 }
 
-far!(V4, flow_read_v4, flow_search_v4, flow_begin_v4, flow_begin_both_v4, flow_claim_v4, flow_finish_v4, flow_rest_v4);
-far!(V6, flow_read_v6, flow_search_v6, flow_begin_v6, flow_begin_both_v6, flow_claim_v6, flow_finish_v6, flow_rest_v6);
+far!(
+    V4,
+    flow_read_v4,
+    flow_search_v4,
+    flow_follow_v4,
+    flow_begin_v4,
+    flow_begin_both_v4,
+    flow_claim_v4,
+    flow_finish_v4,
+    flow_rest_v4
+);
+far!(
+    V6,
+    flow_read_v6,
+    flow_search_v6,
+    flow_follow_v6,
+    flow_begin_v6,
+    flow_begin_both_v6,
+    flow_claim_v6,
+    flow_finish_v6,
+    flow_rest_v6
+);
 
 /// A bucket in the map.
 pub(crate) struct Line<A>(*mut u32, PhantomData<A>);
@@ -190,13 +225,34 @@ impl<A: Maps> Memory for Table<A> {
     }
 
     #[inline(always)]
+    fn old(&self) -> u32 {
+        A::flows_old_shape() as u32
+    }
+
+    #[inline(always)]
+    fn turned(&self) -> bool {
+        let Some(second) = A::flows(1).filter(|_| self.old() > 0) else { return true };
+        // SAFETY: the element has more words than these, and is never freed while a program uses it.
+        unsafe { second.cast::<u32>().add(table::TURNED_AT).read_volatile() != 0 }
+    }
+
+    #[inline(always)]
     fn seed(&self) -> u32 {
         (A::flows_shape() >> 32) as u32
     }
 
     #[inline(always)]
     fn bucket(&self, index: u32) -> Option<Line<A>> {
-        A::flows(index).map(|bucket| Line(bucket.cast(), PhantomData))
+        let bucket = match A::flows(index) {
+            None if self.old() > 0 => A::flows_old(index.wrapping_sub(self.buckets())),
+            bucket => bucket,
+        };
+        bucket.map(|bucket| Line(bucket.cast(), PhantomData))
+    }
+
+    #[inline(always)]
+    fn follow(&self, spot: u64, change: Change) -> bool {
+        A::follow(spot, change)
     }
 
     #[inline(always)]

@@ -11,6 +11,7 @@ mod atomic;
 mod bytes;
 mod fib;
 mod flow_list;
+mod flow_move;
 mod flow_table;
 mod log;
 mod maps;

@@ -123,6 +123,11 @@ unsafe fn tail_call<const INDEX: u32>(ctx: *mut c_void, programs: &'static Progr
 #[unsafe(no_mangle)]
 static FLOWS_SHAPE: [u64; 2] = [0; 2];
 
+/// Of the tables that entries are moved from, by family: buckets, or 0 where there is none, as nearly always. The agent says so,
+/// too. The verifier knows the number, and drops what is for two tables where there is one.
+#[unsafe(no_mangle)]
+static FLOWS_OLD: [u64; 2] = [0; 2];
+
 /// [`Jiffies::words`]. The agent says so, too.
 #[unsafe(no_mangle)]
 static JIFFIES: [u64; 2] = [0; 2];
@@ -199,8 +204,12 @@ pub(crate) trait Maps: Routed + Far {
     fn snapshots(index: u32) -> Option<*mut Snapshot<Self>>;
     /// This family's [`FLOWS_SHAPE`].
     fn flows_shape() -> u64;
+    /// This family's [`FLOWS_OLD`].
+    fn flows_old_shape() -> u64;
     /// A bucket of its table of flows.
     fn flows(index: u32) -> Option<*mut u64>;
+    /// A bucket of the one that entries are moved from.
+    fn flows_old(index: u32) -> Option<*mut u64>;
     /// Where a stage leaves what the next one needs, on this CPU.
     fn passed() -> Option<*mut Passed<Self>>;
 }
@@ -208,7 +217,7 @@ pub(crate) trait Maps: Routed + Far {
 macro_rules! maps {
     (
         $ip:ty, $node:ident, $frontends:ident, $backends:ident, $ranges:ident, $affinity:ident, $sockets:ident,
-        $fragments:ident, $flows:ident, $snapshots:ident, $passed:ident, $index:literal
+        $fragments:ident, $flows:ident, $flows_old:ident, $snapshots:ident, $passed:ident, $index:literal
     ) => {
         #[map]
         static $frontends: HashMap<FrontendKey<$ip>, Frontend> =
@@ -227,6 +236,9 @@ macro_rules! maps {
         #[map]
         static $flows: Array<[u64; bucket_words::<$ip>()]> =
             Array::pinned(buckets_for(shape::FLOWS_CAPACITY), BPF_F_MMAPABLE);
+        // Where there is one, the agent says which, and how large it is.
+        #[map]
+        static $flows_old: Array<[u64; bucket_words::<$ip>()]> = Array::with_max_entries(1, 0);
         #[map]
         static $snapshots: PerCpuArray<Snapshot<$ip>> = PerCpuArray::with_max_entries(2, 0);
 
@@ -272,8 +284,17 @@ macro_rules! maps {
                 unsafe { (&raw const FLOWS_SHAPE[$index]).read_volatile() }
             }
             #[inline(always)]
+            fn flows_old_shape() -> u64 {
+                // SAFETY: as in `flows_shape`.
+                unsafe { (&raw const FLOWS_OLD[$index]).read_volatile() }
+            }
+            #[inline(always)]
             fn flows(index: u32) -> Option<*mut u64> {
                 $flows.get_ptr_mut(index).map(<*mut _>::cast)
+            }
+            #[inline(always)]
+            fn flows_old(index: u32) -> Option<*mut u64> {
+                $flows_old.get_ptr_mut(index).map(<*mut _>::cast)
             }
             #[inline(always)]
             fn passed() -> Option<*mut Passed<Self>> {
@@ -293,6 +314,7 @@ maps!(
     SOCKETS_V4,
     FRAGMENTS_V4,
     FLOWS_V4,
+    FLOWS_OLD_V4,
     SNAPSHOTS_V4,
     PASSED_V4,
     0
@@ -307,6 +329,7 @@ maps!(
     SOCKETS_V6,
     FRAGMENTS_V6,
     FLOWS_V6,
+    FLOWS_OLD_V6,
     SNAPSHOTS_V6,
     PASSED_V6,
     1

@@ -169,8 +169,11 @@ impl<A: Maps, P: Place, const ENTRY: bool> Tables<A> for Kernel<P, ENTRY> {
 
     #[inline(always)]
     fn met(&mut self, key: &FlowKey<A>, now: u32, from: u32) -> Option<(Flow<A>, Kept)> {
-        let read = |spot| table::read(&Table::<A>::new(), key, spot);
-        let mut entry = table::find_by(read, || A::search(key))?;
+        // Not by `table::find_by`: a closure that is called twice may come out of line, and cannot hand back a copy on the stack.
+        let mut entry = match table::read(&Table::<A>::new(), key, table::HOME) {
+            Some(entry) => entry,
+            None => table::read(&Table::<A>::new(), key, A::search(key))?,
+        };
         let mut kept = Kept::NOTHING;
         if entry.flow.seen != now {
             entry.touch(&Table::<A>::new(), now);

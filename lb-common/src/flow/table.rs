@@ -13,12 +13,14 @@
 //! - **State** of a flow is in the control word: it changes by compare-and-swap, so never that of a flow which moved in.
 //!   Nothing else is needed to establish or to remove one: the agent takes no lock that it could leave behind.
 //! - **Victims**: a half-open entry makes room for another where both buckets are full, one that is over before one that is
-//!   not, and the oldest of its bucket; an established one never. The last two ways of a bucket are never given to established flows, so that new ones have a
-//!   place whatever comes.
+//!   not, and the oldest of its bucket; an established one never. The last two ways of a bucket are never given to
+//!   established flows, so that new ones have a place whatever comes.
+//! - **Growth**: a table keeps its size. A larger one takes its place while both are there ([`transfer`]), for as long as it
+//!   takes to move the entries.
 //!
-//! Entries stay where they are for as long as they live: a reader never misses one that is there. On machines that keep
-//! loads in order and stores in order (x86) a reader never sees half an entry; on others a packet that comes in the very
-//! moment in which its way is given to another flow may be led by the wrong one, as with the kernel's own hash maps.
+//! Otherwise entries stay where they are for as long as they live, and a reader never misses one that is there. On machines
+//! that keep loads in order and stores in order (x86) a reader never sees half an entry; on others a packet that comes in the
+//! very moment in which its way is given to another flow may be led by the wrong one, as with the kernel's own hash maps.
 
 mod insert;
 mod layout;
@@ -26,11 +28,13 @@ mod list;
 mod marks;
 mod next_hop;
 mod place;
+mod transfer;
 
 pub use insert::{DONE, FULL, NOTHING, THERE, begin, begin_both, claim, finish, finish_by, insert, insert_both};
-pub use layout::{SEED_AT, VERSION_AT, control_at, pair_at};
+pub use layout::{SEED_AT, TURNED_AT, VERSION_AT, control_at, pair_at};
 pub use layout::{WAYS, bucket_words, buckets_for, flows_in, line_at};
 pub use list::live;
+pub use transfer::{Transfer, follow, transfer};
 
 use marks::Marks;
 use place::{Place, hash};
@@ -69,7 +73,7 @@ pub trait Bucket: Copy {
     fn way(&self, index: u32) -> Option<Self::Way>;
 }
 
-/// The buckets.
+/// The buckets: of one table, or of two, where a larger one takes the place of another.
 pub trait Memory {
     /// Ways of a bucket, an even number up to 14.
     const WAYS: u32;
@@ -79,14 +83,26 @@ pub trait Memory {
     type Bucket: Bucket;
     /// How many there are.
     fn buckets(&self) -> u32;
-    /// What makes hashes unpredictable.
+    /// How many buckets the table has that entries are moved from; these come behind the others. 0 where there is but one table.
+    fn old(&self) -> u32 {
+        0
+    }
+    /// Whether entries are inserted into the table that others are moved to, no longer into the one that these are moved from.
+    fn turned(&self) -> bool {
+        true
+    }
+    /// What makes hashes unpredictable, in both tables.
     fn seed(&self) -> u32;
-    /// A bucket.
+    /// A bucket, of those of both tables.
     fn bucket(&self, index: u32) -> Option<Self::Bucket>;
     /// Lets some hundred nanoseconds go by before a version is asked for again. Without, this CPU's own cache has answered all
     /// questions before another can have inserted, and many questions cost the kernel's verifier much.
     #[inline(always)]
     fn pause(&self) {}
+    /// Stands for [`follow`], for entries of its family.
+    fn follow(&self, _spot: u64, _change: Change) -> bool {
+        false
+    }
 }
 
 /// The way of a memory.
@@ -98,16 +114,24 @@ mod control {
     pub(super) const STATE: u32 = crate::flow::state::KEPT;
     /// Somebody's, if only while it is written.
     pub(super) const USED: u32 = 1 << 10;
-    /// To be found.
+    /// To be found. Without [`USED`] the entry has moved to another table, and is read by those who have found it before.
     pub(super) const LIVE: u32 = 1 << 11;
+    /// Of an entry to be found that has not moved.
+    pub(super) const FOUND: u32 = USED | LIVE;
     pub(super) const SEQUENCE: u32 = 0x3ff << 12;
     pub(super) const ONE: u32 = 1 << 12;
     pub(super) const TAG: u32 = 0x3ff << 22;
 
-    /// Whether two control words of a way are of one flow.
+    /// Whether an entry with a tag can be found, and has not moved.
+    #[inline(always)]
+    pub(super) const fn is(control: u32, tag: u32) -> bool {
+        (control ^ tag) & TAG | !control & FOUND == 0
+    }
+
+    /// Whether two control words of a way are of one flow, which may have moved.
     #[inline(always)]
     pub(super) const fn same(a: u32, b: u32) -> bool {
-        (a ^ b) & !STATE == 0
+        (a ^ b) & !(STATE | USED) == 0
     }
 }
 
@@ -180,7 +204,7 @@ pub fn find_by<T>(mut read: impl FnMut(u64) -> Option<T>, search: impl FnOnce() 
 }
 
 /// The spot where most keys are.
-const HOME: u64 = NOWHERE - 4;
+pub const HOME: u64 = NOWHERE - 4;
 
 /// Reads the entry at a spot, if it is this key's.
 #[inline(always)]
@@ -200,19 +224,33 @@ pub fn read<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>, spot: u64) -> Option
         return None;
     }
     flow.state = after & control::STATE;
-    Some(Snapshot { flow, control: after, zero: 0, spot })
+    // One that has moved is not to be changed here.
+    Some(Snapshot { flow, control: after | control::USED, zero: 0, spot })
 }
 
 /// Bucket and way of a key wherever it may be: 8 bits of way below the bucket, or [`NOWHERE`].
 #[inline(always)]
 pub fn search<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>) -> u64 {
     let words = layout::pack_key(key);
-    let place = Place::of(memory, hash::<A>(&words, memory.seed()));
+    let hash = hash::<A>(&words, memory.seed());
+    if memory.old() > 0 {
+        // Before the other table: what moves meanwhile is there by then.
+        let spot = look::<A, M>(memory, &Place::old(memory, hash), &words);
+        if spot != NOWHERE {
+            return spot;
+        }
+    }
+    look::<A, M>(memory, &Place::of(memory, hash), &words)
+}
+
+/// [`search`] in one table.
+#[inline(always)]
+fn look<A: Ip, M: Memory>(memory: &M, place: &Place, words: &[u64; 5]) -> u64 {
     let mut index = place.first;
     for _ in 0..2 {
         let Some(bucket) = memory.bucket(index) else { return NOWHERE };
         let spilled = bucket.version() & SPILLED != 0;
-        let way = Marks::of::<M>(bucket, place.tag).holder::<A, M>(bucket, place.tag, &words);
+        let way = Marks::of::<M>(bucket, place.tag).holder::<A, M>(bucket, place.tag, words);
         if way < M::WAYS {
             return u64::from(index) << 8 | u64::from(way);
         }
@@ -235,12 +273,12 @@ impl<A: Ip> Snapshot<A> {
         }
     }
 
-    /// Changes the state, and says whether the entry was still there.
+    /// Changes the control word, and says whether the entry was still there.
     #[inline(always)]
-    fn change<M: Memory>(&mut self, memory: &M, new: impl Fn(u32) -> u32) -> bool {
+    fn change<M: Memory>(&mut self, memory: &M, change: Change) -> bool {
         let Some(way) = way_at(memory, self.spot) else { return false };
         for _ in 0..TRIES {
-            let wanted = new(self.control);
+            let wanted = change.of(self.control);
             if way.swap(self.control, wanted) {
                 self.control = wanted;
                 self.flow.state = wanted & control::STATE;
@@ -250,6 +288,10 @@ impl<A: Ip> Snapshot<A> {
             if !control::same(now, self.control) {
                 return false;
             }
+            if memory.old() > 0 && now & control::USED == 0 {
+                self.flow.state = wanted & control::STATE;
+                return memory.follow(self.spot, change);
+            }
             self.control = now;
         }
         false
@@ -258,13 +300,13 @@ impl<A: Ip> Snapshot<A> {
     /// Adds bits to the state.
     #[inline(always)]
     pub fn mark<M: Memory>(&mut self, memory: &M, bits: u32) {
-        self.change(memory, |control| control | bits & control::STATE);
+        self.change(memory, Change { keeps: u32::MAX, adds: bits & control::STATE });
     }
 
     /// Takes bits from the state.
     #[inline(always)]
     pub fn unmark<M: Memory>(&mut self, memory: &M, bits: u32) {
-        self.change(memory, |control| control & !(bits & control::STATE));
+        self.change(memory, Change { keeps: !(bits & control::STATE), adds: 0 });
     }
 
     /// Makes the entry one that nothing pushes out, unless its bucket has as many of these as it may.
@@ -274,13 +316,29 @@ impl<A: Ip> Snapshot<A> {
         if !self.flow.is_established() && insert::is_full::<M>(bucket) {
             return false;
         }
-        self.change(memory, |control| control | state::ESTABLISHED)
+        self.change(memory, Change { keeps: u32::MAX, adds: state::ESTABLISHED })
     }
 
     /// Removes the entry, and says whether it was still there.
     #[inline(always)]
     pub fn remove<M: Memory>(&mut self, memory: &M) -> bool {
-        self.change(memory, |control| control & control::SEQUENCE)
+        self.change(memory, Change { keeps: control::SEQUENCE, adds: 0 })
+    }
+}
+
+/// What becomes of a control word.
+#[derive(Clone, Copy, Debug)]
+pub struct Change {
+    /// Bits that stay as they are; the others are cleared.
+    pub keeps: u32,
+    /// Bits that are set then.
+    pub adds: u32,
+}
+
+impl Change {
+    #[inline(always)]
+    const fn of(self, control: u32) -> u32 {
+        control & self.keeps | self.adds
     }
 }
 

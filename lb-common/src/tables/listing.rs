@@ -10,7 +10,11 @@ use crate::ip::Ip;
 
 /// The programs, by family: one lists entries, the other looks for some of them.
 pub const PROGRAMS: [[&str; 2]; 2] = [["list_v4", "seek_v4"], ["list_v6", "seek_v6"]];
-/// Buckets that a program looks into in one run, at most: its CPU handles no packets meanwhile.
+/// The programs that move entries from a table to the larger one that takes its place, by family.
+pub const MOVERS: [&str; 2] = ["move_v4", "move_v6"];
+/// Entries that a program has moved when it ends its run, or a few more.
+pub const MOVES: u32 = 128;
+/// Buckets that a program which lists looks into in one run, at most: its CPU handles no packets meanwhile.
 pub const BUCKETS: u32 = 64 * 64;
 /// Entries that a program looks for in one run, at most.
 pub const SOUGHT: u32 = 256;
@@ -18,11 +22,14 @@ pub const SOUGHT: u32 = 256;
 entry! {
     /// What the entries behind it are.
     pub struct Head {
-        /// For a program that lists: the first bucket to be looked into; its answer, the first that was not.
+        /// For a program that lists: the first bucket to be looked into; its answer, the first that was not. For one that moves
+        /// entries the same, counted from the first bucket of the table that they are moved from.
         pub bucket: u32,
-        /// Entries behind this. A program that lists finds as many as there is room for.
+        /// Entries behind this. A program that lists finds as many as there is room for. The answer of one that moves entries
+        /// has none behind this: so many have moved.
         pub entries: u32,
-        /// For one that looks for entries: whether they are to be removed.
+        /// For one that looks for entries: whether they are to be removed. The answer of one that moves them: how many it could
+        /// not move now, since another CPU was at their buckets, or there was no room.
         pub removes: u32,
         /// Always 0.
         pub zero: u32,

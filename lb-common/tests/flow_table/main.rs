@@ -11,6 +11,7 @@ use lb_common::route::{Kept, NextHop, Stamp};
 use lb_common::tables::{Flow, FlowKey, InsertError, Refused};
 
 mod memory;
+mod moves;
 mod races;
 
 use memory::plain;

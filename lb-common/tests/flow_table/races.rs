@@ -11,7 +11,7 @@ use lb_common::tables::{Flow, FlowKey, Refused};
 use crate::memory::{model, plain};
 use crate::{flow, ip, key, next_hop, only, pair, stamp};
 
-fn explore(test: impl Fn() + Sync + Send + 'static) {
+pub(crate) fn explore(test: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(2);
     builder.check(test);

@@ -3,7 +3,7 @@
 use super::control::{LIVE, ONE, SEQUENCE, STATE, USED};
 use super::layout::{LINE, RESERVED, line_words, pack_key, write};
 use super::marks::{Marks, Room, mark_of, way_of};
-use super::{Bucket, Memory, NOWHERE, Place, SPILLED, TRIES, Way, hash, search, way_at};
+use super::{Bucket, Memory, NOWHERE, Place, SPILLED, TRIES, Way, hash, search, transfer, way_at};
 use crate::flow::{mirror, state};
 use crate::ip::Ip;
 use crate::tables::{Flow, FlowKey, InsertError, Refused};
@@ -71,6 +71,9 @@ const UNSURE: u64 = 3;
 /// [`finish_by`] that they are unsure.
 #[inline(always)]
 pub fn begin<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>, flow: &Flow<A>) -> u64 {
+    if memory.old() > 0 {
+        return begin_joined(memory, key);
+    }
     let place = place_of(memory, key);
     let Some(bucket) = memory.bucket(place.first) else { return FULL };
     let Some(held) = Held::of(memory, bucket, place.tag) else { return FULL };
@@ -87,6 +90,9 @@ pub fn begin<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>, flow: &Flow<A>) -> 
 /// entries are written behind the last compare-and-swap, which would wait for that.
 #[inline(always)]
 pub fn begin_both<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>, flow: &Flow<A>) -> u64 {
+    if memory.old() > 0 {
+        return begin_joined(memory, &mirror(key, flow).0);
+    }
     let (place, back_place) = (place_of(memory, key), place_of(memory, &mirror(key, flow).0));
     let (Some(bucket), Some(back_bucket)) = (memory.bucket(place.first), memory.bucket(back_place.first)) else {
         return FULL;
@@ -128,6 +134,12 @@ pub fn begin_both<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>, flow: &Flow<A>
     }
 }
 
+/// [`begin`] where entries move from one table to another: that the key may be in either is always looked for.
+#[inline(always)]
+fn begin_joined<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>) -> u64 {
+    if transfer::hold::<A, M>(memory, &pack_key(key)) { UNSURE } else { FULL }
+}
+
 /// Asks for the lines of a bucket's control words and of an entry.
 #[inline(always)]
 fn ask<A: Ip, M: Memory>(bucket: M::Bucket, way: u32) {
@@ -159,15 +171,23 @@ pub fn insert_both<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>, flow: &Flow<A
 /// Makes a way ours for a key that [`begin`] was unsure of. Its spot, or [`NOWHERE`].
 #[inline(always)]
 pub fn claim<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>) -> u64 {
-    let place = place_of(memory, key);
-    let Some(bucket) = memory.bucket(place.first) else { return NOWHERE };
-    make_room(memory, bucket, &place, Marks::of::<M>(bucket, 0))
+    claim_at(memory, &Place::to_fill(memory, hash::<A>(&pack_key(key), memory.seed())))
 }
 
-/// Ends an insertion of which [`begin`] was unsure: adds the entry at its spot, if it has one, and gives back the version.
+/// [`claim`] in the table of a place.
+#[inline(always)]
+pub(super) fn claim_at<M: Memory>(memory: &M, place: &Place) -> u64 {
+    let Some(bucket) = memory.bucket(place.first) else { return NOWHERE };
+    make_room(memory, bucket, place, Marks::of::<M>(bucket, 0))
+}
+
+/// Ends an insertion of which [`begin`] was unsure: adds the entry at its spot, if it has one, and gives back what was taken.
 #[inline(always)]
 pub fn finish<A: Ip, M: Memory>(memory: &M, key: &FlowKey<A>, flow: &Flow<A>, spot: u64) -> u64 {
-    let place = place_of(memory, key);
+    let (place, other) = transfer::places(memory, hash::<A>(&pack_key(key), memory.seed()), spot);
+    if let Some(other) = other.and_then(|place| memory.bucket(place.first)) {
+        release::<M>(other);
+    }
     let Some(bucket) = memory.bucket(place.first) else { return FULL };
     settle(memory, bucket, &place, key, flow, spot)
 }
@@ -188,18 +208,10 @@ struct Held {
 }
 
 impl Held {
-    /// Takes the version of a bucket. Another CPU that has it gives it back within some hundred nanoseconds, or microseconds
-    /// where it waits for memory, or for a second one.
     #[inline(always)]
     fn of<M: Memory>(memory: &M, bucket: M::Bucket, tag: u32) -> Option<Self> {
-        for _ in 0..M::PATIENCE {
-            let version = bucket.version();
-            if version & LOCKED == 0 && bucket.swap_version(version, version | LOCKED) {
-                return Some(Self { spilled: version & SPILLED != 0, marks: Marks::of::<M>(bucket, tag) });
-            }
-            memory.pause();
-        }
-        None
+        let version = lock(memory, bucket)?;
+        Some(Self { spilled: version & SPILLED != 0, marks: Marks::of::<M>(bucket, tag) })
     }
 
     /// Whether nothing need be known of the second bucket.
@@ -248,6 +260,20 @@ impl Held {
     }
 }
 
+/// Takes the version of a bucket. Another CPU that has it gives it back within some hundred nanoseconds, or microseconds where it
+/// waits for memory, or for a second one.
+#[inline(always)]
+pub(super) fn lock<M: Memory>(memory: &M, bucket: M::Bucket) -> Option<u32> {
+    for _ in 0..M::PATIENCE {
+        let version = bucket.version();
+        if version & LOCKED == 0 && bucket.swap_version(version, version | LOCKED) {
+            return Some(version);
+        }
+        memory.pause();
+    }
+    None
+}
+
 /// Writes an entry at a spot that is ours, if there is one, and gives back the version of its first bucket.
 #[inline(always)]
 fn settle<A: Ip, M: Memory>(
@@ -262,10 +288,7 @@ fn settle<A: Ip, M: Memory>(
         release::<M>(bucket);
         return FULL;
     };
-    if spot >> 8 != u64::from(place.first) {
-        // Before there is anything to be found in the other bucket.
-        bucket.set_version(bucket.version() | SPILLED);
-    }
+    reach::<M>(bucket, place, spot);
     let sequence = way.control() & SEQUENCE;
     write(&pack_key(key), flow, |index, word| way.set(index, word));
     way.publish(sequence | USED | LIVE | place.tag | flow.state & STATE);
@@ -273,9 +296,17 @@ fn settle<A: Ip, M: Memory>(
     DONE
 }
 
+/// Has the key's first bucket, whose version is ours, tell of an entry at a spot, before there is anything to be found.
+#[inline(always)]
+pub(super) fn reach<M: Memory>(first: M::Bucket, place: &Place, spot: u64) {
+    if spot >> 8 != u64::from(place.first) {
+        first.set_version(first.version() | SPILLED);
+    }
+}
+
 /// Gives back the version of a bucket.
 #[inline(always)]
-fn release<M: Memory>(bucket: M::Bucket) {
+pub(super) fn release<M: Memory>(bucket: M::Bucket) {
     bucket.set_version(bucket.version() & !LOCKED);
 }
 

@@ -6,7 +6,7 @@ use crate::tables::{Flow, FlowKey};
 /// Ways of a bucket in the kernel: with the version, as many control words as a cache line holds.
 pub const WAYS: u32 = 14;
 
-/// Words of the control line of a bucket: version, seed (in the first bucket), control words.
+/// Words of the control line of a bucket: version, seed or whether it has turned (in the first and the second bucket), control words.
 const HEAD: usize = 8;
 
 /// Words of a cache line.
@@ -45,6 +45,10 @@ pub const VERSION_AT: usize = 0;
 
 /// Where the seed of the table is in its first bucket, in 32-bit words.
 pub const SEED_AT: usize = 1;
+
+/// Where a table that takes the place of another says whether entries are inserted into it already (anything but 0), in its
+/// second bucket, in 32-bit words.
+pub const TURNED_AT: usize = 1;
 
 /// Entries of established flows that a bucket is made for: as many as it takes. In a table that is filled to this, four
 /// entries of a hundred stay half-open, those whose buckets are both full; at nine tenths it is one.

@@ -65,7 +65,7 @@ impl Marks {
         let (mut alike, mut used, mut established) = (0, 0, 0);
         for index in 0..M::WAYS / 2 {
             let pair = bucket.pair(index);
-            let difference = (pair ^ both(tag)) & both(control::TAG | control::LIVE) ^ both(control::LIVE);
+            let difference = (pair ^ both(tag)) & both(control::TAG | control::FOUND) ^ both(control::FOUND);
             // The top bit of a half stays clear only where all its bits are.
             let equal = !((difference & !TOP).wrapping_add(!TOP) | difference) & TOP;
             alike |= (equal >> 31) << index;

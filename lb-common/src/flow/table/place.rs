@@ -13,13 +13,32 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// In the only table, or the one that entries are moved to.
     #[inline(always)]
     pub(super) fn of<M: Memory>(memory: &M, hash: u64) -> Self {
-        let buckets = u64::from(memory.buckets());
+        Self::within::<M>(0, memory.buckets(), hash)
+    }
+
+    /// In the table that entries are moved from.
+    #[inline(always)]
+    pub(super) fn old<M: Memory>(memory: &M, hash: u64) -> Self {
+        Self::within::<M>(memory.buckets(), memory.old(), hash)
+    }
+
+    /// In the table that entries are inserted into.
+    #[inline(always)]
+    pub(super) fn to_fill<M: Memory>(memory: &M, hash: u64) -> Self {
+        if memory.turned() { Self::of(memory, hash) } else { Self::old(memory, hash) }
+    }
+
+    /// In a table of so many buckets from `base` on.
+    #[inline(always)]
+    fn within<M: Memory>(base: u32, buckets: u32, hash: u64) -> Self {
+        let buckets = u64::from(buckets);
         let (high, low) = (hash >> 32, hash & 0xffff_ffff);
         Self {
-            first: ((high * buckets) >> 32) as u32,
-            second: ((low * buckets) >> 32) as u32,
+            first: base + ((high * buckets) >> 32) as u32,
+            second: base + ((low * buckets) >> 32) as u32,
             home: (((low & 0xffff) * u64::from(M::WAYS)) >> 16) as u32,
             tag: (high as u32) << control::TAG.trailing_zeros(),
         }
