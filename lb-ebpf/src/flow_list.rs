@@ -58,6 +58,8 @@ macro_rules! programs {
                 }
             }
             head.entries = at.wrapping_sub(HEAD) / size_of::<Listed<$ip>>() as u32;
+            let table = Table::<$ip>::new();
+            head.buckets = table.buckets().wrapping_add(table.old());
             store(ctx, 0, &mut head);
             // What was not needed need not be copied. That it cannot be cut off changes nothing else.
             // SAFETY: the context is this run's own.

@@ -23,7 +23,14 @@ use sluice_tests::packets::{SYN, echo, packet, verify_checksums};
 use sluice_tests::routes;
 
 fn small() -> Capacities {
-    Capacities { services: 1024, backends: 1024, slots: 1 << 14, source_ranges: 64, flows: 1 << 13 }
+    Capacities {
+        services: 1024,
+        backends: 1024,
+        slots: 1 << 14,
+        source_ranges: 64,
+        flows: 1 << 13,
+        flows_at_first: 1 << 13,
+    }
 }
 
 /// Flows without the time, which differs by run, and without next hops, which a reader of the kernel's table has no use for.

@@ -31,9 +31,14 @@ entry! {
         /// For one that looks for entries: whether they are to be removed. The answer of one that moves them: how many it could
         /// not move now, since another CPU was at their buckets, or there was no room.
         pub removes: u32,
-        /// Always 0.
-        pub zero: u32,
+        /// Of the answer of a program that lists: how many buckets there are.
+        pub buckets: u32,
     }
+}
+
+impl Head {
+    /// About nothing.
+    pub const EMPTY: Self = Self { bucket: 0, entries: 0, removes: 0, buckets: 0 };
 }
 
 entry! {

@@ -153,6 +153,16 @@ impl Datapath {
         self.problems = problems;
     }
 
+    /// Has all hooks run other programs, which have the same maps. Says whether all do.
+    pub(super) fn exchange(&mut self, mut programs: bpf::Programs, survey: &Survey) -> Result<bool, bpf::Error> {
+        if self.settings.packet_log {
+            programs.follow_log()?;
+        }
+        self.attacher.replace(programs);
+        self.sync(survey);
+        self.attacher.runs_everywhere()
+    }
+
     /// Makes the service device, so that it is among the devices from the beginning.
     pub(super) async fn make_service_device(&mut self) {
         let made = self.service.make().await;

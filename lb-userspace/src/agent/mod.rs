@@ -3,6 +3,7 @@
 mod datapath;
 mod drain;
 mod engine;
+mod growth;
 mod health_checks;
 mod memory;
 mod observed;
@@ -65,7 +66,7 @@ pub struct Settings {
     pub tc: TcMode,
     /// How long, on a node that is new to Sluice, connections that another proxy began go on through that.
     pub takeover: Duration,
-    /// Sizes of maps that are not there yet.
+    /// Sizes of maps.
     pub capacities: Capacities,
     /// Whether the programs log packets.
     pub packet_log: bool,

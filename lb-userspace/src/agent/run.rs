@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use super::datapath::{Before, Datapath, Seen, config};
 use super::engine::Engine;
+use super::growth::{Growth, Still};
 use super::health_checks::HealthCheckServers;
 use super::observed::{Observed, Said};
 use super::source::Opened;
@@ -65,7 +66,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let (departures, departed) = mpsc::unbounded_channel();
     let mut engine = Engine::start(&agent.settings, agent.facts()?, source, programming.clone(), departures)?;
     let (levels, levels_seen) = watch::channel(Vec::new());
-    let _sweep = Aborted(tokio::spawn(sweep::forever(agent.settings.pins.clone(), departed, levels)));
+    let still = Still::default();
+    let mut growth = Growth::new(&agent.settings, still.clone());
+    let mut counted = levels_seen.clone();
+    let _sweep = Aborted(tokio::spawn(sweep::forever(agent.settings.pins.clone(), departed, levels, still)));
     let said = Said {
         status: engine.status.clone(),
         source: engine.health.clone(),
@@ -113,8 +117,17 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
                 }
                 engine.move_to(agent.facts()?);
             }
+            Ok(()) = counted.changed(), if agent.attached => growth.consider(&counted.borrow_and_update()),
+            ready = growth.ready() => {
+                growth.go_on(ready, &mut datapath, &agent.survey);
+                agent.seen.send_replace(datapath.seen());
+            }
             _ = repair.tick() => {
                 agent.sync(&mut datapath);
+                if agent.attached {
+                    // Also what could not be done before, or what has grown and is to grow further.
+                    growth.consider(&counted.borrow());
+                }
                 agent.lead(&mut datapath, &devices).await;
             }
             () = sleep_until(report_at), if agent.report_at.is_some() => agent.write_report(&datapath),

@@ -42,6 +42,20 @@ impl Attacher {
         Self { pins, programs, xdp, tc, ours, notes, places: None, without_xdp, repairs: 0 }
     }
 
+    /// Has all that is attached run other programs, as soon as it is told to sync.
+    pub fn replace(&mut self, programs: Programs) {
+        self.programs = programs;
+        self.ours.clear();
+    }
+
+    /// Whether all that is pinned runs this agent's programs.
+    ///
+    /// # Errors
+    /// The pins cannot be listed.
+    pub fn runs_everywhere(&self) -> Result<bool, Error> {
+        Ok(self.pins.attachments()?.iter().all(|attachment| self.ours.contains(attachment)))
+    }
+
     /// The programs that are attached.
     pub fn programs(&self) -> &Programs {
         &self.programs

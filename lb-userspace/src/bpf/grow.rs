@@ -74,7 +74,9 @@ impl Sizes {
     pub(super) fn of(folder: &Path, wanted: Option<&Capacities>) -> Result<Self, Error> {
         let mut sizes =
             Self { folder: folder.to_owned(), entries: Vec::new(), larger: Vec::new(), warnings: Vec::new() };
-        for shape in shape::shapes(&wanted.copied().unwrap_or_default()) {
+        // Tables of flows, which packets write, are another's to replace.
+        let shapes = shape::shapes(&wanted.copied().unwrap_or_default());
+        for shape in shapes.into_iter().filter(|shape| !shape.holds_flows()) {
             pins::unpin(&sizes.waiting(shape.map))?;
             let entries = match shape.pinned(folder)? {
                 Some(pinned) if wanted.is_some() => sizes.choose(&shape, pinned),
@@ -88,19 +90,13 @@ impl Sizes {
 
     /// Entries of a map of which there is one already.
     fn choose(&mut self, shape: &Shape, pinned: u32) -> u32 {
-        let Some(option) = shape.option.filter(|_| pinned != shape.capacity) else { return pinned };
         match Contents::of(shape.map) {
             Some(contents) if pinned < shape.capacity => {
                 self.larger.push(Larger { map: shape.map, pinned, contents });
                 shape.capacity
             }
-            contents => {
-                let (has, wants) = (shape.room(pinned), shape.room(shape.capacity));
-                let when = if contents.is_some() { "less takes effect" } else { "another size takes effect" };
-                let map = shape.map;
-                self.warnings.push(format!(
-                    "the map {map} keeps room for {has}, not {wants} ({option}): {when} after `sluice uninstall`"
-                ));
+            _ => {
+                self.warnings.extend(shape.keeps(pinned, shape.capacity));
                 pinned
             }
         }
@@ -147,8 +143,13 @@ impl Sizes {
     }
 
     fn waiting(&self, map: &str) -> PathBuf {
-        self.folder.join(format!("{map}{NEW}"))
+        waiting(&self.folder, map)
     }
+}
+
+/// Where a map waits to take the place of another.
+pub(super) fn waiting(folder: &Path, map: &str) -> PathBuf {
+    folder.join(format!("{map}{NEW}"))
 }
 
 fn copy<K: Entry, V: Entry>(from: BorrowedFd<'_>, to: BorrowedFd<'_>, capacity: u32) -> io::Result<()> {

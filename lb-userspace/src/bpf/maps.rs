@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapType, PerCpuArray};
 use lb_common::ip::{Family, Ip, V4, V6};
@@ -97,6 +97,8 @@ pub struct Maps {
     pub(super) traffic: TrafficArray,
     pub(super) filter: Unmapped,
     pub(super) counters: PerCpuArray<MapData, u64>,
+    /// Where they are pinned.
+    folder: PathBuf,
     shapes: Vec<(Shape, u32)>,
 }
 
@@ -166,6 +168,7 @@ impl Maps {
             traffic: TrafficArray::open(&folder)?,
             filter: unmapped(&folder, map::FILTER)?,
             counters: typed(data(&folder, map::COUNTERS)?, map::COUNTERS)?,
+            folder,
             shapes,
         })
     }
@@ -184,15 +187,27 @@ impl Maps {
                 sockets if map::SOCKETS.contains(&sockets) => continue,
                 _ => self.entries(shape.map)?,
             };
-            fills.push(fill(shape, *capacity, entries));
+            fills.push(self.full(shape, *capacity, entries));
         }
         Ok(fills)
     }
 
-    /// How full each map is of which `levels` says how many entries it holds. Reads nothing.
+    /// How full each map is of which `levels` says how many entries it holds. Reads no entries.
     pub fn fill_of(&self, levels: &[(&str, u64)]) -> Vec<Fill> {
         let level = |map| Some(levels.iter().find(|(name, _)| *name == map)?.1);
-        self.shapes.iter().filter_map(|(shape, capacity)| Some(fill(shape, *capacity, level(shape.map)?))).collect()
+        self.shapes
+            .iter()
+            .filter_map(|(shape, capacity)| Some(self.full(shape, *capacity, level(shape.map)?)))
+            .collect()
+    }
+
+    fn full(&self, shape: &Shape, capacity: u32, entries: u64) -> Fill {
+        // While these are open, a larger table may have taken the place of one of flows.
+        let now = if shape.holds_flows() { shape.pinned(&self.folder).ok().flatten() } else { None };
+        // A half that lost its other half is a flow as well.
+        let entries = entries.div_ceil(u64::from(shape.entries_each()));
+        let capacity = u64::from(shape.room(now.unwrap_or(capacity)));
+        Fill { map: shape.map, entries, capacity, option: shape.option }
     }
 
     /// The names of Service ports, by id.
@@ -263,12 +278,6 @@ fn room_of(shapes: &[(Shape, u32)], map: &str) -> u32 {
     of.map_or(0, |(shape, capacity)| shape.room(*capacity))
 }
 
-fn fill(shape: &Shape, capacity: u32, entries: u64) -> Fill {
-    // A half that lost its other half is a flow as well.
-    let entries = entries.div_ceil(u64::from(shape.entries_each()));
-    Fill { map: shape.map, entries, capacity: u64::from(shape.room(capacity)), option: shape.option }
-}
-
 fn family<A: Of>(pins: &Pins, shapes: &[(Shape, u32)]) -> Result<FamilyMaps<A>, Error> {
     let folder = &pins.maps();
     let index = match A::FAMILY {
@@ -276,8 +285,6 @@ fn family<A: Of>(pins: &Pins, shapes: &[(Shape, u32)]) -> Result<FamilyMaps<A>, 
         Family::V6 => 1,
     };
     let backends = map::BACKENDS[index];
-    let flows = shapes.iter().find(|(shape, _)| shape.map == map::FLOWS[index]);
-    let buckets = flows.map_or(0, |(_, buckets)| *buckets);
     Ok(FamilyMaps {
         frontends: table(folder, map::FRONTENDS[index])?,
         backends: Chunks::open(
@@ -287,7 +294,7 @@ fn family<A: Of>(pins: &Pins, shapes: &[(Shape, u32)]) -> Result<FamilyMaps<A>, 
             (MapType::Array, MMAPABLE),
         )?,
         ranges: ranges(folder, map::SOURCE_RANGES[index])?,
-        flows: FlowTable::new(&pins.programs(), buckets),
+        flows: FlowTable::new(&pins.programs()),
         sockets: typed(data(folder, map::SOCKETS[index])?, map::SOCKETS[index])?,
         affinity: table(folder, map::AFFINITY[index])?,
         fragments: table(folder, map::FRAGMENTS[index])?,

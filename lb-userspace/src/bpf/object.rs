@@ -1,10 +1,7 @@
 //! The object that the build embeds, and the programs in it.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
-use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
@@ -13,19 +10,17 @@ use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
 use lb_common::datapath::Stage;
-use lb_common::flow::table::{SEED_AT, bucket_words};
-use lb_common::ip::{Family, V4, V6};
+use lb_common::ip::Family;
 use lb_common::summed::{Place, UNTOLD, call};
 use lb_common::tables::map;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::btf::Summed;
-use super::dense::Words;
 use super::error::chain;
+use super::flow_tables::{FlowTables, LargerTables, View};
 use super::grow::Sizes;
-use super::maps::Of;
-use super::{Capacities, Error, Hook, Pins, clock, flow_map, pins, shape, sys};
+use super::{Capacities, Error, Hook, Pins, clock, pins};
 
 static EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf.o"));
 
@@ -33,6 +28,8 @@ static EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/
 const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
 /// The global that says what the tables of flows look like, by family.
 const FLOWS_SHAPE: &str = "FLOWS_SHAPE";
+/// The global that says how large those are whose entries move, by family.
+const FLOWS_OLD: &str = "FLOWS_OLD";
 /// The global that says how the kernel counts time.
 const JIFFIES: &str = "JIFFIES";
 /// The global that says where the kernel tells the kind of a checksum.
@@ -66,6 +63,42 @@ pub struct Programs {
     ebpf: Ebpf,
 }
 
+/// How programs are loaded.
+struct Load<'a> {
+    /// Sizes of the maps; without these they are as they are pinned.
+    capacities: Option<&'a Capacities>,
+    /// Which tables of flows they see.
+    view: View,
+    part: Part,
+    /// Whether they log packets.
+    log: bool,
+}
+
+/// Which programs are loaded.
+#[derive(Clone, Copy)]
+enum Part {
+    All,
+    /// All but the stages of IPv6 where nothing of that family was ever served.
+    Needed,
+    /// These stages.
+    V6,
+}
+
+impl Part {
+    /// Whether a program is one of them.
+    fn programs(self, pins: &Pins, log: bool) -> impl Fn(&str) -> bool + Sync {
+        // Who follows the log of these programs would not hear of others.
+        let all = matches!(self, Self::All) || log || serve_v6(pins);
+        move |name| match self {
+            Self::V6 => is_v6_stage(name),
+            Self::All | Self::Needed => all || !is_v6_stage(name),
+        }
+    }
+}
+
+/// Held while programs are loaded.
+static LOADING: Mutex<()> = Mutex::new(());
+
 impl Object {
     /// The object in this binary.
     ///
@@ -81,13 +114,14 @@ impl Object {
         Self { is_told: false, ..self }
     }
 
-    /// Loads the programs, over the pinned maps where there are any, and pins all. Larger maps take the place of pinned ones, so
+    /// Loads the programs, over the pinned maps where there are any, and pins all. LargerTables maps take the place of pinned ones, so
     /// nothing may be written until all that was attached runs these programs. The warnings say which options have no effect yet.
     ///
     /// # Errors
     /// The kernel refuses a map or a program, or the pinned maps are of other shapes.
     pub fn load(self, pins: &Pins, capacities: &Capacities, log: bool) -> Result<(Programs, Vec<String>), Error> {
-        self.load_some(pins, Some(capacities), log, |_| true)
+        let view = View::Joined(LargerTables::default());
+        self.load_some(pins, Load { capacities: Some(capacities), view, part: Part::All, log })
     }
 
     /// The same, but where no Service of IPv6 was ever served from these pins its stages, half of all that the kernel has to
@@ -101,9 +135,26 @@ impl Object {
         capacities: &Capacities,
         log: bool,
     ) -> Result<(Programs, Vec<String>), Error> {
-        // Who follows the log of these programs would not hear of others.
-        let all = log || serve_v6(pins);
-        self.load_some(pins, Some(capacities), log, |name| all || !is_v6_stage(name))
+        let view = View::Joined(LargerTables::default());
+        self.load_some(pins, Load { capacities: Some(capacities), view, part: Part::Needed, log })
+    }
+
+    /// The same over the maps as they are, but beside the tables of flows larger ones are made, and the programs see both.
+    ///
+    /// # Errors
+    /// As of [`Object::load`].
+    pub fn load_joined(self, pins: &Pins, larger: LargerTables, log: bool) -> Result<Programs, Error> {
+        let load = Load { capacities: None, view: View::Joined(larger), part: Part::Needed, log };
+        self.load_some(pins, load).map(|(programs, _)| programs)
+    }
+
+    /// The same over tables of flows that have all entries ([`Move::entries`](super::Move::entries)).
+    ///
+    /// # Errors
+    /// As of [`Object::load`].
+    pub fn load_moved(self, pins: &Pins, log: bool) -> Result<Programs, Error> {
+        let load = Load { capacities: None, view: View::Moved, part: Part::Needed, log };
+        self.load_some(pins, load).map(|(programs, _)| programs)
     }
 
     /// Loads the stages of IPv6, if they are not there yet. To be called before there is a frontend of that family.
@@ -115,27 +166,27 @@ impl Object {
             return Ok(());
         }
         // The maps are pinned, and stay as large as they are. The stages keep what they need of the rest.
-        let (programs, _) = Self::embedded()?.load_some(pins, None, false, is_v6_stage)?;
-        drop(programs);
-        Ok(())
+        let load = Load { capacities: None, view: View::Named, part: Part::V6, log: false };
+        Self::embedded()?.load_some(pins, load).map(drop)
     }
 
     fn load_some(
         self,
         pins: &Pins,
-        capacities: Option<&Capacities>,
-        log: bool,
-        wanted: impl Fn(&str) -> bool + Sync,
+        Load { capacities, view, part, log }: Load<'_>,
     ) -> Result<(Programs, Vec<String>), Error> {
+        // What is needed depends on what was loaded.
+        let _one_at_a_time = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = part.programs(pins, log);
         let (level, folder) = (if log { 4u8 } else { 0u8 }, pins.maps());
-        let of = capacities.copied().unwrap_or_default();
-        let tables = [table::<V4>(&folder, &of)?, table::<V6>(&folder, &of)?];
+        let tables = FlowTables::of(pins, view, &capacities.copied().unwrap_or_default())?;
+        let (flows_shape, flows_old) = (tables.shapes(), tables.old());
         let mut loader = EbpfLoader::new();
         let jiffies = clock::jiffies().words();
         let summed = if self.is_told { Summed::of_this_kernel() } else { None };
         let place = Place::word(summed.map(|summed| summed.place));
-        loader.override_global(FLOWS_SHAPE, &tables[..], true).override_global(JIFFIES, &jiffies[..], true);
-        loader.override_global(SUMMED, &place, true);
+        loader.override_global(FLOWS_SHAPE, &flows_shape[..], true).override_global(FLOWS_OLD, &flows_old[..], true);
+        loader.override_global(JIFFIES, &jiffies[..], true).override_global(SUMMED, &place, true);
         loader.default_map_pin_directory(&folder).override_global(LOG_LEVEL, &level, false);
         // What declares it cannot say that it is pinned.
         for array in [map::SLOTS, map::TRAFFIC].into_iter().chain(map::BACKENDS) {
@@ -145,15 +196,16 @@ impl Object {
         loader.verifier_log_level(VerifierLogLevel::STATS);
         let sizes = Sizes::of(&folder, capacities)?;
         sizes.apply(&mut loader);
+        tables.apply(&mut loader);
         let mut warnings = sizes.warnings.clone();
+        warnings.extend(capacities.iter().flat_map(|capacities| tables.warnings(capacities)));
         if summed.is_none() {
             warnings.push(SLOWER.to_owned());
         }
         let mut ebpf =
             loader.load(bytemuck::cast_slice(&self.told(summed))).map_err(|error| Error::Load(chain(&error)))?;
         sizes.fill()?;
-        seed::<V4>(&folder, Some((tables[0] >> 32) as u32))?;
-        seed::<V6>(&folder, Some((tables[1] >> 32) as u32))?;
+        tables.set_seeds()?;
         let mut fds = BTreeMap::new();
         verify(&mut ebpf, &wanted)?;
         sizes.settle()?;
@@ -237,37 +289,6 @@ fn verify(ebpf: &mut Ebpf, wanted: impl Fn(&str) -> bool + Sync) -> Result<(), E
         let panicked = |_| Err(Error::Load("a thread that loads programs panicked".to_owned()));
         others.into_iter().map(|other| other.join().unwrap_or_else(panicked)).fold(work(), Result::and)
     })
-}
-
-/// What the programs must know of a family's table of flows: its buckets, and above them its seed.
-fn table<A: Of>(folder: &Path, capacities: &Capacities) -> Result<u64, Error> {
-    let shape = shape::shapes(capacities).into_iter().find(|shape| shape.map == flow_map::<A>());
-    let Some(shape) = shape else { return Ok(0) };
-    let (buckets, seed) = match shape.pinned(folder)? {
-        Some(buckets) => (buckets, seed::<A>(folder, None)?),
-        None => (shape.capacity, 0),
-    };
-    let seed = match seed {
-        // Keys of std's maps come from the system's random numbers.
-        0 => RandomState::new().hash_one(buckets) as u32 | 1,
-        seed => seed,
-    };
-    Ok(u64::from(seed) << 32 | u64::from(buckets))
-}
-
-/// What makes hashes of a family's table of flows unpredictable: 0 in a table that is new. Sets it, if it is `new`, which must
-/// be before the first flow comes.
-fn seed<A: Of>(folder: &Path, new: Option<u32>) -> Result<u32, Error> {
-    let name = flow_map::<A>();
-    let failed = |error: &std::io::Error| Error::map("read", name, error);
-    let array = sys::open(&folder.join(name)).map_err(|error| failed(&error))?;
-    // It is in the first bucket.
-    let words = Words::map(array.as_fd(), bucket_words::<A>()).map_err(|error| failed(&error))?;
-    let Some(seed) = words.half(SEED_AT) else { return Ok(0) };
-    if let Some(new) = new {
-        seed.store(new, Ordering::Relaxed);
-    }
-    Ok(seed.load(Ordering::Relaxed))
 }
 
 fn load(program: &mut Program) -> Result<(), aya::programs::ProgramError> {

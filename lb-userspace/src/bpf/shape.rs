@@ -4,7 +4,7 @@ use std::path::Path;
 
 use aya::maps::{MapInfo, MapType};
 use lb_common::flow::table::{bucket_words, buckets_for, flows_in};
-use lb_common::ip::{Ip, V4, V6};
+use lb_common::ip::{Family, V4, V6};
 use lb_common::tables::{
     Affinity, AffinityKey, Config, Filter, FragmentKey, FragmentPorts, Frontend, FrontendKey, Name, RangeKey,
     SocketBucket, map,
@@ -24,8 +24,10 @@ pub struct Capacities {
     pub slots: u32,
     /// Source ranges of a family.
     pub source_ranges: u32,
-    /// Flows of a family.
+    /// Flows of a family, at most.
     pub flows: u32,
+    /// Flows of a family for which a new table has room: as it fills, a larger one takes its place.
+    pub flows_at_first: u32,
 }
 
 impl Default for Capacities {
@@ -36,6 +38,7 @@ impl Default for Capacities {
             slots: map::SLOTS_CAPACITY,
             source_ranges: map::SOURCE_RANGES_CAPACITY,
             flows: map::FLOWS_CAPACITY,
+            flows_at_first: map::FLOWS_AT_FIRST,
         }
     }
 }
@@ -60,13 +63,8 @@ pub(super) fn shapes(capacities: &Capacities) -> Vec<Shape> {
     const fn of<K, V>(map: &'static str, kind: MapType, capacity: u32, option: Option<&'static str>) -> Shape {
         Shape { map, kind, key: size_of::<K>(), value: size_of::<V>(), capacity, option }
     }
-    const fn table<A: Ip>(map: &'static str, capacity: u32) -> Shape {
-        let value = 8 * bucket_words::<A>();
-        Shape { map, kind: MapType::Array, key: size_of::<u32>(), value, capacity, option: Some("--max-flows") }
-    }
     use MapType::{Array, ArrayOfMaps, Hash, LpmTrie, LruHash, PerCpuArray};
-    let Capacities { services, backends, slots, source_ranges, flows } = *capacities;
-    let buckets = buckets_for(flows);
+    let Capacities { services, backends, slots, source_ranges, .. } = *capacities;
     let (services_by, backends_by) = (Some("--max-services"), Some("--max-backends"));
     let ranges_by = Some("--max-source-ranges");
     vec![
@@ -89,11 +87,28 @@ pub(super) fn shapes(capacities: &Capacities) -> Vec<Shape> {
         of::<u32, Config>(map::CONFIG, Array, 1, None),
         of::<u32, u64>(map::EPOCH, Array, 1, None),
         of::<u32, u64>(map::COUNTERS, PerCpuArray, Reason::COUNT, None),
-        table::<V4>(map::FLOWS[0], buckets),
-        table::<V6>(map::FLOWS[1], buckets),
+        flows(Family::V4, capacities),
+        flows(Family::V6, capacities),
         of::<u32, SocketBucket<V4>>(map::SOCKETS[0], Array, map::SOCKETS_BUCKETS, None),
         of::<u32, SocketBucket<V6>>(map::SOCKETS[1], Array, map::SOCKETS_BUCKETS, None),
     ]
+}
+
+/// That of a family's table of flows, when it is new.
+pub(super) const fn flows(family: Family, capacities: &Capacities) -> Shape {
+    let (map, words) = match family {
+        Family::V4 => (map::FLOWS[0], bucket_words::<V4>()),
+        Family::V6 => (map::FLOWS[1], bucket_words::<V6>()),
+    };
+    let Capacities { flows, flows_at_first, .. } = *capacities;
+    Shape {
+        map,
+        kind: MapType::Array,
+        key: size_of::<u32>(),
+        value: 8 * words,
+        capacity: buckets_for(if flows < flows_at_first { flows } else { flows_at_first }),
+        option: Some("--max-flows"),
+    }
 }
 
 impl Shape {
@@ -102,11 +117,18 @@ impl Shape {
     /// # Errors
     /// It is another kind of map.
     pub(super) fn pinned(&self, maps: &Path) -> Result<Option<u32>, Error> {
-        let path = maps.join(self.map);
+        self.pinned_at(&maps.join(self.map))
+    }
+
+    /// The same of one that is pinned under another name.
+    ///
+    /// # Errors
+    /// As above.
+    pub(super) fn pinned_at(&self, path: &Path) -> Result<Option<u32>, Error> {
         if !path.exists() {
             return Ok(None);
         }
-        let info = MapInfo::from_pin(&path).map_err(|error| Error::map("open", self.map, &error))?;
+        let info = MapInfo::from_pin(path).map_err(|error| Error::map("open", self.map, &error))?;
         let kind = info.map_type().map_err(|error| Error::map("open", self.map, &error))?;
         let found = (kind, info.key_size() as usize, info.value_size() as usize);
         // The programs address these by index, so that another size is another shape.
@@ -124,6 +146,15 @@ impl Shape {
         Ok(Some(info.max_entries()))
     }
 
+    /// What is to be said where the pinned map is larger than `most`, which an option wants.
+    pub(super) fn keeps(&self, pinned: u32, most: u32) -> Option<String> {
+        let option = self.option.filter(|_| pinned > most)?;
+        let (map, has, wants) = (self.map, self.room(pinned), self.room(most));
+        Some(format!(
+            "the map {map} keeps room for {has}, not {wants} ({option}): less takes effect after `sluice uninstall`"
+        ))
+    }
+
     /// Room as people count it, from that of the kernel.
     pub(super) fn room(&self, capacity: u32) -> u32 {
         match self.map {
@@ -139,7 +170,8 @@ impl Shape {
         if self.holds_flows() { ENTRIES_PER_FLOW } else { 1 }
     }
 
-    fn holds_flows(&self) -> bool {
+    /// Whether it is a table of flows.
+    pub(super) fn holds_flows(&self) -> bool {
         map::FLOWS.contains(&self.map)
     }
 }

@@ -11,6 +11,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 pub(super) use elements::{create_array, get, put, put_maps, read_all, value_size, write_all};
 
@@ -121,6 +123,19 @@ pub(super) fn run(program: BorrowedFd<'_>, packet: &[u8], answer: &mut [u8]) -> 
     // SAFETY: both slices live until the call returns, and are as long as is said.
     unsafe { bpf(PROG_TEST_RUN, &mut attr) }?;
     Ok(attr.data_size_out as usize)
+}
+
+/// Waits until no program runs any more that runs now: those that are swapped for others, and those that have read a map
+/// before it was changed.
+pub(super) fn wait_for_programs() {
+    // MEMBARRIER_CMD_GLOBAL of linux/membarrier.h waits for all that read under RCU (kernel/sched/membarrier.c), as programs do.
+    const GLOBAL: i64 = 1;
+    // Where the kernel does not offer it (nohz_full), or a sandbox forbids it: programs run for some microseconds.
+    const LONG: Duration = Duration::from_secs(1);
+    // SAFETY: the call takes numbers only.
+    if unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) } != 0 {
+        thread::sleep(LONG);
+    }
 }
 
 /// What a program is attached to.

@@ -7,34 +7,31 @@ use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use lb_common::tables::listing::{Head, Listed, PROGRAMS, SOUGHT};
+use lb_common::ip::{Family, V4};
+use lb_common::tables::listing::{Head, Listed, MOVERS, PROGRAMS, SOUGHT};
 use lb_common::tables::{Entry, Flow, FlowKey};
 
 use super::maps::Of;
 use super::sys;
 
+/// Bytes of a question without entries: the kernel takes no packet without an Ethernet header.
+const QUESTION: usize = 64;
+
 /// Bytes of a question and of its answer: much less than an answer needs that a CPU is busy with for a tenth of a millisecond.
 const ROOM: usize = 16 << 10;
 
-/// The table of a family, pinned.
+/// The table of a family, as the pinned programs see it.
 #[derive(Debug)]
 pub(super) struct FlowTable<A> {
-    /// Where the programs are pinned.
+    /// Where these are.
     programs: PathBuf,
-    buckets: u32,
     family: PhantomData<A>,
 }
 
 impl<A: Of> FlowTable<A> {
-    /// Of a map with so many buckets.
-    pub(super) fn new(programs: &Path, buckets: u32) -> Self {
-        Self { programs: programs.to_owned(), buckets, family: PhantomData }
-    }
-
-    /// How many buckets it has.
-    #[cfg(test)]
-    pub(super) const fn buckets(&self) -> u32 {
-        self.buckets
+    /// With the programs in this folder.
+    pub(super) fn new(programs: &Path) -> Self {
+        Self { programs: programs.to_owned(), family: PhantomData }
     }
 
     /// Visits all entries, and says how many runs of a program that took. Those that come or go meanwhile may be missed.
@@ -44,16 +41,19 @@ impl<A: Of> FlowTable<A> {
     pub(super) fn each(&self, mut each: impl FnMut(&FlowKey<A>, &Flow<A>)) -> io::Result<u32> {
         let mut program = Program::open(&self.programs, PROGRAMS[A::FAMILY as usize][0])?;
         let (mut next, mut runs) = (0, 0);
-        while next < self.buckets {
-            let question = Head { bucket: next, entries: 0, removes: 0, zero: 0 };
+        loop {
+            let question = Head { bucket: next, ..Head::EMPTY };
             let head = program.ask::<A>(question, &[], ROOM)?;
             program.listed(head).for_each(|Listed { key, flow, .. }| each(&key, &flow));
+            runs += 1;
             if head.bucket <= next {
                 return Err(io::Error::other("the program that lists flows does not go on"));
             }
-            (next, runs) = (head.bucket, runs + 1);
+            if head.bucket >= head.buckets {
+                return Ok(runs);
+            }
+            next = head.bucket;
         }
-        Ok(runs)
     }
 
     /// Looks for the entries of these keys, and says which are there; those that are to be removed go, as they were read, unless
@@ -69,11 +69,50 @@ impl<A: Of> FlowTable<A> {
         let most = ((ROOM - size_of::<Head>()) / size_of::<Listed<A>>()).min(SOUGHT as usize);
         for some in sought.chunks(most) {
             let entries = u32::try_from(some.len()).unwrap_or(0);
-            let head = Head { bucket: 0, entries, removes: removes.into(), zero: 0 };
+            let head = Head { entries, removes: removes.into(), ..Head::EMPTY };
             let head = program.ask(head, some, size_of::<Head>() + size_of_val(some))?;
             program.listed(head).filter(|listed| listed.found != 0).for_each(&mut found);
         }
         Ok(())
+    }
+}
+
+/// What a pass over a table did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Moved {
+    /// Entries that it moved.
+    pub(super) moved: u64,
+    /// Those that it could not move.
+    pub(super) left: u64,
+}
+
+/// Moves the entries of the table that joined programs see beside the one that has room.
+pub(super) struct Mover(Program);
+
+impl Mover {
+    /// That of a family.
+    ///
+    /// # Errors
+    /// The program is not there.
+    pub(super) fn open(programs: &Path, family: Family) -> io::Result<Self> {
+        Program::open(programs, MOVERS[family as usize]).map(Self)
+    }
+
+    /// Goes over all of so many buckets.
+    ///
+    /// # Errors
+    /// The program does not run.
+    pub(super) fn pass(&mut self, buckets: u32) -> io::Result<Moved> {
+        let (mut next, mut all) = (0, Moved::default());
+        while next < buckets {
+            let head = self.0.ask::<V4>(Head { bucket: next, ..Head::EMPTY }, &[], QUESTION)?;
+            if head.bucket <= next {
+                return Err(io::Error::other("the program that moves flows does not go on"));
+            }
+            next = head.bucket;
+            all = Moved { moved: all.moved + u64::from(head.entries), left: all.left + u64::from(head.removes) };
+        }
+        Ok(all)
     }
 }
 

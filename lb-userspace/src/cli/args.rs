@@ -211,7 +211,7 @@ pub(super) struct AgentArgs {
     /// Room for source ranges (loadBalancerSourceRanges) of each address family, counted for each port.
     #[arg(long, value_name = "N", default_value_t = map::SOURCE_RANGES_CAPACITY, value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
     pub(super) max_source_ranges: u32,
-    /// Room for flows of each address family.
+    /// Most flows of each address family. They take memory when they are there.
     #[arg(long, value_name = "N", default_value_t = map::FLOWS_CAPACITY, value_parser = clap::value_parser!(u32).range(1..=1 << 25))]
     pub(super) max_flows: u32,
     /// Where load balancers and kubelets ask for health, as they ask kube-proxy: /healthz, /livez. `off` for nowhere.

@@ -67,6 +67,7 @@ pub(super) fn settings(args: &AgentArgs, env: impl Fn(&str) -> Option<String>) -
             slots: args.max_slots,
             source_ranges: args.max_source_ranges,
             flows: args.max_flows,
+            ..Capacities::default()
         },
         packet_log: args.packet_log == PacketLogArg::Debug,
         healthz: bind_address(&args.healthz_bind_address, HEALTHZ_PORT).context("--healthz-bind-address")?,

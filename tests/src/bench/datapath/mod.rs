@@ -65,7 +65,7 @@ fn family<A: Net>(front: &mut Front, report: &mut Report, options: &Options, cou
     let name = if A::ICMP == 1 { "IPv4" } else { "IPv6" };
     // Beside the flows of the cases with many, the half-open ones of the cases with new flows.
     let flows = 2 * options.flows;
-    let capacities = Capacities { services: 1 << 18, flows, ..Capacities::default() };
+    let capacities = Capacities { services: 1 << 18, flows, flows_at_first: flows, ..Capacities::default() };
     let mut kernel = Kernel::new(&services::<A>(count, 10), &capacities)?;
     let established = flow::<A>(&mut kernel)?;
     let mut cases = cases::<A>(established, count);

@@ -1,0 +1,115 @@
+//! Growth of the tables of flows: what takes long is done in a thread of its own, and the loop swaps programs in between.
+
+use std::future::pending;
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+
+use super::Settings;
+use super::datapath::Datapath;
+use super::sweep::Levels;
+use crate::bpf::{Capacities, Error, LargerTables, Move, Object, Pins, Programs, larger_flow_tables};
+use crate::devices::Survey;
+
+/// Held while entries of flows are listed, or move: who lists them must not miss any.
+pub(super) type Still = Arc<Mutex<()>>;
+
+/// What is ready to be attached.
+pub(super) enum Ready {
+    /// Programs that see two tables as one.
+    Joined(Programs),
+    /// Programs that see the larger ones alone, and that these have now so many entries.
+    Moved(Programs, Move, u64),
+}
+
+/// How far tables have grown.
+pub(super) struct Growth {
+    pins: Pins,
+    capacities: Capacities,
+    log: bool,
+    still: Still,
+    /// What is done in another thread.
+    task: Option<JoinHandle<Result<Ready, Error>>>,
+}
+
+impl Growth {
+    /// Nothing has to grow, as far as is known.
+    pub(super) fn new(settings: &Settings, still: Still) -> Self {
+        let Settings { pins, capacities, packet_log, .. } = settings;
+        Self { pins: pins.clone(), capacities: *capacities, log: *packet_log, still, task: None }
+    }
+
+    /// Begins with tables that are too full, or goes on where tables were turned to. To be called when programs are attached.
+    pub(super) fn consider(&mut self, levels: &Levels) {
+        if self.task.is_some() {
+            return;
+        }
+        let wanted = || {
+            let under_way = Move::under_way(&self.pins)?;
+            Ok((under_way, larger_flow_tables(&self.pins, levels, &self.capacities)?))
+        };
+        match wanted() {
+            Ok((under_way, _)) if !under_way.is_none() => self.move_on(),
+            Ok((_, Some(larger))) => self.join(larger),
+            Ok(_) => {}
+            Err(error) => give_up(&error),
+        }
+    }
+
+    /// What is ready next; never, where nothing is under way.
+    pub(super) async fn ready(&mut self) -> Result<Ready, Error> {
+        let Some(task) = &mut self.task else { return pending().await };
+        let ready = task.await.unwrap_or_else(|error| Err(Error::Load(error.to_string())));
+        self.task = None;
+        ready
+    }
+
+    /// Attaches what is ready, and goes on with what comes then.
+    pub(super) fn go_on(&mut self, ready: Result<Ready, Error>, datapath: &mut Datapath, survey: &Survey) {
+        let done = ready.and_then(|ready| match ready {
+            Ready::Joined(programs) => {
+                // As long as one hook runs others, flows go on in the smaller tables, and it is tried again.
+                if datapath.exchange(programs, survey)? {
+                    self.move_on();
+                }
+                Ok(())
+            }
+            Ready::Moved(programs, done, entries) => {
+                if datapath.exchange(programs, survey)? {
+                    let maps = done.maps();
+                    done.end()?;
+                    info!("{maps} took the place of a smaller table, with {entries} entries of flows");
+                }
+                Ok(())
+            }
+        });
+        if let Err(error) = done {
+            give_up(&error);
+        }
+    }
+
+    fn join(&mut self, larger: LargerTables) {
+        let (pins, log) = (self.pins.clone(), self.log);
+        let load = move || Ok(Ready::Joined(Object::embedded()?.load_joined(&pins, larger, log)?));
+        self.task = Some(tokio::task::spawn_blocking(load));
+    }
+
+    fn move_on(&mut self) {
+        let (pins, log, still) = (self.pins.clone(), self.log, self.still.clone());
+        let work = move || {
+            let under_way = Move::begin(&pins)?;
+            let entries = {
+                let _still = still.blocking_lock();
+                under_way.entries()?
+            };
+            Ok(Ready::Moved(Object::embedded()?.load_moved(&pins, log)?, under_way, entries))
+        };
+        self.task = Some(tokio::task::spawn_blocking(work));
+    }
+}
+
+fn give_up(error: &Error) {
+    warn!("a table of flows that fills is not replaced by a larger one yet: {error}");
+}
