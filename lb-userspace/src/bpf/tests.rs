@@ -25,6 +25,7 @@ mod attach;
 mod flow_tables;
 mod grow;
 mod mapped;
+mod moving;
 
 /// Small, so that tests are quick and can fill a map.
 const SMALL: Capacities =

@@ -8,12 +8,12 @@ use aya::programs::ProgramInfo;
 use super::mapped::Mapped;
 use super::*;
 
-const ROOM: u32 = 2_000;
-const LARGER: u32 = 5_000;
+pub(super) const ROOM: u32 = 2_000;
+pub(super) const LARGER: u32 = 5_000;
 
-const FULL: Capacities = Capacities { flows_at_first: ROOM, ..SMALL };
+pub(super) const FULL: Capacities = Capacities { flows_at_first: ROOM, ..SMALL };
 
-fn table_of<A: Of>(lab: &Lab, end: &str, flows: u32) -> Mapped<A> {
+pub(super) fn table_of<A: Of>(lab: &Lab, end: &str, flows: u32) -> Mapped<A> {
     let array = sys::open(&pinned::<A>(lab, end)).unwrap();
     Mapped::new(array.as_fd(), table::buckets_for(flows))
 }
@@ -70,11 +70,11 @@ fn fill(lab: &Lab, waits: bool) -> All {
     (family(lab, waits, v4), family(lab, waits, v6))
 }
 
-fn larger() -> LargerTables {
+pub(super) fn larger() -> LargerTables {
     [Some(table::buckets_for(LARGER)); 2]
 }
 
-fn object() -> Object {
+pub(super) fn object() -> Object {
     Object::embedded().unwrap()
 }
 

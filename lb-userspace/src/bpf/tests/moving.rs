@@ -1,0 +1,148 @@
+//! Packets that come while flows move to a larger table.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use lb_common::flow::mirror;
+use lb_common::flow::table::{Bucket as _, Memory as _, Way as _};
+use lb_common::ip::Family;
+use lb_common::tables::backend;
+
+use super::flow_tables::{FULL, LARGER, ROOM, larger, object, table_of};
+use super::mapped::Mapped;
+use super::*;
+
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const ACK: u8 = 16;
+
+/// How often flows move, and how many entries.
+const ROUNDS: u32 = 20;
+const ENTRIES: u16 = 2_000;
+
+/// The key of packets from 1 to port 80 of another.
+fn key<A: Of>(addr: impl Fn(u8) -> A, to: u8, n: u16) -> FlowKey<A> {
+    FlowKey { src: addr(1), dst: addr(to), sport: Be16::new(n), dport: Be16::new(80), proto: 6, side: 0, zero: 0 }
+}
+
+/// A segment of TCP.
+fn frame<A: Of>(key: &FlowKey<A>, flags: u8) -> Vec<u8> {
+    let mut frame = vec![2; 12];
+    frame.extend(A::ETHERTYPE.to_be_bytes());
+    match A::FAMILY {
+        Family::V4 => frame.extend([0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0]),
+        Family::V6 => frame.extend([0x60, 0, 0, 0, 0, 20, 6, 64]),
+    }
+    frame.extend(bytemuck::bytes_of(&key.src).iter().chain(bytemuck::bytes_of(&key.dst)));
+    frame.extend(key.sport.get().to_be_bytes().into_iter().chain(key.dport.get().to_be_bytes()));
+    frame.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    frame
+}
+
+/// Where a program sends a segment.
+fn destination<A: Of>(programs: &Programs, key: &FlowKey<A>, flags: u8) -> A {
+    let answer = programs.run(Hook::Xdp, &frame(key, flags), 1).unwrap().frame;
+    bytemuck::pod_read_unaligned(&answer[14 + A::SOURCE + size_of::<A>()..][..size_of::<A>()])
+}
+
+/// A Service at 2 that has no backend, and one at 4 that has 3.
+fn image() -> Image {
+    fn put<A: mem::Of>(image: &mut Image, addr: impl Fn(u8) -> A) {
+        let side = A::side_mut(image);
+        side.frontends.insert(FrontendKey::new(addr(2), Be16::new(80), 6), Frontend::refusing(1));
+        let frontend = Frontend::with_table(2, Table { at: 0, len: 1 });
+        side.frontends.insert(FrontendKey::new(addr(4), Be16::new(80), 6), frontend);
+        side.backends.insert(5, Backend { addr: addr(3), port: Be16::new(8080), flags: backend::LOCAL });
+    }
+    let mut image = Image::default();
+    put(&mut image, v4);
+    put(&mut image, v6);
+    image.runs.insert(0, [5].into());
+    image.filter = frontend_bits(&image);
+    image
+}
+
+/// Programs over a table, and such as see a larger one beside it.
+fn joined(lab: &Lab) -> [Programs; 2] {
+    let (normal, _) = lab.load(&FULL);
+    BpfStore::open(&lab.pins).unwrap().apply(&diff(&Image::default(), &image())).unwrap();
+    [normal, object().load_joined(&lab.pins, larger(), false).unwrap()]
+}
+
+/// Has the first packets of flows come, of which one table of the two gets both entries.
+fn open<A: Of>(programs: &[Programs], tables: &[Mapped<A>; 2], all: std::ops::Range<u16>, addr: impl Fn(u8) -> A) {
+    for n in all {
+        let key = key(&addr, 4, n);
+        // Twice: the second packet finds what the first has opened.
+        for programs in programs.iter().chain(programs) {
+            assert_eq!(destination(programs, &key, SYN), addr(3), "{n}");
+        }
+        let there = table::find(&&tables[0], &key).unwrap_or_else(|| panic!("{n} is not in its table"));
+        assert!(table::find(&&tables[0], &mirror(&key, &there.flow).0).is_some(), "{n} has no way back");
+        // Where it has moved from it can still be read.
+        assert_eq!(table::search(&&tables[1], &key), table::NOWHERE, "{n} is in both tables");
+    }
+}
+
+#[test]
+fn flows_are_opened_in_the_table_that_programs_of_either_kind_look_into() {
+    fn family<A: Of>(lab: &Lab, [normal, joined]: [Programs; 2], addr: impl Fn(u8) -> A) {
+        let tables = |ends: [&str; 2], flows: [u32; 2]| [0, 1].map(|at| table_of::<A>(lab, ends[at], flows[at]));
+        let programs = [normal, joined];
+        open(&programs, &tables(["", "-new"], [ROOM, LARGER]), 1..200, &addr);
+        let under_way = Move::begin(&lab.pins).unwrap();
+        open(&programs[1..], &tables(["-new", ""], [LARGER, ROOM]), 200..400, &addr);
+        assert_eq!(under_way.entries().unwrap(), 2 * 199);
+        let moved = object().load_moved(&lab.pins, false).unwrap();
+        let [_, joined] = programs;
+        open(&[joined, moved], &tables(["-new", ""], [LARGER, ROOM]), 1..600, &addr);
+    }
+    let Some(lab) = Lab::new("flows_are_opened_in_the_table_that_programs_of_either_kind_look_into") else { return };
+    family(&lab, joined(&lab), v4);
+    uninstall(&lab.pins).unwrap();
+    family(&lab, joined(&lab), v6);
+}
+
+#[test]
+fn no_packet_misses_its_flow_while_it_moves() {
+    fn family<A: Of>(lab: &Lab, programs: &Programs, under_way: &Move, addr: impl Fn(u8) -> A + Copy) {
+        let (old, new) = (&table_of::<A>(lab, "", ROOM), &table_of::<A>(lab, "-new", LARGER));
+        let known: Vec<_> = (0..ENTRIES).map(|n| key(addr, 2, n)).collect();
+        let state = state::THERE | state::ESTABLISHED;
+        let mut packets = 0;
+        for round in 0..ROUNDS {
+            // As if it was new.
+            let rows = (0..(&old).buckets()).filter_map(|at| (&old).bucket(at));
+            rows.flat_map(|row| (0..table::WAYS).filter_map(move |at| row.way(at))).for_each(|way| way.publish(0));
+            for key in &known {
+                let (sport, dport) = (key.sport, Be16::new(8080));
+                let flow = Flow { src: addr(1), dst: addr(3), sport, dport, state, backend: 7, ..Flow::zeroed() };
+                table::insert(&old, key, &flow).unwrap();
+            }
+            let is_over = &AtomicBool::new(false);
+            thread::scope(|scope| {
+                scope.spawn(move || {
+                    assert_eq!(under_way.entries().unwrap(), u64::from(ENTRIES));
+                    is_over.store(true, Ordering::Relaxed);
+                });
+                // Buckets come in turn, keys do not.
+                for key in &known {
+                    assert_eq!(destination(programs, key, FIN | ACK), addr(3), "{round}: {key:?}");
+                    packets += u32::from(!is_over.load(Ordering::Relaxed));
+                }
+            });
+            for key in &known {
+                assert_eq!(destination(programs, key, ACK), addr(3), "{round}: {key:?}");
+                let mut found = table::find(&new, key).unwrap();
+                assert_eq!((found.flow.state, found.flow.backend), (state | state::FIN_THERE, 7), "{round}: {key:?}");
+                assert!(found.remove(&new));
+            }
+        }
+        println!("{packets} packets came while {} entries moved", ROUNDS * u32::from(ENTRIES));
+    }
+    let Some(lab) = Lab::new("no_packet_misses_its_flow_while_it_moves") else { return };
+    let [_, joined] = joined(&lab);
+    let under_way = Move::begin(&lab.pins).unwrap();
+    family(&lab, &joined, &under_way, v4);
+    family(&lab, &joined, &under_way, v6);
+}
