@@ -62,11 +62,19 @@ fn image() -> Image {
     image
 }
 
+/// Instructions that the verifier may walk through, also where programs see two tables.
+const BUDGET: u32 = 200_000;
+
 /// Programs over a table, and such as see a larger one beside it.
 fn joined(lab: &Lab) -> [Programs; 2] {
     let (normal, _) = lab.load(&FULL);
     BpfStore::open(&lab.pins).unwrap().apply(&diff(&Image::default(), &image())).unwrap();
-    [normal, object().load_joined(&lab.pins, larger(), false).unwrap()]
+    let joined = object().load_joined(&lab.pins, larger(), false).unwrap();
+    for (program, instructions) in joined.verified().unwrap() {
+        println!("{program:<23} {instructions:>7} instructions verified");
+        assert!(instructions <= BUDGET, "{program} took the verifier {instructions} instructions, {BUDGET} allowed");
+    }
+    [normal, joined]
 }
 
 /// Has the first packets of flows come, of which one table of the two gets both entries.
