@@ -153,14 +153,17 @@ impl Datapath {
         self.problems = problems;
     }
 
-    /// Has all hooks run other programs, which have the same maps. Says whether all do.
-    pub(super) fn exchange(&mut self, mut programs: bpf::Programs, survey: &Survey) -> Result<bool, bpf::Error> {
+    /// Has all hooks run other programs, which have the same maps.
+    ///
+    /// # Errors
+    /// At some hook the old one runs on.
+    pub(super) fn exchange(&mut self, mut programs: bpf::Programs, survey: &Survey) -> Result<(), bpf::Error> {
         if self.settings.packet_log {
             programs.follow_log()?;
         }
         self.attacher.replace(programs);
         self.sync(survey);
-        self.attacher.runs_everywhere()
+        self.attacher.run_everywhere()
     }
 
     /// Makes the service device, so that it is among the devices from the beginning.

@@ -2,6 +2,7 @@
 
 use std::future::pending;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
@@ -24,6 +25,9 @@ pub(super) enum Ready {
     Moved(Programs, Move, u64),
 }
 
+/// After a failure nothing is begun for so long: to load programs takes a second of a processor.
+const PAUSE: Duration = Duration::from_secs(60);
+
 /// How far tables have grown.
 pub(super) struct Growth {
     pins: Pins,
@@ -32,18 +36,20 @@ pub(super) struct Growth {
     still: Still,
     /// What is done in another thread.
     task: Option<JoinHandle<Result<Ready, Error>>>,
+    /// When it failed last, and why.
+    failed: Option<(Instant, String)>,
 }
 
 impl Growth {
     /// Nothing has to grow, as far as is known.
     pub(super) fn new(settings: &Settings, still: Still) -> Self {
         let Settings { pins, capacities, packet_log, .. } = settings;
-        Self { pins: pins.clone(), capacities: *capacities, log: *packet_log, still, task: None }
+        Self { pins: pins.clone(), capacities: *capacities, log: *packet_log, still, task: None, failed: None }
     }
 
     /// Begins with tables that are too full, or goes on where tables were turned to. To be called when programs are attached.
     pub(super) fn consider(&mut self, levels: &Levels) {
-        if self.task.is_some() {
+        if self.task.is_some() || self.failed.as_ref().is_some_and(|(at, _)| at.elapsed() < PAUSE) {
             return;
         }
         let wanted = || {
@@ -54,7 +60,7 @@ impl Growth {
             Ok((under_way, _)) if !under_way.is_none() => self.move_on(),
             Ok((_, Some(larger))) => self.join(larger),
             Ok(_) => {}
-            Err(error) => give_up(&error),
+            Err(error) => self.fail(&error),
         }
     }
 
@@ -69,24 +75,19 @@ impl Growth {
     /// Attaches what is ready, and goes on with what comes then.
     pub(super) fn go_on(&mut self, ready: Result<Ready, Error>, datapath: &mut Datapath, survey: &Survey) {
         let done = ready.and_then(|ready| match ready {
-            Ready::Joined(programs) => {
-                // As long as one hook runs others, flows go on in the smaller tables, and it is tried again.
-                if datapath.exchange(programs, survey)? {
-                    self.move_on();
-                }
-                Ok(())
-            }
+            // As long as one hook runs others, flows go on in the smaller tables.
+            Ready::Joined(programs) => datapath.exchange(programs, survey).map(|()| self.move_on()),
             Ready::Moved(programs, done, entries) => {
-                if datapath.exchange(programs, survey)? {
-                    let maps = done.maps();
-                    done.end()?;
-                    info!("{maps} took the place of a smaller table, with {entries} entries of flows");
-                }
+                datapath.exchange(programs, survey)?;
+                let maps = done.maps();
+                done.end()?;
+                info!("{maps} took the place of a smaller table, with {entries} entries of flows");
+                self.failed = None;
                 Ok(())
             }
         });
         if let Err(error) = done {
-            give_up(&error);
+            self.fail(&error);
         }
     }
 
@@ -108,8 +109,12 @@ impl Growth {
         };
         self.task = Some(tokio::task::spawn_blocking(work));
     }
-}
 
-fn give_up(error: &Error) {
-    warn!("a table of flows that fills is not replaced by a larger one yet: {error}");
+    fn fail(&mut self, error: &Error) {
+        let error = error.to_string();
+        if self.failed.as_ref().is_none_or(|(_, known)| *known != error) {
+            warn!("a table of flows that fills is not replaced by a larger one, trying again: {error}");
+        }
+        self.failed = Some((Instant::now(), error));
+    }
 }

@@ -48,12 +48,19 @@ impl Attacher {
         self.ours.clear();
     }
 
-    /// Whether all that is pinned runs this agent's programs.
+    /// Whether all that is pinned runs these programs.
     ///
     /// # Errors
-    /// The pins cannot be listed.
-    pub fn runs_everywhere(&self) -> Result<bool, Error> {
-        Ok(self.pins.attachments()?.iter().all(|attachment| self.ours.contains(attachment)))
+    /// Something runs others, or the pins cannot be listed.
+    pub fn run_everywhere(&self) -> Result<(), Error> {
+        match self.pins.attachments()?.iter().find(|attachment| !self.ours.contains(attachment)) {
+            None => Ok(()),
+            Some(other) => Err(Error::Attach {
+                program: other.hook.program(),
+                target: sys::device_name(other.index).unwrap_or_else(|| format!("device {}", other.index)),
+                reason: "the one that was there before stays".to_owned(),
+            }),
+        }
     }
 
     /// The programs that are attached.

@@ -1,6 +1,6 @@
 //! Programs at devices of a network namespace of its own, checked with the kernel after each step.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::Command;
 use std::thread;
 
@@ -135,6 +135,42 @@ fn fdinfo(of: &OwnedFd, field: &str) -> u32 {
     let text = fs::read_to_string(format!("/proc/thread-self/fdinfo/{}", of.as_raw_fd())).unwrap();
     let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
     value.unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn programs_are_exchanged_at_all_hooks_or_it_is_said_where_they_are_not() {
+    in_namespace("programs_are_exchanged_at_all_hooks_or_it_is_said_where_they_are_not", |world| {
+        let loaded = || world.lab.load(&SMALL).0;
+        for (tc, expected) in [(TcMode::Tcx, TCX_NIC), (TcMode::Clsact, CLSACT_NIC)] {
+            let mut attacher = world.attacher(tc);
+            assert_eq!(world.sync(&mut attacher), [""; 0]);
+            assert!(attacher.run_everywhere().is_ok());
+            let programs = |attacher: &Attacher| {
+                let all = world.lab.pins.attachments().unwrap();
+                let links = all.iter().filter(|attachment| attachment.how != How::Clsact);
+                let running: Vec<_> = links.map(|attachment| fdinfo(&world.link(attachment), "prog_id")).collect();
+                let own = |hook: Hook| sys_id(attacher.programs().get(hook.program()).unwrap());
+                (running, [Hook::Xdp, Hook::TcIngress, Hook::TcEgress].map(own))
+            };
+            let (before, _) = programs(&attacher);
+            attacher.replace(loaded());
+            let error = attacher.run_everywhere().unwrap_err().to_string();
+            assert!(error.contains(NAME) && error.contains("stays"), "{error}");
+            assert_eq!(world.sync(&mut attacher), [""; 0]);
+            assert!(attacher.run_everywhere().is_ok());
+            let (after, own) = programs(&attacher);
+            assert_eq!(after.len(), before.len());
+            assert!(after.iter().all(|id| own.contains(id) && !before.contains(id)), "{before:?} {after:?} {own:?}");
+            assert_eq!((world.attached(), attacher.repairs()), (expected.map(str::to_owned).to_vec(), 0));
+            // For the next way of attaching.
+            assert!(attacher.sync(&[]).is_empty());
+        }
+    });
+}
+
+/// The kernel's number of a program.
+fn sys_id(program: BorrowedFd<'_>) -> u32 {
+    fdinfo(&program.try_clone_to_owned().unwrap(), "prog_id")
 }
 
 #[test]
