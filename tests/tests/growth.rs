@@ -73,12 +73,13 @@ fn add_endpoints(lab: &Lab, agent: &Agent, pods: &[Pod]) -> Result<()> {
 fn ask(client: &Pod, times: u32) -> Result<Vec<String>> {
     client.ns.run(|| {
         let mut pods = Vec::new();
-        for (port, family) in (20_000..20_000 + FLOWS).flat_map(|port| FAMILIES.map(|family| (port, family))) {
-            let any: IpAddr = match family {
-                Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
-                Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+        for (n, family) in (0..FLOWS).flat_map(|n| FAMILIES.map(|family| (n, family))) {
+            // No port twice: a process that another test just starts may hold a socket for a moment longer.
+            let (any, port): (IpAddr, u16) = match family {
+                Family::V4 => (Ipv4Addr::UNSPECIFIED.into(), 20_000 + n),
+                Family::V6 => (Ipv6Addr::UNSPECIFIED.into(), 10_000 + n),
             };
-            let socket = UdpSocket::bind((any, port))?;
+            let socket = UdpSocket::bind((any, port)).with_context(|| format!("port {port}"))?;
             socket.set_read_timeout(Some(Duration::from_secs(2)))?;
             socket.connect(web(family, 53))?;
             let mut answer = [0; 1024];
