@@ -36,6 +36,8 @@ pub(super) struct Growth {
     still: Still,
     /// What is done in another thread.
     task: Option<JoinHandle<Result<Ready, Error>>>,
+    /// When what is under way was begun.
+    began: Instant,
     /// When it failed last, and why.
     failed: Option<(Instant, String)>,
 }
@@ -44,7 +46,15 @@ impl Growth {
     /// Nothing has to grow, as far as is known.
     pub(super) fn new(settings: &Settings, still: Still) -> Self {
         let Settings { pins, capacities, packet_log, .. } = settings;
-        Self { pins: pins.clone(), capacities: *capacities, log: *packet_log, still, task: None, failed: None }
+        Self {
+            pins: pins.clone(),
+            capacities: *capacities,
+            log: *packet_log,
+            still,
+            task: None,
+            began: Instant::now(),
+            failed: None,
+        }
     }
 
     /// Begins with tables that are too full, or goes on where tables were turned to. To be called when programs are attached.
@@ -56,6 +66,7 @@ impl Growth {
             let under_way = Move::under_way(&self.pins)?;
             Ok((under_way, larger_flow_tables(&self.pins, levels, &self.capacities)?))
         };
+        self.began = Instant::now();
         match wanted() {
             Ok((under_way, _)) if !under_way.is_none() => self.move_on(),
             Ok((_, Some(larger))) => self.join(larger),
@@ -81,7 +92,8 @@ impl Growth {
                 datapath.exchange(programs, survey)?;
                 let maps = done.maps();
                 done.end()?;
-                info!("{maps} took the place of a smaller table, with {entries} entries of flows");
+                let took = self.began.elapsed().as_secs_f64();
+                info!("larger {maps} took the place of smaller ones in {took:.1} s; {entries} entries of flows moved");
                 self.failed = None;
                 Ok(())
             }
