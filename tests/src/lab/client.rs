@@ -204,7 +204,7 @@ impl Load {
         let socket = match kept.take() {
             Some(socket) => socket,
             None => {
-                let socket = UdpSocket::bind(any(self.to, port))?;
+                let socket = bound(any(self.to, port))?;
                 socket.set_read_timeout(Some(timeout))?;
                 if connected {
                     socket.connect(self.to)?;
@@ -226,7 +226,7 @@ impl Load {
     }
 
     fn udp_burst(&self, port: u16, timeout: Duration, size: u16, segments: u16) -> io::Result<Seen> {
-        let socket = UdpSocket::bind(any(self.to, port))?;
+        let socket = bound(any(self.to, port))?;
         socket.set_read_timeout(Some(timeout))?;
         socket.connect(self.to)?;
         setsockopt(&socket, UdpGsoSegment, &i32::from(size))?;
@@ -264,6 +264,22 @@ impl Load {
                 return Ok(Seen { server: now, peer, local });
             }
             std::thread::sleep(gap);
+        }
+    }
+}
+
+/// How long a port may still be held by the copy of a closed socket in a process that another test has just forked.
+const HELD: Duration = Duration::from_millis(500);
+
+/// A socket of datagrams at an address.
+fn bound(at: SocketAddr) -> io::Result<UdpSocket> {
+    let began = Instant::now();
+    loop {
+        match UdpSocket::bind(at) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && began.elapsed() < HELD => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            result => return result,
         }
     }
 }
