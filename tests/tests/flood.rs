@@ -130,14 +130,6 @@ fn counter(agent: &Agent, reason: &str) -> Result<u64> {
     row.and_then(|row| row["packets"].as_u64()).with_context(|| format!("no counter {reason} in {status}"))
 }
 
-/// Flows in a map, and the room in it.
-fn fill(agent: &Agent, map: &str) -> Result<(u64, u64)> {
-    let status = agent.json(&["status"])?;
-    let row = status["maps"].as_array().into_iter().flatten().find(|row| row["map"] == map);
-    let row = row.with_context(|| format!("no map {map} in {status}"))?;
-    Ok((row["entries"].as_u64().unwrap_or_default(), row["capacity"].as_u64().unwrap_or_default()))
-}
-
 /// Connections and datagram exchanges that are established before anything happens: from outside and from a pod.
 fn long_exchanges(lab: &Lab, client: &Pod, for_ms: u64) -> Result<Vec<(String, Running)>> {
     let mut streams = Vec::new();
@@ -226,7 +218,7 @@ fn a_flood_of_half_open_connections_disturbs_nobody() -> Result<()> {
         assert!(chosen >= u64::from(FLOOD) * 9 / 10, "{case}: of {FLOOD} SYNs {chosen} were let in");
         assert_eq!(counter(&agent, "flow_table_full")?, 0, "{case}: only half-open flows were pushed out");
         for n in [4, 6] {
-            let (entries, capacity) = fill(&agent, &format!("FLOWS_V{n}"))?;
+            let (entries, capacity) = agent.fill(&format!("FLOWS_V{n}"))?;
             assert_eq!(capacity, 2052, "{case}");
             assert!((32..capacity).contains(&entries), "{case}: {entries} established of {capacity}");
         }
@@ -337,7 +329,7 @@ fn with_the_established_table_full_connections_still_work_and_it_is_shown() -> R
         }
         assert!(counter(&agent, "flow_table_full")? > 0, "{xdp:?}");
         for n in [4, 6] {
-            let (entries, capacity) = fill(&agent, &format!("FLOWS_V{n}"))?;
+            let (entries, capacity) = agent.fill(&format!("FLOWS_V{n}"))?;
             assert!(capacity == 1200 && entries * 10 > capacity * 9, "{xdp:?}: {entries} of {capacity}");
         }
         let table = String::from_utf8(agent.cli(&["status"])?.stdout)?;

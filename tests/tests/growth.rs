@@ -97,16 +97,8 @@ fn ask(client: &Pod, times: u32) -> Result<Vec<String>> {
     })
 }
 
-/// Flows that are established, and the room for them.
-fn fill(agent: &Agent, map: &str) -> Result<(u64, u64)> {
-    let status = agent.json(&["status"])?;
-    let row = status["maps"].as_array().into_iter().flatten().find(|row| row["map"] == map);
-    let row = row.with_context(|| format!("no map {map} in {status}"))?;
-    Ok((row["entries"].as_u64().unwrap_or_default(), row["capacity"].as_u64().unwrap_or_default()))
-}
-
 fn room(agent: &Agent) -> Result<[u64; 2]> {
-    let [v4, v6] = map::FLOWS.map(|name| fill(agent, name).map(|(_, room)| room));
+    let [v4, v6] = map::FLOWS.map(|name| agent.fill(name).map(|(_, room)| room));
     Ok([v4?, v6?])
 }
 
@@ -159,7 +151,7 @@ fn a_table_of_flows_that_fills_grows_without_an_outage() -> Result<()> {
         add_endpoints(&lab, &agent, &pods)?;
         wait_for_room(&agent, map::FLOWS_CAPACITY)?;
         for name in map::FLOWS {
-            let (established, room) = fill(&agent, name)?;
+            let (established, room) = agent.fill(name)?;
             assert!((u64::from(FLOWS)..u64::from(FLOWS) * 2).contains(&established), "{name}: {established} of {room}");
         }
         assert_kept(&client, before, &agent)?;

@@ -227,14 +227,6 @@ fn more(lab: &Lab, pods: &[Pod], numbers: std::ops::Range<u8>) -> Result<()> {
     Ok(())
 }
 
-/// What `sluice status` says of the room in a map.
-fn room(agent: &Agent, map: &str) -> Result<u64> {
-    let status = agent.json(&["status"])?;
-    let rows = status["maps"].as_array().context("`sluice status -o json` has no maps")?;
-    let row = rows.iter().find(|row| row["map"] == map).with_context(|| format!("no row of {map}: {status}"))?;
-    row["capacity"].as_u64().with_context(|| format!("no room of {map}: {row}"))
-}
-
 #[test]
 fn full_maps_give_way_to_larger_ones_without_an_outage() -> Result<()> {
     kernel_or_skip!();
@@ -262,7 +254,7 @@ fn full_maps_give_way_to_larger_ones_without_an_outage() -> Result<()> {
             ("BACKENDS_V6", 1 << 20),
             ("SLOTS", 1 << 22),
         ] {
-            assert_eq!(room(&agent, map)?, expected, "{map}; the log:\n{}", agent.log()?);
+            assert_eq!(agent.fill(map)?.1, expected, "{map}; the log:\n{}", agent.log()?);
         }
         std::thread::sleep(Duration::from_millis(800));
         for (n, family) in (20..32).flat_map(|n| FAMILIES.map(|family| (n, family))) {
@@ -305,7 +297,7 @@ fn an_agent_killed_while_it_enlarges_maps_stops_no_traffic() -> Result<()> {
     }
     agent.kill()?;
     agent.restart_with(sized(ROUNDS))?;
-    assert_eq!(room(&agent, "NAMES")?, u64::from(ONE_SERVICE + 100 * ROUNDS));
+    assert_eq!(agent.fill("NAMES")?.1, u64::from(ONE_SERVICE + 100 * ROUNDS));
     for (n, family) in (21..20 + u8::try_from(ROUNDS)?).flat_map(|n| FAMILIES.map(|family| (n, family))) {
         for way in ways {
             let load = Load::new(Exchange::Http, SocketAddr::new(family.cluster_ip(n), 80), 2);

@@ -114,7 +114,7 @@ impl Object {
         Self { is_told: false, ..self }
     }
 
-    /// Loads the programs, over the pinned maps where there are any, and pins all. LargerTables maps take the place of pinned ones, so
+    /// Loads the programs, over the pinned maps where there are any, and pins all. Larger maps take the place of pinned ones, so
     /// nothing may be written until all that was attached runs these programs. The warnings say which options have no effect yet.
     ///
     /// # Errors

@@ -235,6 +235,15 @@ impl<'a> Agent<'a> {
         serde_json::from_slice(&output.stdout).with_context(|| format!("`sluice {}` printed no JSON", args.join(" ")))
     }
 
+    /// What `sluice status` says of a map: what is in it, counted as people count it, and the room that it has.
+    pub fn fill(&self, map: &str) -> Result<(u64, u64)> {
+        let status = self.json(&["status"])?;
+        let row = status["maps"].as_array().into_iter().flatten().find(|row| row["map"] == map);
+        let row = row.with_context(|| format!("no map {map} in {status}"))?;
+        let number = |field: &str| row[field].as_u64().with_context(|| format!("no {field} of {map}: {row}"));
+        Ok((number("entries")?, number("capacity")?))
+    }
+
     /// Waits until `done`, which is asked every few milliseconds, holds; else fails with `what` and the log.
     pub fn wait_until(&self, what: &str, mut done: impl FnMut(&Self) -> Result<bool>) -> Result<Duration> {
         let start = Instant::now();
