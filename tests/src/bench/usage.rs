@@ -4,9 +4,12 @@ use std::fs;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 use std::process::Child;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use aya::maps::MapInfo;
+use nix::time::{ClockId, clock_getcpuclockid};
+use nix::unistd::Pid;
 use procfs::process::Process;
 use serde::{Deserialize, Serialize};
 
@@ -27,11 +30,14 @@ impl Usage {
     pub(super) fn of(child: &Child) -> Result<Self> {
         let process = Process::new(child.id().cast_signed()).context("cannot find a process in /proc")?;
         let (stat, status) = (process.stat()?, process.status()?);
-        let ticks = stat.utime + stat.stime + (stat.cutime + stat.cstime).unsigned_abs();
+        // Of the process itself to the nanosecond: what thirty changes cost is ten of the ticks that stat counts.
+        let own = clock_getcpuclockid(Pid::from_raw(process.pid)).and_then(ClockId::now);
+        let own = Duration::from(own.context("a process has no clock")?);
+        let children = (stat.cutime + stat.cstime) as f64 / procfs::ticks_per_second() as f64;
         // In KiB, as proc(5) says.
         let mib = |kib: Option<u64>| kib.map(|kib| kib as f64 / 1024.0).context("a process has ended");
         Ok(Self {
-            cpu: ticks as f64 / procfs::ticks_per_second() as f64,
+            cpu: own.as_secs_f64() + children,
             rss: mib(status.vmrss)?,
             peak: mib(status.vmhwm)?,
         })
