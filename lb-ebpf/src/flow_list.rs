@@ -89,7 +89,7 @@ macro_rules! programs {
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $bucket(ctx: *mut xdp_md, index: u32, at: u32) -> u32 {
-            let Some(bucket) = Table::<$ip>::new().bucket(index) else { return at };
+            let Some(bucket) = table::in_turn(&Table::<$ip>::new(), index) else { return at };
             let (live, mut at) = (table::live::<Table<$ip>>(bucket), at);
             if live == 0 {
                 return at;
@@ -109,7 +109,7 @@ macro_rules! programs {
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $way(ctx: *mut xdp_md, index: u32, number: u32, at: u32) -> u32 {
-            let way = Table::<$ip>::new().bucket(index).and_then(|bucket| bucket.way(number));
+            let way = table::in_turn(&Table::<$ip>::new(), index).and_then(|bucket| bucket.way(number));
             let Some((key, flow)) = way.and_then(table::entry) else { return at };
             let mut listed = Listed::<$ip>::new(key, flow, true);
             if store(ctx, at, &mut listed) { at.wrapping_add(size_of::<Listed<$ip>>() as u32) } else { FULL }

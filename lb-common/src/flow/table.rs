@@ -33,7 +33,7 @@ mod transfer;
 pub use insert::{DONE, FULL, NOTHING, THERE, begin, begin_both, claim, finish, finish_by, insert, insert_both};
 pub use layout::{SEED_AT, TURNED_AT, VERSION_AT, control_at, pair_at};
 pub use layout::{WAYS, bucket_words, buckets_for, flows_in, line_at};
-pub use list::live;
+pub use list::{in_turn, live};
 pub use transfer::{Transfer, follow, transfer};
 
 use marks::Marks;

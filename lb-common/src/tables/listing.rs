@@ -22,7 +22,8 @@ pub const SOUGHT: u32 = 256;
 entry! {
     /// What the entries behind it are.
     pub struct Head {
-        /// For a program that lists: the first bucket to be looked into; its answer, the first that was not. For one that moves
+        /// For a program that lists: the first bucket to be looked into, in the order of
+        /// [`in_turn`](crate::flow::table::in_turn); its answer, the first that was not. For one that moves
         /// entries the same, counted from the first bucket of the table that they are moved from.
         pub bucket: u32,
         /// Entries behind this. A program that lists finds as many as there is room for. The answer of one that moves entries

@@ -84,6 +84,16 @@ fn remove<M: Memory>(memory: &M, key: &FlowKey<V4>) -> bool {
     table::find(memory, key).is_some_and(|mut entry| entry.remove(memory))
 }
 
+/// All entries as they are listed, in their order.
+fn listed<M: Memory>(memory: &M, buckets: std::ops::Range<u32>) -> Vec<(FlowKey<V4>, Flow<V4>)> {
+    let rows = buckets.filter_map(|place| table::in_turn(memory, place));
+    let ways = |row: M::Bucket| {
+        let live = table::live::<M>(row);
+        (0..M::WAYS).filter(move |at| live >> at & 1 != 0).filter_map(move |at| table::entry(row.way(at)?))
+    };
+    rows.flat_map(ways).collect()
+}
+
 /// Entries of the old table, and of the new one. None is in a table twice.
 fn held<M: Memory>(memory: &M) -> [BTreeMap<FlowKey<V4>, Flow<V4>>; 2] {
     let entries = |buckets: std::ops::Range<u32>| {
@@ -153,6 +163,19 @@ fn a_table_is_left_for_a_larger_one_and_all_flows_are_found_all_the_time() {
         assert_eq!(table::insert(&&joined.new, &key(n), &flow(n)), Err(InsertError::Exists), "{n}");
         assert!(entry.remove(&&joined.new) && table::find(memory, &key(n)).is_none(), "{n}");
     }
+}
+
+#[test]
+fn every_bucket_is_listed_once() {
+    let joined = Joined::new(plain::Table::new(64), plain::Table::new(32), true);
+    let memory = &&joined;
+    (0..100).for_each(|n| table::insert(&&joined.old, &key(n), &flow(n)).expect("room"));
+    (100..300).for_each(|n| table::insert(memory, &key(n), &flow(n)).expect("room"));
+    let all = listed(memory, 0..1_000);
+    assert_eq!(all.len(), 300);
+    assert_eq!(all.into_iter().collect::<BTreeMap<_, _>>(), (0..300).map(|n| (key(n), flow(n))).collect());
+    // And no bucket of the new table comes before the last one of the old.
+    assert!(listed(memory, 0..32).into_iter().eq(listed(&&joined.old, 0..32)));
 }
 
 #[test]
@@ -236,6 +259,19 @@ fn a_reader_never_misses_a_flow_that_moves() {
         }
         mover.join().expect("no panic");
         assert_eq!(only(&joined), Some(flow));
+    });
+}
+
+#[test]
+fn who_lists_all_flows_misses_none_that_moves() {
+    explore(|| {
+        let (joined, flow) = one(BOTH, true);
+        // The one that only reads must be the second: loom goes on with the first, and looks for what its writes change.
+        let other = joined.clone();
+        let lister = loom::thread::spawn(move || listed(&&other, 0..2));
+        move_all(&&joined);
+        let all = lister.join().expect("no panic");
+        assert!(!all.is_empty() && all.into_iter().all(|found| found == (key(1), flow)));
     });
 }
 

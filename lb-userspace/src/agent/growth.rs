@@ -1,10 +1,8 @@
 //! Growth of the tables of flows: what takes long is done in a thread of its own, and the loop swaps programs in between.
 
 use std::future::pending;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
@@ -13,9 +11,6 @@ use super::datapath::Datapath;
 use super::sweep::Levels;
 use crate::bpf::{Capacities, Error, LargerTables, Move, Object, Pins, Programs, larger_flow_tables};
 use crate::devices::Survey;
-
-/// Held while entries of flows are listed, or move: who lists them must not miss any.
-pub(super) type Still = Arc<Mutex<()>>;
 
 /// What is ready to be attached.
 pub(super) enum Ready {
@@ -33,7 +28,6 @@ pub(super) struct Growth {
     pins: Pins,
     capacities: Capacities,
     log: bool,
-    still: Still,
     /// What is done in another thread.
     task: Option<JoinHandle<Result<Ready, Error>>>,
     /// When what is under way was begun.
@@ -44,13 +38,12 @@ pub(super) struct Growth {
 
 impl Growth {
     /// Nothing has to grow, as far as is known.
-    pub(super) fn new(settings: &Settings, still: Still) -> Self {
+    pub(super) fn new(settings: &Settings) -> Self {
         let Settings { pins, capacities, packet_log, .. } = settings;
         Self {
             pins: pins.clone(),
             capacities: *capacities,
             log: *packet_log,
-            still,
             task: None,
             began: Instant::now(),
             failed: None,
@@ -110,13 +103,10 @@ impl Growth {
     }
 
     fn move_on(&mut self) {
-        let (pins, log, still) = (self.pins.clone(), self.log, self.still.clone());
+        let (pins, log) = (self.pins.clone(), self.log);
         let work = move || {
             let under_way = Move::begin(&pins)?;
-            let entries = {
-                let _still = still.blocking_lock();
-                under_way.entries()?
-            };
+            let entries = under_way.entries()?;
             Ok(Ready::Moved(Object::embedded()?.load_moved(&pins, log)?, under_way, entries))
         };
         self.task = Some(tokio::task::spawn_blocking(work));

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::datapath::{Before, Datapath, Seen, config};
 use super::engine::Engine;
-use super::growth::{Growth, Still};
+use super::growth::Growth;
 use super::health_checks::HealthCheckServers;
 use super::observed::{Observed, Said};
 use super::source::Opened;
@@ -66,10 +66,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let (departures, departed) = mpsc::unbounded_channel();
     let mut engine = Engine::start(&agent.settings, agent.facts()?, source, programming.clone(), departures)?;
     let (levels, levels_seen) = watch::channel(Vec::new());
-    let still = Still::default();
-    let mut growth = Growth::new(&agent.settings, still.clone());
+    let mut growth = Growth::new(&agent.settings);
     let mut counted = levels_seen.clone();
-    let _sweep = Aborted(tokio::spawn(sweep::forever(agent.settings.pins.clone(), departed, levels, still)));
+    let _sweep = Aborted(tokio::spawn(sweep::forever(agent.settings.pins.clone(), departed, levels)));
     let said = Said {
         status: engine.status.clone(),
         source: engine.health.clone(),

@@ -26,7 +26,8 @@ const fn family_index<A: Of>() -> usize {
 pub type Entries<A> = Vec<(FlowKey<A>, Flow<A>)>;
 
 impl Maps {
-    /// Visits all flow entries. Those that come or go meanwhile may be missed.
+    /// Visits all flow entries. Those that come or go meanwhile may be missed; one that moves to a larger table is not, but may be
+    /// visited twice.
     ///
     /// # Errors
     /// The map cannot be read.

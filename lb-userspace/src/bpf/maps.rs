@@ -264,7 +264,7 @@ impl<A: Of> FamilyMaps<A> {
         } else if name == map::AFFINITY[index] {
             self.affinity.each(|_, _| *n += 1)?;
         } else if name == map::FLOWS[index] {
-            // Half-open ones make room for each other, and take none from these.
+            // Half-open ones make room for each other, and take none from these. While a table grows some are counted twice.
             self.flows.each(|_, flow| *n += u64::from(flow.is_established())).map(drop)?;
         } else if name == map::FRAGMENTS[index] {
             self.fragments.each(|_, _| *n += 1)?;

@@ -1,10 +1,12 @@
 //! The tables of flows, as programs list them for us ([`lb_common::tables::listing`]): none of their pages is ever mapped
 //! into our memory.
 
+use std::fs;
 use std::io;
 use std::marker::PhantomData;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use lb_common::ip::{Family, V4};
@@ -34,11 +36,26 @@ impl<A: Of> FlowTable<A> {
         Self { programs: programs.to_owned(), family: PhantomData }
     }
 
-    /// Visits all entries, and says how many runs of a program that took. Those that come or go meanwhile may be missed.
+    /// Visits all entries, and says how many runs of a program that took. Those that come or go meanwhile may be missed, those that
+    /// move to a larger table may be visited twice: the later visit tells what is newer.
     ///
     /// # Errors
     /// The program is not there, or does not run.
     pub(super) fn each(&self, mut each: impl FnMut(&FlowKey<A>, &Flow<A>)) -> io::Result<u32> {
+        // A program that sees the larger table, too, is pinned before the first entry moves. Each pin has a number of its own.
+        let pin = || fs::metadata(self.programs.join(PROGRAMS[A::FAMILY as usize][0])).ok().map(|pin| pin.ino());
+        let mut runs = 0;
+        loop {
+            let listing = pin();
+            runs += self.list(&mut each)?;
+            if pin() == listing {
+                return Ok(runs);
+            }
+        }
+    }
+
+    /// Has the program that is pinned now list all entries.
+    fn list(&self, each: &mut impl FnMut(&FlowKey<A>, &Flow<A>)) -> io::Result<u32> {
         let mut program = Program::open(&self.programs, PROGRAMS[A::FAMILY as usize][0])?;
         let (mut next, mut runs) = (0, 0);
         loop {

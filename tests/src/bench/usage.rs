@@ -36,11 +36,7 @@ impl Usage {
         let children = (stat.cutime + stat.cstime) as f64 / procfs::ticks_per_second() as f64;
         // In KiB, as proc(5) says.
         let mib = |kib: Option<u64>| kib.map(|kib| kib as f64 / 1024.0).context("a process has ended");
-        Ok(Self {
-            cpu: own.as_secs_f64() + children,
-            rss: mib(status.vmrss)?,
-            peak: mib(status.vmhwm)?,
-        })
+        Ok(Self { cpu: own.as_secs_f64() + children, rss: mib(status.vmrss)?, peak: mib(status.vmhwm)? })
     }
 }
 

@@ -13,7 +13,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{debug, warn};
 
-use super::growth::Still;
 use crate::bpf::{BpfStore, Pins};
 use crate::plan::Departures;
 use departed::Suspects;
@@ -58,7 +57,6 @@ pub(super) async fn forever(
     pins: Pins,
     mut changes: mpsc::UnboundedReceiver<Departures>,
     levels: watch::Sender<Levels>,
-    still: Still,
 ) {
     // It goes from thread to thread, and is of some size.
     let mut sweeper = Box::new(Sweeper::new(pins.clone()));
@@ -90,12 +88,10 @@ pub(super) async fn forever(
         while let Ok(change) = changes.try_recv() {
             sweeper.hear(change);
         }
-        let still = still.lock().await;
         let began = Instant::now();
         let found;
         (sweeper, found) = run(sweeper, which).await.unwrap_or_else(|| (Box::new(Sweeper::new(pins.clone())), 0));
         let took = began.elapsed();
-        drop(still);
         debug!("a sweep of {which:?} took {took:?}");
         if which == Which::All {
             // What could not be counted is as it was.
