@@ -1,7 +1,9 @@
 //! The reconciler and its source, as the main loop hears of them.
 
+use std::sync::mpsc;
+
 use lb_common::tables::map;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::Settings;
@@ -28,7 +30,7 @@ impl Engine {
         facts: NodeFacts,
         source: Opened,
         programming: Programming,
-        departures: mpsc::UnboundedSender<Departures>,
+        departures: mpsc::Sender<Departures>,
     ) -> anyhow::Result<Self> {
         let mut store = BpfStore::open(&settings.pins)?;
         let options = Options { limits: limits(store.maps()), programming, ..Options::new(facts.clone()) };

@@ -1,13 +1,12 @@
 //! The main loop of the agent.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{info, warn};
 
@@ -63,12 +62,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         agent.attach(&mut datapath)?;
     }
     let programming = Programming::default();
-    let (departures, departed) = mpsc::unbounded_channel();
+    let (departures, departed) = mpsc::channel();
     let mut engine = Engine::start(&agent.settings, agent.facts()?, source, programming.clone(), departures)?;
     let (levels, levels_seen) = watch::channel(Vec::new());
     let mut growth = Growth::new(&agent.settings);
     let mut counted = levels_seen.clone();
-    let _sweep = Aborted(tokio::spawn(sweep::forever(agent.settings.pins.clone(), departed, levels)));
+    sweep::start(agent.settings.pins.clone(), departed, levels).context("cannot start the thread that sweeps flows")?;
     let said = Said {
         status: engine.status.clone(),
         source: engine.health.clone(),
@@ -116,7 +115,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
                 }
                 engine.move_to(agent.facts()?);
             }
-            Ok(()) = counted.changed(), if agent.attached => growth.consider(&counted.borrow_and_update()),
+            changed = counted.changed(), if agent.attached => {
+                changed.context("nobody sweeps flows any more")?;
+                growth.consider(&counted.borrow_and_update());
+            }
             ready = growth.ready() => {
                 growth.go_on(ready, &mut datapath, &agent.survey);
                 agent.seen.send_replace(datapath.seen());
@@ -136,15 +138,6 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     engine.stop().await;
     agent.write_report(&datapath);
     Ok(())
-}
-
-/// A task that ends when this is dropped.
-struct Aborted(JoinHandle<()>);
-
-impl Drop for Aborted {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 /// What the agent knows of itself.

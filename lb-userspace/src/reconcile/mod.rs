@@ -39,7 +39,7 @@ pub struct Listeners {
     /// How it is doing.
     pub status: watch::Sender<Status>,
     /// What changed in where frontends lead, each time when the maps say so.
-    pub departures: mpsc::UnboundedSender<Departures>,
+    pub departures: std::sync::mpsc::Sender<Departures>,
 }
 
 /// Keeps the maps of `store` as the news want them, until no more messages can come.

@@ -375,7 +375,7 @@ async fn the_loop_works_at_once_retries_follows_its_node_and_ends_with_its_sourc
     let store = FaultyStore::new(MemoryStore::default(), 3);
     let (node, news_of_node) = watch::channel(options().node);
     let news = News { messages: receiver, node: news_of_node };
-    let (departures, _) = mpsc::unbounded_channel();
+    let (departures, _) = std::sync::mpsc::channel();
     let listeners = Listeners { status: sender, departures };
     let task = tokio::spawn(reconcile::run(store, options(), news, listeners));
     messages.send(two_services().now()).await.expect("it listens");

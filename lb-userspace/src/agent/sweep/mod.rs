@@ -7,10 +7,12 @@
 mod all;
 mod departed;
 
-use std::time::Duration;
+use std::io;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use crate::bpf::{BpfStore, Pins};
@@ -51,46 +53,50 @@ enum Which {
 /// What is in each map of the packet path: its name, and its entries.
 pub(super) type Levels = Vec<(&'static str, u64)>;
 
-/// Sweeps until nothing more can change. A sweep of all has counted flows when it ends, and everything else where it compares,
-/// and says so to `levels`: nobody else needs to walk a million flows.
-pub(super) async fn forever(
-    pins: Pins,
-    mut changes: mpsc::UnboundedReceiver<Departures>,
-    levels: watch::Sender<Levels>,
-) {
-    // It goes from thread to thread, and is of some size.
-    let mut sweeper = Box::new(Sweeper::new(pins.clone()));
+/// Sweeps in a thread of its own, since to read large maps takes long, until nothing more can change. A sweep of all has counted
+/// flows when it ends, and everything else where it compares, and says so to `levels`: nobody else needs to walk a million flows.
+///
+/// # Errors
+/// There is no room for a thread.
+pub(super) fn start(pins: Pins, changes: mpsc::Receiver<Departures>, levels: watch::Sender<Levels>) -> io::Result<()> {
+    let sweeps = move || forever(&pins, &changes, &levels);
+    thread::Builder::new().name("sluice-sweep".into()).spawn(sweeps).map(drop)
+}
+
+fn forever(pins: &Pins, changes: &mpsc::Receiver<Departures>, levels: &watch::Sender<Levels>) {
+    let mut sweeper = Sweeper::new(pins.clone());
     let (mut next, mut rested, mut again) = (Instant::now(), Instant::now(), AGAIN.iter());
     let mut again_at = None;
     loop {
         let wake = again_at.map_or(next, |at| next.min(rested.max(at)));
-        let heard = timeout_at(wake, changes.recv()).await;
+        let heard = changes.recv_timeout(wake.saturating_duration_since(Instant::now()));
         let (is_time, any_lost) = match heard {
-            Ok(None) => return,
-            Ok(Some(change)) => {
+            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => (true, false),
+            Ok(change) => {
                 let any_lost = change.any_lost();
                 sweeper.hear(change);
                 (false, any_lost)
             }
-            Err(_) => (true, false),
         };
         // Also where changes never cease.
         let which = if Instant::now() >= next {
             Which::All
         } else if any_lost {
-            sleep_until(rested.max(Instant::now() + HOLD)).await;
+            thread::sleep(rested.saturating_duration_since(Instant::now()).max(HOLD));
             if sweeper.departures.everywhere { Which::All } else { Which::Departed }
         } else if is_time {
             Which::Again
         } else {
             continue;
         };
-        while let Ok(change) = changes.try_recv() {
-            sweeper.hear(change);
-        }
+        changes.try_iter().for_each(|change| sweeper.hear(change));
         let began = Instant::now();
-        let found;
-        (sweeper, found) = run(sweeper, which).await.unwrap_or_else(|| (Box::new(Sweeper::new(pins.clone())), 0));
+        let found = sweeper.sweep(which).unwrap_or_else(|error| {
+            warn!("cannot remove flows that are over: {error:#}");
+            sweeper = Sweeper::new(pins.clone());
+            0
+        });
         let took = began.elapsed();
         debug!("a sweep of {which:?} took {took:?}");
         if which == Which::All {
@@ -105,26 +111,6 @@ pub(super) async fn forever(
                 again = if found > 0 { AGAIN.iter() } else { [].iter() };
             }
             again_at = again.next().map(|pause| Instant::now() + *pause);
-        }
-    }
-}
-
-/// Sweeps once, and says how much was found; none where that failed beyond repair.
-async fn run(mut sweeper: Box<Sweeper>, which: Which) -> Option<(Box<Sweeper>, usize)> {
-    // Reading large maps takes long; devices and Services must not wait for it.
-    let sweep = move || {
-        let found = sweeper.sweep(which);
-        (sweeper, found)
-    };
-    match tokio::task::spawn_blocking(sweep).await {
-        Ok((sweeper, Ok(found))) => Some((sweeper, found)),
-        Ok((_, Err(error))) => {
-            warn!("cannot remove flows that are over: {error:#}");
-            None
-        }
-        Err(error) => {
-            warn!("cannot remove flows that are over: {error}");
-            None
         }
     }
 }
