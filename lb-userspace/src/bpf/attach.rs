@@ -42,9 +42,9 @@ impl Attacher {
         Self { pins, programs, xdp, tc, ours, notes, places: None, without_xdp, repairs: 0 }
     }
 
-    /// Has all that is attached run other programs, as soon as it is told to sync.
+    /// Has all that is attached to devices run other programs, as soon as it is told to sync.
     pub fn replace(&mut self, programs: Programs) {
-        self.programs = programs;
+        self.programs.replace(programs);
         self.ours.clear();
     }
 

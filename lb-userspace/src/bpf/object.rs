@@ -20,6 +20,7 @@ use super::btf::Summed;
 use super::error::chain;
 use super::flow_tables::{FlowTables, LargerTables, View};
 use super::grow::Sizes;
+use super::sockets::is_of_sockets;
 use super::{Capacities, Error, Hook, Pins, clock, pins};
 
 static EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf.o"));
@@ -80,6 +81,8 @@ enum Part {
     All,
     /// All but the stages of IPv6 where nothing of that family was ever served.
     Needed,
+    /// Of these, what may use the tables of flows: those of sockets do not.
+    Flows,
     /// These stages.
     V6,
 }
@@ -92,6 +95,7 @@ impl Part {
         move |name| match self {
             Self::V6 => is_v6_stage(name),
             Self::All | Self::Needed => all || !is_v6_stage(name),
+            Self::Flows => !is_of_sockets(name) && (all || !is_v6_stage(name)),
         }
     }
 }
@@ -139,12 +143,13 @@ impl Object {
         self.load_some(pins, Load { capacities: Some(capacities), view, part: Part::Needed, log })
     }
 
-    /// The same over the maps as they are, but beside the tables of flows larger ones are made, and the programs see both.
+    /// Loads the programs of packets over the maps as they are, but beside the tables of flows larger ones are made, and the
+    /// programs see both. They take the places of others ([`Attacher::replace`](super::Attacher::replace)).
     ///
     /// # Errors
     /// As of [`Object::load`].
     pub fn load_joined(self, pins: &Pins, larger: LargerTables, log: bool) -> Result<Programs, Error> {
-        let load = Load { capacities: None, view: View::Joined(larger), part: Part::Needed, log };
+        let load = Load { capacities: None, view: View::Joined(larger), part: Part::Flows, log };
         self.load_some(pins, load).map(|(programs, _)| programs)
     }
 
@@ -153,7 +158,7 @@ impl Object {
     /// # Errors
     /// As of [`Object::load`].
     pub fn load_moved(self, pins: &Pins, log: bool) -> Result<Programs, Error> {
-        let load = Load { capacities: None, view: View::Moved, part: Part::Needed, log };
+        let load = Load { capacities: None, view: View::Moved, part: Part::Flows, log };
         self.load_some(pins, load).map(|(programs, _)| programs)
     }
 
@@ -310,6 +315,13 @@ impl Programs {
         let missing =
             || Error::Load(format!("the object has no program {name}; build it anew with `cargo xtask build`"));
         self.fds.get(name).map(OwnedFd::as_fd).ok_or_else(missing)
+    }
+
+    /// Has others take the place of those that have the same names.
+    pub(super) fn replace(&mut self, Self { fds, ebpf }: Self) {
+        self.fds.extend(fds);
+        // What is left of those before holds itself what it needs.
+        self.ebpf = ebpf;
     }
 
     pub(super) const fn ebpf_ref(&self) -> &Ebpf {

@@ -51,7 +51,7 @@ impl Programs {
         self.program(name)?.fd().map_err(|error| Error::program(name, &error))
     }
 
-    /// Instructions that the verifier walked through, by program.
+    /// Instructions that the verifier walked through, by program that was loaded.
     ///
     /// # Errors
     /// The kernel is older than 5.16 and does not count.
@@ -61,7 +61,12 @@ impl Programs {
             let count = info.verified_instruction_count();
             Ok((name.to_owned(), count.ok_or_else(|| Error::Load("this kernel counts no instructions".into()))?))
         };
-        let mut all = self.ebpf_ref().programs().map(count).collect::<Result<Vec<_>, Error>>()?;
+        let mut all = self
+            .ebpf_ref()
+            .programs()
+            .filter(|(_, program)| program.fd().is_ok())
+            .map(count)
+            .collect::<Result<Vec<_>, Error>>()?;
         all.sort();
         Ok(all)
     }

@@ -23,6 +23,11 @@ const HOOKS: [(&str, u32); 8] = [
     ("sendmsg6", 15),
 ];
 
+/// Whether a program is one of these.
+pub(super) fn is_of_sockets(program: &str) -> bool {
+    HOOKS.iter().any(|(name, _)| *name == program)
+}
+
 /// The folder where the cgroup2 hierarchy is mounted, from the text of `/proc/mounts`.
 pub fn cgroup2_mount(mounts: &str) -> Option<PathBuf> {
     let mut fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());

@@ -258,18 +258,24 @@ fn what_others_detached_from_sockets_is_attached_again() {
     let Some(root) = cgroup2_mount(&fs::read_to_string("/proc/mounts").unwrap()) else {
         return eprintln!("SKIP what_others_detached_from_sockets_is_attached_again: no cgroup2 is mounted");
     };
-    let programs = lab.load(&SMALL).0;
+    let programs = RefCell::new(lab.load(&SMALL).0);
     // A cgroup without processes: nobody's sockets are touched.
     let cgroup = tempfile::Builder::new().prefix("sluice-").tempdir_in(root).unwrap();
-    let mend = || mend_sockets(&lab.pins, &programs, cgroup.path()).unwrap();
-    attach_sockets(&lab.pins, &programs, cgroup.path()).unwrap();
+    let mend = || mend_sockets(&lab.pins, &programs.borrow(), cgroup.path()).unwrap();
+    attach_sockets(&lab.pins, &programs.borrow(), cgroup.path()).unwrap();
     assert_eq!(mend(), 0);
     let names = lab.pins.sockets().unwrap();
     let target = |name: &str| sys::link_target(sys::open(&lab.pins.socket(name)).unwrap().as_fd()).unwrap();
     let before: Vec<_> = names.iter().map(|name| target(name)).collect();
     sys::detach(sys::open(&lab.pins.socket(&names[0])).unwrap().as_fd()).unwrap();
     assert_eq!(target(&names[0]), 0);
+    // Where tables of flows have grown, by the program that was there before.
+    let program = || sys_id(programs.borrow().get(&names[0]).unwrap());
+    let first = program();
+    programs.borrow_mut().replace(Object::embedded().unwrap().load_moved(&lab.pins, false).unwrap());
     assert_eq!((mend(), mend()), (1, 0));
+    let running = fdinfo(&sys::open(&lab.pins.socket(&names[0])).unwrap(), "prog_id");
+    assert_eq!((running, program()), (first, first));
     assert_eq!(names.iter().map(|name| target(name)).collect::<Vec<_>>(), before);
     detach_sockets(&lab.pins).unwrap();
     fs::remove_dir(cgroup.keep()).unwrap();
