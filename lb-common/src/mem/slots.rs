@@ -2,6 +2,7 @@
 
 use std::boxed::Box;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::vec::Vec;
 
@@ -51,6 +52,19 @@ impl Slots {
             Positions::Many(slots) => *slots.get(slot)? as usize,
         };
         self.0.ids.get(position).copied()
+    }
+
+    /// Whether these are the backends of some slots, as `of` tells them by where each stands among these.
+    pub fn are(&self, slots: Range<usize>, of: impl Fn(usize) -> u32) -> bool {
+        // Ten million are compared in a sweep: nothing is asked twice of each.
+        fn same<P: Copy + Into<u32>>(positions: Option<&[P]>, ids: &[u32], of: impl Fn(usize) -> u32) -> bool {
+            let is = |(at, position): (usize, &P)| ids.get((*position).into() as usize) == Some(&of(at));
+            positions.is_some_and(|positions| positions.iter().enumerate().all(is))
+        }
+        match &self.0.slots {
+            Positions::Few(all) => same(all.get(slots), &self.0.ids, of),
+            Positions::Many(all) => same(all.get(slots), &self.0.ids, of),
+        }
     }
 
     /// The backends of all slots, in their order.
@@ -128,10 +142,17 @@ mod tests {
         #[test]
         fn slots_are_those_that_they_were_made_of(
             slots in prop::collection::vec(prop_oneof![0u32..8, 0u32..1000, any::<u32>()], 0..2000),
+            (some, other) in (any::<prop::sample::Index>(), any::<prop::sample::Index>()),
         ) {
             let made = Slots::from(&slots[..]);
             prop_assert_eq!(made.iter().collect::<Vec<_>>(), &slots[..]);
             prop_assert_eq!(made.get(slots.len()), None);
+            let (some, other) = (some.index(slots.len() + 1), other.index(slots.len() + 1));
+            let range = some.min(other)..some.max(other);
+            prop_assert!(made.are(range.clone(), |at| slots[range.start + at]));
+            let last_is_wrong = |at: usize| slots[range.start + at] ^ u32::from(at + 1 == range.len());
+            prop_assert!(range.is_empty() || !made.are(range.clone(), last_is_wrong));
+            prop_assert!(!made.are(range.start..slots.len() + 1, |at| slots.get(range.start + at).copied().unwrap_or(0)));
             let mut ids = made.ids().to_vec();
             ids.sort_unstable();
             let mut expected = slots.clone();

@@ -88,13 +88,15 @@ impl SlotArray {
     /// # Errors
     /// A chunk cannot be mapped.
     pub(super) fn are(&mut self, at: u32, slots: &Slots) -> io::Result<bool> {
-        let (place, mut ids, mut same) = (at as usize..at as usize + slots.len(), slots.iter(), true);
+        let (place, mut seen, mut same) = (at as usize..at as usize + slots.len(), 0, true);
         if place.end > self.len {
             return Ok(false);
         }
         self.visit(place, |words, places| {
             let slot = |place| words.and_then(|words| words.half(place)).map_or(0, |slot| slot.load(Ordering::Relaxed));
-            same &= places.zip(&mut ids).all(|(place, id)| slot(place) == id);
+            let some = seen..seen + places.len();
+            seen = some.end;
+            same = same && slots.are(some, |at| slot(places.start + at));
         })?;
         Ok(same)
     }
