@@ -8,6 +8,7 @@ use lb_common::tables::{Affinity, AffinityKey, Filter, Flow, FlowKey, FrontendKe
 use lb_common::verdict::Reason;
 
 use super::maps::Of;
+use super::table::Seeker;
 use super::{Error, Maps, Raw};
 
 /// The map of a family's flows.
@@ -45,15 +46,12 @@ impl Maps {
         Ok(word >> (bit % u64::BITS) & 1 != 0)
     }
 
-    /// The entries of these keys, as far as they are there.
+    /// What looks for entries of flows by their keys.
     ///
     /// # Errors
-    /// The map cannot be read.
-    pub fn flows_of<'a, A: Of>(&self, keys: impl Iterator<Item = &'a FlowKey<A>>) -> Result<Entries<A>, Error> {
-        let sought: Vec<_> = keys.map(|key| Listed::new(*key, Flow::zeroed(), false)).collect();
-        let mut found = Vec::new();
-        let seek = A::maps(self).flows.seek(&sought, false, |listed| found.push((listed.key, listed.flow)));
-        seek.map(|()| found).map_err(|error| Error::map("read", flow_map::<A>(), &error))
+    /// The program that does it is not there.
+    pub fn seeker<A: Of>(&self) -> Result<Seeker<A>, Error> {
+        A::maps(self).flows.seeker().map_err(|error| Error::map("read", flow_map::<A>(), &error))
     }
 
     /// The backend that a client stays with.
@@ -127,15 +125,28 @@ pub fn remove_affinity<A: Of>(maps: &mut Maps, entries: &[(AffinityKey<A>, Affin
     removed
 }
 
-/// Removes flow entries that have had no packet since they were read, and says how many these were.
-///
-/// # Errors
-/// The map cannot be written.
-pub fn remove_flows<A: Of>(maps: &Maps, entries: &[(FlowKey<A>, Flow<A>)]) -> Result<usize, Error> {
-    let sought: Vec<_> = entries.iter().map(|(key, read)| Listed::new(*key, *read, false)).collect();
-    let mut removed = 0;
-    let seek = A::maps(maps).flows.seek(&sought, true, |_| removed += 1);
-    seek.map(|()| removed).map_err(|error| Error::map("write", flow_map::<A>(), &error))
+impl<A: Of> Seeker<A> {
+    /// The entries of these keys, as far as they are there.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn find<'a>(&mut self, keys: impl Iterator<Item = &'a FlowKey<A>>) -> Result<Entries<A>, Error> {
+        let sought: Vec<_> = keys.map(|key| Listed::new(*key, Flow::zeroed(), false)).collect();
+        let mut found = Vec::new();
+        let seek = self.seek(&sought, false, |listed| found.push((listed.key, listed.flow)));
+        seek.map(|()| found).map_err(|error| Error::map("read", flow_map::<A>(), &error))
+    }
+
+    /// Removes entries that have had no packet since they were read, and says how many these were.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn remove(&mut self, entries: &[(FlowKey<A>, Flow<A>)]) -> Result<usize, Error> {
+        let sought: Vec<_> = entries.iter().map(|(key, read)| Listed::new(*key, *read, false)).collect();
+        let mut removed = 0;
+        let seek = self.seek(&sought, true, |_| removed += 1);
+        seek.map(|()| removed).map_err(|error| Error::map("write", flow_map::<A>(), &error))
+    }
 }
 
 /// Packets by reason, of all CPUs together.

@@ -36,7 +36,7 @@ pub use clock::{in_ticks, now, ticks};
 pub use epoch::Epoch;
 pub use error::Error;
 pub use flow_tables::{LargerTables, Move, larger_flow_tables};
-pub use flows::{Entries, affinity_map, counters, flow_map, remove_affinity, remove_flows};
+pub use flows::{Entries, affinity_map, counters, flow_map, remove_affinity};
 pub use maps::{FamilyMaps, Fill, Maps, Of};
 pub use modes::{TcMode, XdpMode};
 pub use mount::mount_bpffs;
@@ -48,6 +48,7 @@ pub use shape::Capacities;
 pub use sockets::{attach_sockets, cgroup2_mount, detach_sockets, mend_sockets};
 pub use store::BpfStore;
 pub use sys::{device_name, netns_cookie};
+pub use table::Seeker;
 pub use traffic::traffic;
 pub use uninstall::{Removed, remove_older_layouts, uninstall};
 

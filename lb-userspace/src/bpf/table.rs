@@ -73,22 +73,41 @@ impl<A: Of> FlowTable<A> {
         }
     }
 
+    /// What looks for entries by their keys.
+    ///
+    /// # Errors
+    /// The program is not there.
+    pub(super) fn seeker(&self) -> io::Result<Seeker<A>> {
+        let program = Program::open(&self.programs, PROGRAMS[A::FAMILY as usize][1])?;
+        Ok(Seeker { program, family: PhantomData })
+    }
+}
+
+/// Looks for entries of flows by their keys. To be kept for a moment only: when a table has grown it finds none there.
+#[derive(Debug)]
+pub struct Seeker<A> {
+    program: Program,
+    family: PhantomData<A>,
+}
+
+impl<A: Of> Seeker<A> {
     /// Looks for the entries of these keys, and says which are there; those that are to be removed go, as they were read, unless
     /// they have had a packet since.
     ///
     /// # Errors
-    /// The program is not there, or does not run.
-    pub(super) fn seek(&self, sought: &[Listed<A>], removes: bool, mut found: impl FnMut(Listed<A>)) -> io::Result<()> {
-        if sought.is_empty() {
-            return Ok(());
-        }
-        let mut program = Program::open(&self.programs, PROGRAMS[A::FAMILY as usize][1])?;
+    /// The program does not run.
+    pub(super) fn seek(
+        &mut self,
+        sought: &[Listed<A>],
+        removes: bool,
+        mut found: impl FnMut(Listed<A>),
+    ) -> io::Result<()> {
         let most = ((ROOM - size_of::<Head>()) / size_of::<Listed<A>>()).min(SOUGHT as usize);
         for some in sought.chunks(most) {
             let entries = u32::try_from(some.len()).unwrap_or(0);
             let head = Head { entries, removes: removes.into(), ..Head::EMPTY };
-            let head = program.ask(head, some, size_of::<Head>() + size_of_val(some))?;
-            program.listed(head).filter(|listed| listed.found != 0).for_each(&mut found);
+            let head = self.program.ask(head, some, size_of::<Head>() + size_of_val(some))?;
+            self.program.listed(head).filter(|listed| listed.found != 0).for_each(&mut found);
         }
         Ok(())
     }
@@ -134,6 +153,7 @@ impl Mover {
 }
 
 /// A program, with what it was asked and what it answered.
+#[derive(Debug)]
 struct Program {
     program: OwnedFd,
     question: Vec<u8>,

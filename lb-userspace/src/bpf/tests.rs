@@ -305,7 +305,7 @@ fn flows_are_read_and_removed_unless_they_live() {
         },
         entry(20_000),
     ];
-    assert_eq!(remove_flows(&maps, &read).unwrap(), 1);
+    assert_eq!(maps.seeker().unwrap().remove(&read).unwrap(), 1);
     let mut left = 0;
     maps.flows::<V6>(|_, _| left += 1).unwrap();
     assert_eq!(left, 14_999);

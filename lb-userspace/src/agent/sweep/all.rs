@@ -116,7 +116,9 @@ impl<A: Of> Flows<A> {
             .filter(|(key, flow)| goes_now(entries, key, flow, now))
             .collect();
         swept.found += over.len();
-        swept.removed += bpf::remove_flows(store.maps(), &over)?;
+        if !over.is_empty() {
+            swept.removed += store.maps().seeker()?.remove(&over)?;
+        }
         Ok(())
     }
 }

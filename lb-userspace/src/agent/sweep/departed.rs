@@ -3,7 +3,7 @@
 use lb_common::ip::{V4, V6};
 use lb_common::tables::{Affinity, AffinityKey, Flow, FlowKey};
 
-use crate::bpf::{self, Error, Maps, Of};
+use crate::bpf::{self, Entries, Error, Maps, Of, Seeker};
 use crate::plan::{Departed, Departures};
 use crate::{affinity, flows};
 
@@ -18,15 +18,24 @@ pub(super) struct Suspects {
 #[derive(Debug)]
 struct Side<A: Of> {
     /// Entries there of datagrams. Their ways back are the next sweep's of all.
-    flows: Vec<(FlowKey<A>, Flow<A>)>,
+    flows: Entries<A>,
     /// Clients that stay with a backend.
     clients: Vec<(AffinityKey<A>, Affinity)>,
+    /// What finds these flows again, where there are any.
+    seeker: Option<Seeker<A>>,
 }
 
 impl<A: Of> Default for Side<A> {
     fn default() -> Self {
-        Self { flows: Vec::new(), clients: Vec::new() }
+        Self { flows: Vec::new(), clients: Vec::new(), seeker: None }
     }
+}
+
+/// How many entries were found, and how many of them removed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Gone {
+    pub(super) found: usize,
+    pub(super) removed: usize,
 }
 
 impl Suspects {
@@ -35,23 +44,27 @@ impl Suspects {
         Ok(Self { v4: Side::look(maps, &departures.v4)?, v6: Side::look(maps, &departures.v6)? })
     }
 
-    /// Those among these that are there still, or again.
-    pub(super) fn look_again(&self, maps: &Maps, departures: &Departures) -> Result<Self, Error> {
-        let (v4, v6) = (self.v4.look_again(maps, &departures.v4)?, self.v6.look_again(maps, &departures.v6)?);
-        Ok(Self { v4, v6 })
-    }
-
-    /// How many these are.
-    pub(super) fn len(&self) -> usize {
-        self.v4.len() + self.v6.len()
-    }
-
-    /// Removes them, but those that had a packet since they were seen. How many it were.
+    /// Removes all of them, but those that had a packet since they were seen.
     ///
     /// # Errors
     /// A map cannot be read.
-    pub(super) fn remove(&self, maps: &mut Maps) -> Result<usize, Error> {
-        Ok(self.v4.remove(maps)? + self.v6.remove(maps)?)
+    pub(super) fn remove(&mut self, maps: &mut Maps) -> Result<Gone, Error> {
+        Ok(Gone::of([self.v4.remove(maps)?, self.v6.remove(maps)?]))
+    }
+
+    /// Removes those that are there still, or again.
+    ///
+    /// # Errors
+    /// As above.
+    pub(super) fn remove_again(&mut self, maps: &mut Maps, departures: &Departures) -> Result<Gone, Error> {
+        Ok(Gone::of([self.v4.remove_again(maps, &departures.v4)?, self.v6.remove_again(maps, &departures.v6)?]))
+    }
+}
+
+impl Gone {
+    fn of(all: [Self; 2]) -> Self {
+        let sum = |count: fn(&Self) -> usize| all.iter().map(count).sum();
+        Self { found: sum(|gone| gone.found), removed: sum(|gone| gone.removed) }
     }
 }
 
@@ -67,6 +80,9 @@ impl<A: Of> Side<A> {
                 }
             })?;
         }
+        if !found.flows.is_empty() {
+            found.seeker = Some(maps.seeker()?);
+        }
         if !departed.sticky.is_empty() {
             maps.affinity::<A>(|key, to| {
                 if affinity::left_behind(departed, key, to) {
@@ -77,23 +93,32 @@ impl<A: Of> Side<A> {
         Ok(found)
     }
 
-    fn look_again(&self, maps: &Maps, departed: &Departed<A>) -> Result<Self, Error> {
-        let flows = maps.flows_of(self.flows.iter().map(|(key, _)| key))?;
-        let mut found = Self { flows, ..Self::default() };
-        found.flows.retain(|(key, flow)| flows::left_behind(departed, key, flow));
+    fn remove(&mut self, maps: &mut Maps) -> Result<Gone, Error> {
+        let Self { flows, clients, seeker } = self;
+        remove(maps, seeker.as_mut(), flows, clients)
+    }
+
+    fn remove_again(&mut self, maps: &mut Maps, departed: &Departed<A>) -> Result<Gone, Error> {
+        let mut there = Vec::new();
+        if let Some(seeker) = &mut self.seeker {
+            there = seeker.find(self.flows.iter().map(|(key, _)| key))?;
+            there.retain(|(key, flow)| flows::left_behind(departed, key, flow));
+        }
+        let mut clients = Vec::new();
         for (key, _) in &self.clients {
             let to = maps.client::<A>(key)?.filter(|to| affinity::left_behind(departed, key, to));
-            found.clients.extend(to.map(|to| (*key, to)));
+            clients.extend(to.map(|to| (*key, to)));
         }
-        Ok(found)
+        remove(maps, self.seeker.as_mut(), &there, &clients)
     }
+}
 
-    fn len(&self) -> usize {
-        self.flows.len() + self.clients.len()
-    }
-
-    fn remove(&self, maps: &mut Maps) -> Result<usize, Error> {
-        let flows = bpf::remove_flows(maps, &self.flows)?;
-        Ok(flows + bpf::remove_affinity(maps, &self.clients))
-    }
+fn remove<A: Of>(
+    maps: &mut Maps,
+    seeker: Option<&mut Seeker<A>>,
+    flows: &[(FlowKey<A>, Flow<A>)],
+    clients: &[(AffinityKey<A>, Affinity)],
+) -> Result<Gone, Error> {
+    let removed = seeker.map_or(Ok(0), |seeker| seeker.remove(flows))?;
+    Ok(Gone { found: flows.len() + clients.len(), removed: removed + bpf::remove_affinity(maps, clients) })
 }

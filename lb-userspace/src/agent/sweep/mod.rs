@@ -17,7 +17,7 @@ use tracing::{debug, warn};
 
 use crate::bpf::{BpfStore, Pins};
 use crate::plan::Departures;
-use departed::Suspects;
+use departed::{Gone, Suspects};
 
 /// The least time between two sweeps of all flows: the shortest that a flow may be silent. One that is over for so long still leads
 /// a packet that comes after all, and makes room for one that opens it anew.
@@ -115,13 +115,12 @@ fn forever(pins: &Pins, changes: &mpsc::Receiver<Departures>, levels: &watch::Se
     }
 }
 
-/// Removes what leads to backends that left, and says how much that was.
-fn remove(store: &mut BpfStore, suspects: &Suspects) -> anyhow::Result<usize> {
-    let (found, removed) = (suspects.len(), suspects.remove(store.maps_mut())?);
+/// Tells what led to backends that left, and says how much that was.
+fn tell(Gone { found, removed }: Gone) -> usize {
     if found > 0 {
         debug!("{found} entries led to backends that left, {removed} of them removed");
     }
-    Ok(found)
+    found
 }
 
 /// What sweeps know of each other.
@@ -169,12 +168,9 @@ impl Sweeper {
             Which::All => self.sweep_all(&mut store)?,
             Which::Departed => {
                 self.suspects = Suspects::look(store.maps(), &self.departures)?;
-                remove(&mut store, &self.suspects)? + self.close_sockets(&mut store, false)
+                tell(self.suspects.remove(store.maps_mut())?) + self.close_sockets(&mut store, false)
             }
-            Which::Again => {
-                let back = self.suspects.look_again(store.maps(), &self.departures)?;
-                remove(&mut store, &back)?
-            }
+            Which::Again => tell(self.suspects.remove_again(store.maps_mut(), &self.departures)?),
         };
         self.store = Some(store);
         Ok(found)
