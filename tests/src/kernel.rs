@@ -2,6 +2,8 @@
 //!
 //! Nothing is attached anywhere: packets go in and come out as bytes.
 
+use std::os::fd::AsFd as _;
+
 use anyhow::Result;
 use aya::maps::{HashMap, Map, MapData};
 use lb_common::flow::{filter_bits, state};
@@ -13,7 +15,7 @@ use lb_userspace::bpf::{BpfStore, Capacities, Hook, Object, Pins, Programs, traf
 use lb_userspace::plan;
 use lb_userspace::store::Store as _;
 
-use crate::lab::Owner;
+use crate::lab::{Owner, run_summed};
 
 /// The verdict as the program of a hook returns it.
 pub const fn code(hook: Hook, verdict: Verdict) -> u32 {
@@ -29,6 +31,9 @@ pub const fn code(hook: Hook, verdict: Verdict) -> u32 {
         (_, Verdict::Return(_) | Verdict::Answer(_) | Verdict::Reject(_)) => 7,
     }
 }
+
+/// Bytes by which a program may lengthen a packet.
+const ROOM: usize = 256;
 
 /// The programs and their maps, pinned in a bpffs of their own. All is gone when it is dropped.
 pub struct Kernel {
@@ -85,6 +90,19 @@ impl Kernel {
     /// The map cannot be written.
     pub fn set_device(&mut self, index: u32, bits: u32) -> Result<()> {
         Ok(self.devices.insert(index, bits, 0)?)
+    }
+
+    /// Runs a packet whose bytes are summed up (`CHECKSUM_COMPLETE`) through the program of a hook at TC: what it returned, and the
+    /// packet; `None` where the sum is not that of the bytes any more, and the kernel tells nothing else.
+    ///
+    /// # Errors
+    /// The kernel does not take the frame, or is older than Linux 6.11.
+    pub fn run_summed(&self, hook: Hook, frame: &[u8]) -> Result<Option<(u32, Vec<u8>)>> {
+        match run_summed(self.programs.fd(hook)?.as_fd(), frame, ROOM) {
+            Ok(run) => Ok(Some(run)),
+            Err(error) if error.raw_os_error() == Some(libc::EBADMSG) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// All maps as they are now, but for counters. The filter holds what the image and the flows need.

@@ -12,6 +12,7 @@
 
 mod agent;
 mod attached;
+mod bpf;
 mod client;
 mod far;
 mod firewall;
@@ -30,6 +31,7 @@ mod probe;
 mod prober;
 mod sctp;
 mod server;
+mod sums;
 mod talk;
 mod way;
 mod wire;
@@ -62,11 +64,13 @@ pub use pod::{Pod, Wiring};
 pub use probe::{Outcome, Outcomes, Probe, Protocol, Responder};
 pub use prober::{Prober, SERVE as SERVE_PROBES, serve as serve_probes};
 pub use server::Server;
+pub use sums::{Summed, Sums};
 pub use talk::Call;
 pub use way::{WORLDS, Way};
 pub use wire::{BULK_PORT, ECHO_PORT, Greeting, HTTP_PORT, UDP_PORT, is_pattern, pattern};
-pub use world::{Network, World, WorldOptions};
+pub use world::{Network, VXLAN, World, WorldOptions};
 
+pub(crate) use bpf::run_summed;
 pub(crate) use owner::{Owner, remove_cgroup};
 pub(crate) use place::beside;
 

@@ -59,7 +59,7 @@ const FIRST_OUTSIDE: u8 = 2;
 const FIRST_NODE: u8 = 11;
 
 /// The device of [`Network::Vxlan`].
-const VXLAN: &str = "vxlan0";
+pub const VXLAN: &str = "vxlan0";
 /// Bytes that VXLAN adds to each packet.
 const OVERHEAD: u16 = 50;
 
@@ -70,7 +70,8 @@ pub struct World {
     pub nodes: Vec<Node>,
     /// Clients that are no part of the cluster; their device is `eth0`.
     pub outside: Vec<Netns>,
-    switch: Netns,
+    /// The switch; its ports have the names of those at their other ends.
+    pub switch: Netns,
     passes: Vec<Pass>,
     // Last, since it removes what the fields above still use.
     pub(crate) owner: Owner,
