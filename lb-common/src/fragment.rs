@@ -5,6 +5,7 @@
 //! wrong, the packet is lost, as it would have been. To other addresses strangers' fragments go as well, which are not to be
 //! guessed about.
 
+use crate::csum;
 use crate::datapath;
 use crate::icmp;
 use crate::packet::{ETHERNET, Packet};
@@ -71,7 +72,11 @@ fn decide<A: Header, P: Packet, T: Tables<A>>(packet: &mut P, tables: &mut T, si
     match tables.flow(&key) {
         Some(flow) => {
             let mut exit = Exit::of(network.proto, network.l4, network.l4_len);
-            let write = |packet: &mut P| rewrite::addresses(packet, &flow);
+            let write = |packet: &mut P| {
+                rewrite::addresses(packet, &flow)?;
+                packet.add(csum::in_whole::<A>(flow.addrs, 0));
+                Some(())
+            };
             datapath::send_along(packet, tables, &flow, &mut exit, Reason::LaterFragment, write)
         }
         None if to_service => Verdict::Drop(Reason::Fragment),

@@ -55,13 +55,17 @@ pub trait Packet {
         Some(false)
     }
 
-    /// Writes the checksum of a new TCP segment at `offset`: `full`, or where a device is still to complete it, `pseudo`, the
-    /// sum of the pseudo header alone.
+    /// Writes the TCP or UDP checksum at `offset`: `full`, or where a device is still to complete it, `pseudo`, the sum of the pseudo
+    /// header alone. `whole` is for [`Packet::add`]: what all that was written adds, this checksum included.
     #[inline(always)]
-    fn store_l4(&mut self, offset: usize, full: u16, pseudo: u16) -> Option<()> {
-        let partial = self.is_partial(offset)?;
-        self.store(offset, if partial { &pseudo } else { &full })
+    fn store_l4(&mut self, offset: usize, full: u16, _pseudo: u16, _whole: u16) -> Option<()> {
+        self.store(offset, &full)
     }
+
+    /// Adds to the sum of all bytes of the packet, where a device has made one (`CHECKSUM_COMPLETE`): bytes were written for which no
+    /// checksum in the packet makes up. The kernel takes that sum for the packet's wherever it goes on to.
+    #[inline(always)]
+    fn add(&mut self, _change: u16) {}
 
     /// Corrects the TCP or UDP checksum at `offset` after addresses and ports were replaced.
     ///
@@ -71,9 +75,15 @@ pub trait Packet {
     fn fix_l4<A: Ip>(&mut self, offset: usize, addresses: u16, ports: u16, optional: bool) -> Option<()> {
         let field: u16 = self.load(offset)?;
         if optional && field == 0 {
+            self.add(csum::in_whole::<A>(addresses, ports));
             return Some(());
         }
-        self.store(offset, &csum::mark(csum::update(field, csum::add(addresses, ports)), optional))
+        let change = csum::add(addresses, ports);
+        let (full, pseudo) = (csum::update(field, change), csum::add(field, addresses));
+        let [full, pseudo] = [full, pseudo].map(|field| csum::mark(field, optional));
+        // Where it alone makes up for the addresses, all together adds nothing; in IPv4 they are so twice.
+        let whole = if A::CHECKSUM.is_some() { !addresses } else { 0 };
+        self.store_l4(offset, full, pseudo, whole)
     }
 
     /// What a change of the first 32 bits of `len` bytes does to their CRC-32C: [`crc::change`]. In the kernel a function

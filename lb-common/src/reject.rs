@@ -56,7 +56,7 @@ fn answer<A: Reply, P: Packet>(packet: &mut P, ethernet: &Ethernet) -> Option<()
         let full = !csum::fold(pseudo + csum::sum(&bytemuck::cast::<Tcp, [u32; 5]>(segment)));
         packet.resize(l4 + size_of::<Tcp>())?;
         packet.store(l4, &segment)?;
-        packet.store_l4(l4 + TCP_CHECKSUM, full, csum::fold(pseudo))?;
+        packet.store_l4(l4 + TCP_CHECKSUM, full, csum::fold(pseudo), 0)?;
         (proto::TCP, size_of::<Tcp>())
     } else {
         if parsed.l4 != l4 {

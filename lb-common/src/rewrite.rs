@@ -15,7 +15,9 @@ pub fn apply<A: Ip, P: Packet>(packet: &mut P, proto: u8, l4: usize, l4_len: usi
     addresses(packet, flow)?;
     let ports = Ports { src: flow.sport, dst: flow.dport };
     if proto == proto::SCTP {
-        return sctp::rewrite(packet, l4, l4_len, ports);
+        let change = sctp::rewrite(packet, l4, l4_len, ports)?;
+        packet.add(csum::in_whole::<A>(flow.addrs, change));
+        return Some(());
     }
     packet.store(l4, &ports)?;
     // Last, since in the kernel this call makes all that was known of the packet's bounds void.
@@ -42,11 +44,15 @@ pub fn addresses<A: Ip, P: Packet>(packet: &mut P, flow: &Flow<A>) -> Option<()>
 #[inline(always)]
 pub fn hops<A: Ip, P: Packet>(packet: &mut P, old: u8, new: u8) -> Option<()> {
     packet.store(ETHERNET + A::HOPS, &new)?;
-    if let Some(at) = A::CHECKSUM {
-        let field: u16 = packet.load(ETHERNET + at)?;
-        // The hops are the first byte of their word.
-        let [old, new] = [old, new].map(|hops| u16::from_ne_bytes([hops, 0]));
-        packet.store(ETHERNET + at, &csum::update(field, csum::words([old, 0], [new, 0])))?;
+    // They are one of the bytes of their word.
+    let word = |hops| u16::from_ne_bytes(if A::HOPS % 2 == 0 { [hops, 0] } else { [0, hops] });
+    let change = csum::words([word(old), 0], [word(new), 0]);
+    match A::CHECKSUM {
+        Some(at) => {
+            let field: u16 = packet.load(ETHERNET + at)?;
+            packet.store(ETHERNET + at, &csum::update(field, change))?;
+        }
+        None => packet.add(change),
     }
     Some(())
 }

@@ -8,6 +8,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::csum;
 use crate::ip::Be16;
 use crate::packet::{Packet, Ports, tcp};
 
@@ -60,16 +61,23 @@ pub fn flags(chunk: u8) -> u8 {
     MEANINGS[usize::from(chunk)]
 }
 
-/// Gives other ports to a packet whose `len` bytes from the ports on begin at `offset`; `None` where it refused a write.
+/// Gives other ports to a packet whose `len` bytes from the ports on begin at `offset`, and says what that adds to a sum over them;
+/// `None` where it refused a write.
 #[inline(always)]
-pub fn rewrite<P: Packet>(packet: &mut P, offset: usize, len: usize, ports: Ports) -> Option<()> {
+pub fn rewrite<P: Packet>(packet: &mut P, offset: usize, len: usize, ports: Ports) -> Option<u16> {
     let old: Common = packet.load(offset)?;
     let checksum = match (u32::from_le_bytes(old.checksum), difference(old.ports, ports)) {
         (0, _) => 0,
         (checksum, 0) => checksum,
         (checksum, bits) => checksum ^ P::crc_change(bits, len as u32),
     };
-    packet.store(offset, &Common { ports, checksum: checksum.to_le_bytes(), ..old })
+    let new = Common { ports, checksum: checksum.to_le_bytes(), ..old };
+    packet.store(offset, &new)?;
+    let [of_ports, of_checksum] = [
+        csum::words(bytemuck::cast(old.ports), bytemuck::cast(ports)),
+        csum::words(bytemuck::cast(old.checksum), bytemuck::cast(new.checksum)),
+    ];
+    Some(csum::add(of_ports, of_checksum))
 }
 
 /// The bits in which two pairs of ports differ.

@@ -2,13 +2,15 @@
 
 use core::arch::asm;
 
-use aya_ebpf::bindings::{BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT};
-use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head, bpf_skb_change_tail};
+use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT};
+use aya_ebpf::helpers::generated::{
+    bpf_csum_update, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head, bpf_skb_change_tail,
+};
 use aya_ebpf::maps::ProgramArray;
 use aya_ebpf::programs::TcContext;
 use lb_common::csum;
 use lb_common::datapath::{self, Stage};
-use lb_common::ip::{Ip, V4};
+use lb_common::ip::V4;
 use lb_common::packet::{self, Packet};
 use lb_common::parse;
 use lb_common::reject;
@@ -84,22 +86,33 @@ impl Packet for Buffer {
     fn is_partial(&mut self, offset: usize) -> Option<bool> {
         match self.kind() {
             Some(kind) => Some(kind == summed::PARTIAL),
-            None => self.leaves_alone(offset),
+            None => {
+                let field = self.load(offset)?;
+                self.leaves_alone(offset, field, field)
+            }
         }
     }
 
     #[inline(always)]
-    fn fix_l4<A: Ip>(&mut self, offset: usize, addresses: u16, ports: u16, optional: bool) -> Option<()> {
-        let before: u16 = self.load(offset)?;
-        if optional && before == 0 {
-            return Some(());
+    fn store_l4(&mut self, offset: usize, full: u16, pseudo: u16, whole: u16) -> Option<()> {
+        let has_sum = match self.kind() {
+            Some(summed::PARTIAL) => return self.store(offset, &pseudo),
+            Some(kind) => {
+                self.store(offset, &full)?;
+                kind == summed::COMPLETE
+            }
+            None => !self.leaves_alone(offset, pseudo, full)?,
+        };
+        if has_sum && !csum::is_nothing(whole) {
+            self.add_to_sum(whole);
         }
-        let all = csum::mark(csum::update(before, csum::add(addresses, ports)), optional);
-        match self.kind() {
-            Some(summed::PARTIAL) => self.store(offset, &csum::mark(csum::add(before, addresses), optional)),
-            // The sum of the whole packet stays the same where what changes it is made up for: in IPv4 the addresses are so twice.
-            Some(kind) if kind != summed::COMPLETE || A::CHECKSUM.is_none() => self.store(offset, &all),
-            _ => self.replace(offset, before, addresses, ports, all, optional),
+        Some(())
+    }
+
+    #[inline(always)]
+    fn add(&mut self, change: u16) {
+        if matches!(self.kind(), Some(summed::COMPLETE) | None) {
+            self.add_to_sum(change);
         }
     }
 
@@ -133,41 +146,23 @@ impl Buffer {
         Some(place.kind(unsafe { buffer.add(place.byte()).read_volatile() }))
     }
 
-    /// Whether a device is still to complete the checksum at `offset`: a helper that is told of changed data, not of a changed
-    /// pseudo header, leaves such a one alone.
+    /// Whether a device is still to complete the checksum at `offset`, which becomes `partial` or `full` by that: a helper that is told of
+    /// changed data, not of a changed pseudo header, leaves such a one alone.
     #[inline(always)]
-    fn leaves_alone(&mut self, offset: usize) -> Option<bool> {
+    fn leaves_alone(&mut self, offset: usize, partial: u16, full: u16) -> Option<bool> {
         let field: u16 = self.load(offset)?;
         self.0.l4_csum_replace(offset, 0, 1, 0).ok()?;
         let left_alone = self.load::<u16>(offset)? == field;
-        self.store(offset, &field)?;
+        // One write: two would share a check of bounds, of which the verifier loses track.
+        self.store(offset, if left_alone { &partial } else { &full })?;
         Some(left_alone)
     }
 
-    /// Corrects the checksum at `offset`, which is `before`, by a helper, which also corrects the device's sum of all bytes. It
-    /// becomes `after`, or where a device is still to complete it, what the helper makes of the addresses: that tells its kind, since
-    /// the one becomes less by the change, the other more. One call costs as much as all the rest.
+    /// Adds to the device's sum of all bytes, where there is one; else the helper does nothing.
     #[inline(always)]
-    fn replace(
-        &mut self,
-        offset: usize,
-        before: u16,
-        addresses: u16,
-        ports: u16,
-        after: u16,
-        optional: bool,
-    ) -> Option<()> {
-        let zero = if optional { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
-        let pseudo = zero | u64::from(BPF_F_PSEUDO_HDR);
-        self.0.l4_csum_replace(offset, 0, addresses.into(), pseudo).ok()?;
-        // A change that adds up to nothing tells nothing.
-        if csum::is_nothing(addresses) {
-            return self.0.l4_csum_replace(offset, 0, ports.into(), zero).ok();
-        }
-        if self.load::<u16>(offset)? != csum::mark(csum::update(before, addresses), optional) {
-            return Some(());
-        }
-        self.store(offset, &after)
+    fn add_to_sum(&mut self, change: u16) {
+        // SAFETY: the context is this run's own.
+        unsafe { bpf_csum_update(self.0.skb.skb, change.into()) };
     }
 }
 

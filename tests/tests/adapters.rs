@@ -46,6 +46,8 @@ struct World {
     kernel: Kernel,
     ingress: Hook,
     native: Native,
+    /// Whether the bytes of packets are summed up before (`CHECKSUM_COMPLETE`), and the sums compared behind.
+    summed: bool,
 }
 
 impl World {
@@ -53,11 +55,16 @@ impl World {
         Self::with::<A>(image, ingress, Kernel::new(image, &small())?)
     }
 
+    /// One at TC.
+    fn summed<A: Net>(image: &Image, kernel: Kernel) -> Result<Self> {
+        Ok(Self { summed: true, ..Self::with::<A>(image, Hook::TcIngress, kernel)? })
+    }
+
     fn with<A: Net>(image: &Image, ingress: Hook, mut kernel: Kernel) -> Result<Self> {
         let mut native = Native::new(image.clone());
         routes::tell::<A>(&mut native, ingress == Hook::Xdp);
         kernel.set_device(routes::DEVICE, device::XDP)?;
-        Ok(Self { kernel, ingress, native })
+        Ok(Self { kernel, ingress, native, summed: false })
     }
 
     /// Sends a packet through both; the verdict.
@@ -76,13 +83,28 @@ impl World {
         }
         // XDP has no egress: there the packet goes through TC in both worlds.
         let hook = if side == Side::Ingress { self.ingress } else { Hook::TcEgress };
-        let outcome = self.kernel.programs.run(hook, bytes, 1)?;
-        assert_eq!(outcome.code, code(hook, verdict), "{hook:?} returned another verdict for {about}");
+        let (returned, written) = if self.summed {
+            match self.kernel.run_summed(hook, bytes)? {
+                Some(outcome) => outcome,
+                // What goes back in place of the packet was never summed up, nor will the device ask that it goes out by.
+                None if is_new(verdict) => return Ok(verdict),
+                None => panic!("the sum of all bytes is wrong: {about}"),
+            }
+        } else {
+            let outcome = self.kernel.programs.run(hook, bytes, 1)?;
+            (outcome.code, outcome.frame)
+        };
+        assert_eq!(returned, code(hook, verdict), "{hook:?} returned another verdict for {about}");
         if !matches!(verdict, Verdict::Drop(_)) {
-            assert_eq!(outcome.frame, frame.0, "{hook:?} wrote other bytes for {about}");
+            assert_eq!(written, frame.0, "{hook:?} wrote other bytes for {about}");
         }
         Ok(verdict)
     }
+}
+
+/// Whether another packet takes the place of the one that came.
+fn is_new(verdict: Verdict) -> bool {
+    matches!(verdict, Verdict::Reject(_) | Verdict::Answer(Reason::TooLong))
 }
 
 #[test]
@@ -107,6 +129,8 @@ fn agree<A: Net>(seed: u64, packets: u64) -> Result<()> {
         World::new::<A>(&image, Hook::Xdp)?,
         World::new::<A>(&image, Hook::TcIngress)?,
         World::with::<A>(&image, Hook::TcIngress, Kernel::untold(&image, &small())?)?,
+        World::summed::<A>(&image, Kernel::new(&image, &small())?)?,
+        World::summed::<A>(&image, Kernel::untold(&image, &small())?)?,
     ];
     let mut numbers = Seed(seed);
     let mut verdicts = BTreeMap::<_, u64>::new();

@@ -190,7 +190,15 @@ const TRAPS: &[Row] = &[
         "fragments behind the first",
         &["fragments_in_any_order_behind_the_first_are_known", "datagrams_above_the_mtu_are_whole_at_both_ends"],
     ),
-    ("partial checksums, aggregates", &["every_offload_setting_carries_bulk_data_and_datagrams_whole"]),
+    (
+        "partial checksums, aggregates; sums of all bytes",
+        &[
+            "every_offload_setting_carries_bulk_data_and_datagrams_whole",
+            "what_a_device_has_summed_up_leaves_the_node_with_a_right_sum",
+            "what_a_device_has_summed_up_goes_up_the_stack_with_a_right_sum",
+            "what_a_device_has_summed_up_goes_in_through_the_service_device_with_a_right_sum",
+        ],
+    ),
     (
         "pairs are not half lost",
         &["a_pair_that_lost_a_half_is_made_whole", "a_flood_of_half_open_connections_disturbs_nobody"],

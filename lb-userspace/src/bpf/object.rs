@@ -39,7 +39,7 @@ const SUMMED: &str = "SUMMED";
 const LOG_MAP: &str = "AYA_LOGS";
 
 /// What is lost where the kernel does not tell the kind of a checksum.
-const SLOWER: &str = "each translated packet at TC costs some 25 ns more: this kernel has no type information \
+const SLOWER: &str = "each translated packet at TC costs 25 to 40 ns more: this kernel has no type information \
     (CONFIG_DEBUG_INFO_BTF) that tells the kind of its checksum, or is older than Linux 6.2";
 
 /// The end of the names of programs that stand in for stages.
