@@ -14,9 +14,9 @@ use lb_common::ip::{V4, V6};
 use lb_common::mem::Frame;
 use lb_common::tables::{Side, map};
 use lb_common::verdict::Reason;
-use lb_userspace::bpf::{Capacities, Hook};
+use lb_userspace::bpf::{Capacities, Hook, Of};
 
-use self::cases::{Case, Flow, cases, frame};
+use self::cases::{Case, Flow, cases, frame, warm_cases};
 pub(super) use self::report::Report;
 use self::report::Row;
 use self::world::{SOLO, client, client_number, services, vip};
@@ -25,6 +25,7 @@ use super::progress;
 use super::report::{Findings as _, Machine, Runs};
 use super::usage::charged;
 use crate::kernel::{Kernel, code};
+use crate::lab::Lab;
 use crate::packets::world::Net;
 use crate::packets::{ACK, SYN, SYN_ACK};
 
@@ -50,7 +51,9 @@ pub struct Options {
 /// # Errors
 /// The programs cannot be loaded, or one does not do what its case says.
 pub fn run(options: &Options) -> Result<()> {
+    let lab = Lab::new()?;
     let mut front = Front::load(&options.programs)?;
+    front.settle(&lab)?;
     let mut report =
         Report { machine: Machine::this(), rounds: options.rounds, rows: Vec::new(), flow_bytes: Vec::new() };
     for &count in &options.services {
@@ -61,27 +64,53 @@ pub fn run(options: &Options) -> Result<()> {
     report.save(&options.out)
 }
 
-fn family<A: Net>(front: &mut Front, report: &mut Report, options: &Options, count: u32) -> Result<()> {
-    let name = if A::ICMP == 1 { "IPv4" } else { "IPv6" };
+fn family<A: Net + Of>(front: &mut Front, report: &mut Report, options: &Options, count: u32) -> Result<()> {
     // Beside the flows of the cases with many, the half-open ones of the cases with new flows.
-    let flows = 2 * options.flows;
-    let capacities = Capacities { services: 1 << 18, flows, flows_at_first: flows, ..Capacities::default() };
-    let mut kernel = Kernel::new(&services::<A>(count, 10), &capacities)?;
+    let most = 2 * options.flows;
+    let mut kernel = kernel_with::<A>(count, most)?;
     let established = flow::<A>(&mut kernel)?;
-    let mut cases = cases::<A>(established, count);
-    cases.retain(|case| !case.vary.random || case.vary.clients <= options.flows);
-    let bar = progress::bar(format!("{name}, {count} Services"), (cases.len() * options.runs) as u64, "runs")?;
-    // All are looked at before there are a million flows: the native run needs a copy of every one.
-    establish::<A>(front, &mut kernel, 1)?;
-    for case in &cases {
-        check(&mut kernel, case)?;
+    let mut all = cases::<A>(established, count, most);
+    all.retain(|case| !case.vary.random || case.vary.clients <= options.flows);
+    all_of::<A>(front, report, options, count, &mut kernel, &all)?;
+    if count == options.services[0] {
+        report.flow_bytes.push((name::<A>().to_owned(), flow_bytes::<A>(&kernel)?));
     }
-    for case in &cases {
+    drop(kernel);
+    let mut kernel = kernel_with::<A>(count, map::FLOWS_AT_FIRST)?;
+    all_of::<A>(front, report, options, count, &mut kernel, &warm_cases::<A>(map::FLOWS_AT_FIRST))
+}
+
+/// So many Services, and room for so many flows.
+fn kernel_with<A: Net>(count: u32, flows: u32) -> Result<Kernel> {
+    let capacities = Capacities { services: 1 << 18, flows, flows_at_first: flows, ..Capacities::default() };
+    Kernel::new(&services::<A>(count, 10), &capacities)
+}
+
+fn name<A: Net>() -> &'static str {
+    if A::ICMP == 1 { "IPv4" } else { "IPv6" }
+}
+
+/// Measures cases one after the other, on the same tables.
+fn all_of<A: Net + Of>(
+    front: &mut Front,
+    report: &mut Report,
+    options: &Options,
+    count: u32,
+    kernel: &mut Kernel,
+    cases: &[Case],
+) -> Result<()> {
+    let bar = progress::bar(format!("{}, {count} Services", name::<A>()), (cases.len() * options.runs) as u64, "runs")?;
+    // All are looked at before there are a million flows: the native run needs a copy of every one.
+    establish::<A>(front, kernel, 1)?;
+    for case in cases {
+        check(kernel, case)?;
+    }
+    for case in cases {
         bar.set_message(case.name.clone());
         if case.vary.random {
-            establish::<A>(front, &mut kernel, case.vary.clients)?;
+            establish::<A>(front, kernel, case.vary.clients)?;
         }
-        let times = measure(front, &kernel, case, options, &bar)?;
+        let times = measure::<A>(front, kernel, case, options, &bar)?;
         let hook = match case.hook {
             Hook::Xdp => "XDP",
             Hook::TcIngress => "TC ingress",
@@ -89,12 +118,9 @@ fn family<A: Net>(front: &mut Front, report: &mut Report, options: &Options, cou
             Hook::TcService => "service device",
             Hook::TcLoopback => "loopback device",
         };
-        report.rows.push(Row::new(&case.name, name, hook, count, times, case.goal));
+        report.rows.push(Row::new(&case.name, name::<A>(), hook, count, times, case.goal));
     }
     bar.finish_and_clear();
-    if count == options.services[0] {
-        report.flow_bytes.push((name.to_owned(), flow_bytes::<A>(&kernel)?));
-    }
     Ok(())
 }
 
@@ -155,18 +181,40 @@ fn establish<A: Net>(front: &mut Front, kernel: &mut Kernel, clients: u32) -> Re
     Ok(())
 }
 
+/// Packets of a run whose flows are taken away before the next one: no more than fill a quarter of the table.
+const FEW: u32 = map::FLOWS_AT_FIRST / 4;
+
 /// Times of the empty program and of the one under test, one after the other in each run.
-fn measure(front: &mut Front, kernel: &Kernel, case: &Case, options: &Options, bar: &ProgressBar) -> Result<[Runs; 2]> {
+fn measure<A: Net + Of>(
+    front: &mut Front,
+    kernel: &Kernel,
+    case: &Case,
+    options: &Options,
+    bar: &ProgressBar,
+) -> Result<[Runs; 2]> {
     let layer = if case.hook == Hook::Xdp { Layer::Xdp } else { Layer::Tc };
     let target = kernel.programs.fd(case.hook)?;
+    let rounds = if case.afresh { options.rounds.min(FEW) } else { options.rounds };
     front.set(&case.frame, case.vary)?;
     let mut times = [Runs::default(), Runs::default()];
     for _ in 0..options.runs {
-        times[0].push(front.time(layer, None, case.frame.len(), options.rounds)?);
-        times[1].push(front.time(layer, Some(target), case.frame.len(), options.rounds)?);
+        if case.afresh {
+            empty::<A>(kernel)?;
+        }
+        times[0].push(front.time(layer, None, case.frame.len(), rounds)?);
+        times[1].push(front.time(layer, Some(target), case.frame.len(), rounds)?);
         bar.inc(1);
     }
     Ok(times)
+}
+
+/// Takes all flows away, as an agent does with those that are over.
+fn empty<A: Net + Of>(kernel: &Kernel) -> Result<()> {
+    let (maps, mut all) = (kernel.store.maps(), Vec::new());
+    maps.flows::<A>(|key, flow| all.push((*key, *flow)))?;
+    let removed = maps.seeker()?.remove(&all)?;
+    ensure!(removed == all.len(), "of {} entries of flows {removed} could be taken away", all.len());
+    Ok(())
 }
 
 /// Kernel memory of one established flow: two entries of a full table, and their share of its buckets.
