@@ -263,3 +263,38 @@ fn a_neighbour_that_the_kernel_has_forgotten_is_found_again() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_next_hop_that_xdp_alone_sends_to_is_found_again_where_it_moved_silently() -> Result<()> {
+    kernel_or_skip!();
+    let scene = Scene::new(Xdp::Native)?;
+    let lab = &scene.lab;
+    let _agent = scene.start()?;
+    for family in FAMILIES {
+        // The kernel shall not take long to doubt a neighbour, nor to give it up.
+        let ip = if family == Family::V4 { "ipv4" } else { "ipv6" };
+        let [reachable, delay, pause] = ["base_reachable_time_ms", "delay_first_probe_time", "retrans_time_ms"]
+            .map(|setting| format!("net/{ip}/neigh/{NIC}/{setting}"));
+        lab.node.sysctl(&[(&reachable, "1000"), (&delay, "1"), (&pause, "100")])?;
+        let (third, backend, len) =
+            (router(family, 2), backend(family).ip(), if family == Family::V4 { 24 } else { 64 });
+        let nodad = if family == Family::V4 { "" } else { "nodad" };
+        lab.outside.ip(&format!("addr replace {third}/{len} dev eth0 {nodad}\n"))?;
+        lab.node.ip(&format!("route replace {backend} via {third} dev {NIC}\n"))?;
+        let mut wire = Wire::establish(&scene, family)?;
+        wire.until(FROM, 3 * A_TICK)?;
+        // TC, which found it, uses it no more.
+        sleep(Duration::from_secs(4));
+        // It has another MAC from now on, and tells nobody.
+        lab.outside.ip(&format!("link set eth0 address {}\n", text(OTHER)))?;
+        let took = wire.until(OTHER, Duration::from_secs(10)).with_context(|| {
+            format!(
+                "{family:?}: {}",
+                scene.change(family, &format!("neigh show {third} dev {NIC}")).unwrap_or_default()
+            )
+        })?;
+        println!("{family:?}: found again after {took:?}");
+        lab.outside.ip(&format!("link set eth0 address {}\n", text(FROM)))?;
+    }
+    Ok(())
+}

@@ -1,6 +1,6 @@
 //! The main loop of the agent.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use super::health_checks::HealthCheckServers;
 use super::observed::{Observed, Said};
 use super::source::Opened;
 use super::{Report, Settings, SourceReport, clock, memory, sweep};
-use crate::bpf::{BpfStore, Epoch};
+use crate::bpf::{BpfStore, Epoch, Hook};
 use crate::compile::NodeFacts;
 use crate::devices::{self, Nodes, Survey};
 use crate::health::Question;
@@ -46,11 +46,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut datapath = Datapath::load(&settings, settings.run_dir.last())?;
     datapath.make_service_device().await;
     let epoch = Epoch::open(&settings.pins)?;
+    let (past, past_stack) = watch::channel(BTreeSet::new());
     let devices::Watcher { world: mut devices, task: mut netlink } =
-        devices::watch(move || epoch.advance()).await.context("cannot follow the devices of this node")?;
+        devices::watch(move || epoch.advance(), past_stack).await.context("cannot follow the devices of this node")?;
     let survey = devices::survey(&devices.borrow_and_update(), &settings.globs);
     let events = source.events(&settings.node);
-    let mut agent = Agent::new(settings, survey, events, datapath.strangers_until()?)?;
+    let mut agent = Agent::new(settings, survey, events, datapath.strangers_until()?, past)?;
     let before = datapath.before()?;
     if before == Before::Nothing {
         // Programs that run must know until when strangers pass, and so must the next agent if this one is killed.
@@ -121,7 +122,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
             }
             ready = growth.ready() => {
                 growth.go_on(ready, &mut datapath, &agent.survey);
-                agent.seen.send_replace(datapath.seen());
+                agent.see(&datapath);
             }
             _ = repair.tick() => {
                 agent.sync(&mut datapath);
@@ -155,6 +156,8 @@ struct Agent {
     last_write: Option<u64>,
     report_at: Option<Instant>,
     seen: watch::Sender<Seen>,
+    /// Indices of devices where packets are sent past the stack.
+    past: watch::Sender<BTreeSet<u32>>,
     /// Once it serves: what it tells, and where.
     observed: Option<Observed>,
     servers: Vec<Server>,
@@ -165,7 +168,13 @@ struct Agent {
 }
 
 impl Agent {
-    fn new(settings: Settings, survey: Survey, events: Option<Events>, strangers_until: u32) -> anyhow::Result<Self> {
+    fn new(
+        settings: Settings,
+        survey: Survey,
+        events: Option<Events>,
+        strangers_until: u32,
+        past: watch::Sender<BTreeSet<u32>>,
+    ) -> anyhow::Result<Self> {
         let agent = Self {
             settings,
             survey,
@@ -179,6 +188,7 @@ impl Agent {
             last_write: None,
             report_at: Some(Instant::now()),
             seen: watch::Sender::default(),
+            past,
             observed: None,
             servers: Vec::new(),
             checks: None,
@@ -255,14 +265,22 @@ impl Agent {
     fn attach(&mut self, datapath: &mut Datapath) -> anyhow::Result<()> {
         datapath.attach(&self.survey)?;
         self.attached = true;
-        self.seen.send_replace(datapath.seen());
+        self.see(datapath);
         self.report_soon();
         Ok(())
     }
 
+    /// Tells what is attached, and where.
+    fn see(&self, datapath: &Datapath) {
+        let seen = datapath.seen();
+        let at_xdp = seen.attachments.iter().filter(|at| at.hook == Hook::Xdp).map(|at| at.index).collect();
+        self.past.send_if_modified(|past| std::mem::replace(past, at_xdp) != *past);
+        self.seen.send_replace(seen);
+    }
+
     fn sync(&mut self, datapath: &mut Datapath) {
         datapath.sync(&self.survey);
-        self.seen.send_replace(datapath.seen());
+        self.see(datapath);
         self.report_soon();
     }
 
@@ -274,7 +292,7 @@ impl Agent {
         let ranges = told.map(|told| told | &self.settings.service_cidrs);
         let world = devices.borrow().clone();
         datapath.lead(ranges.as_ref().filter(|_| self.attached && self.in_step()), &world, &self.survey).await;
-        self.seen.send_replace(datapath.seen());
+        self.see(datapath);
         self.report_soon();
     }
 

@@ -2,6 +2,7 @@
 //! device that is the agent's own. Follows the kernel through netlink; knows nothing of programs.
 
 mod classify;
+mod doubted;
 mod netlink;
 mod service;
 mod ways;

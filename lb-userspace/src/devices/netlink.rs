@@ -1,5 +1,6 @@
 //! Netlink: what there is, and the news of it.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::doubted::{self, Doubted};
 use super::ways::Neighbours;
 use super::world::{Address, Link, Route, ServiceRoute, World};
 use crate::model::Cidr;
@@ -47,21 +49,25 @@ const LONGEST: Duration = Duration::from_secs(10);
 type Turned = Arc<dyn Fn() + Send + Sync>;
 
 /// Reads what there is and follows it. An error later on ends nothing: all is opened and read again. Calls `turned` as soon as
-/// the kernel may lead packets out of the node by other ways than before.
+/// the kernel may lead packets out of the node by other ways than before, and has it look after the neighbours at devices, by their
+/// index, where packets are sent `past` it.
 ///
 /// # Errors
 /// Netlink cannot be opened or read at the start.
-pub async fn watch(turned: impl Fn() + Send + Sync + 'static) -> io::Result<Watcher> {
+pub async fn watch(
+    turned: impl Fn() + Send + Sync + 'static,
+    past: watch::Receiver<BTreeSet<u32>>,
+) -> io::Result<Watcher> {
     let turned: Turned = Arc::new(turned);
-    let session = Session::open(turned.clone()).await?;
+    let session = Session::open(turned.clone(), past.clone()).await?;
     let (sender, receiver) = watch::channel(session.world.clone());
     let (mut session, sender) = (Some(session), Arc::new(sender));
     let follow = move || {
-        let (session, sender, turned) = (session.take(), sender.clone(), turned.clone());
+        let (session, sender, turned, past) = (session.take(), sender.clone(), turned.clone(), past.clone());
         let follow = async move {
             match session {
                 Some(session) => session.follow(&sender).await,
-                None => Session::open(turned).await?.follow(&sender).await,
+                None => Session::open(turned, past).await?.follow(&sender).await,
             }
         };
         follow.boxed()
@@ -90,13 +96,17 @@ struct Session {
     handle: Handle,
     world: World,
     neighbours: Neighbours,
+    doubted: Doubted,
+    /// When the next of these may be used.
+    use_at: Instant,
     turned: Turned,
+    past: watch::Receiver<BTreeSet<u32>>,
     /// The connections; they end with it.
     _tasks: JoinSet<()>,
 }
 
 impl Session {
-    async fn open(turned: Turned) -> io::Result<Self> {
+    async fn open(turned: Turned, past: watch::Receiver<BTreeSet<u32>>) -> io::Result<Self> {
         // News first: what happens while we read is then read again.
         let groups = [
             MulticastGroup::Link,
@@ -114,8 +124,9 @@ impl Session {
         let (requests, handle, _) = rtnetlink::new_connection()?;
         tasks.spawn(requests);
         let messages = messages.map(|(message, _)| message).boxed();
-        let (world, neighbours) = (World::default(), Neighbours::default());
-        let mut session = Self { messages, handle, world, neighbours, turned, _tasks: tasks };
+        let (world, neighbours, doubted) = (World::default(), Neighbours::default(), Doubted::default());
+        let mut session =
+            Self { messages, handle, world, neighbours, doubted, use_at: Instant::now(), turned, past, _tasks: tasks };
         session.read(Stale::ALL).await?;
         // Whatever happened while nobody listened.
         (session.turned)();
@@ -124,7 +135,8 @@ impl Session {
 
     async fn read(&mut self, stale: Stale) -> io::Result<()> {
         if stale.neighbours {
-            self.neighbours = Neighbours::of(&all(self.handle.neighbours().get().execute()).await?);
+            let neighbours = all(self.handle.neighbours().get().execute()).await?;
+            (self.neighbours, self.doubted) = (Neighbours::of(&neighbours), Doubted::of(&neighbours));
         }
         stale.read(&self.handle, &mut self.world).await
     }
@@ -145,20 +157,37 @@ impl Session {
             if sender.is_closed() {
                 return Ok(());
             }
-            let Some(message) = self.messages.next().await else {
-                return Err(io::Error::other("the kernel closed the netlink socket"));
-            };
+            let message = self.next().await?;
             let mut stale = Stale::by(&message, &self.world);
             let mut turned = self.neighbours.turn(&message);
+            self.doubted.hear(&message);
             // A new pod is a burst of messages: read once for all that are here.
             while let Some(Some(message)) = self.messages.next().now_or_never() {
                 stale = stale.or(Stale::by(&message, &self.world));
                 turned |= self.neighbours.turn(&message);
+                self.doubted.hear(&message);
             }
             if turned {
                 (self.turned)();
             }
             self.read(stale).await?;
+        }
+    }
+
+    /// The next news. While there are none, neighbours are used that the kernel doubts.
+    async fn next(&mut self) -> io::Result<NetlinkMessage<RouteNetlinkMessage>> {
+        loop {
+            let devices = self.past.borrow_and_update().clone();
+            tokio::select! {
+                message = self.messages.next() => {
+                    return message.ok_or_else(|| io::Error::other("the kernel closed the netlink socket"));
+                }
+                Ok(()) = self.past.changed() => {}
+                () = tokio::time::sleep_until(self.use_at), if self.doubted.is_any_at(&devices) => {
+                    self.doubted.use_next(&self.handle, &devices).await;
+                    self.use_at = Instant::now() + doubted::PAUSE;
+                }
+            }
         }
     }
 }

@@ -48,8 +48,8 @@ impl Neighbours {
     }
 }
 
-/// Whose MAC a message is about; `None` for entries of bridges and the like, which are no neighbours.
-fn key(message: &NeighbourMessage) -> Option<(u32, IpAddr)> {
+/// Whom a message is about, at which device; `None` for entries of bridges and the like, which are no neighbours.
+pub(super) fn key(message: &NeighbourMessage) -> Option<(u32, IpAddr)> {
     if !matches!(message.header.family, AddressFamily::Inet | AddressFamily::Inet6) {
         return None;
     }
@@ -75,7 +75,7 @@ fn known(message: &NeighbourMessage) -> Option<((u32, IpAddr), Vec<u8>)> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::net::Ipv4Addr;
 
     use rtnetlink::packet_core::NetlinkHeader;
@@ -83,7 +83,7 @@ mod tests {
 
     use super::*;
 
-    fn neighbour(index: u32, host: u8, state: NeighbourState, mac: u8) -> NeighbourMessage {
+    pub(in super::super) fn neighbour(index: u32, host: u8, state: NeighbourState, mac: u8) -> NeighbourMessage {
         let mut message = NeighbourMessage::default();
         message.header.family = AddressFamily::Inet;
         message.header.ifindex = index;
