@@ -45,7 +45,9 @@ fn stream<A: Net>(data: &[u8]) {
     let mut tables = Native::new(random::image::<A>());
     for (now, step) in (0..).zip(data.chunks_exact(STEP)) {
         let (side, frame) = packet::<A>(step);
-        tables.devices.insert(Frame::DEVICE, u32::from(step[11]) & device::INSIDE);
+        let inside = u32::from(step[11]) & device::INSIDE;
+        tables.devices.insert(Frame::DEVICE, inside);
+        tables.at_xdp = inside == 0;
         one(&mut tables, side, &frame, now);
     }
     pairs::<A>(&tables);

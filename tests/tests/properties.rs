@@ -25,6 +25,7 @@ fn tables<A: Net>(pods: u8) -> Native {
     add_service::<A>(&mut image, vip::<A>(1, 80), proto::SCTP, &pods);
     let mut tables = Native::new(image);
     tables.devices.insert(Frame::DEVICE, device::INSIDE);
+    tables.at_xdp = false;
     tables
 }
 

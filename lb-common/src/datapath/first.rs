@@ -54,10 +54,9 @@ fn admit<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, device: u32, now
     if frontend.affinity != 0 && tables.other(key).is_some() {
         return Reason::NoBackend;
     }
-    let inside = tables.device(device) & device::INSIDE != 0;
     let client = Client {
         addr: key.src,
-        origin: if inside { Origin::Inside } else { Origin::Outside },
+        origin: origin(tables, device),
         hash: hash::tuple(&key.src, key.sport, &key.dst, key.dport, key.proto),
         now,
     };
@@ -77,6 +76,13 @@ fn admit<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, device: u32, now
             Reason::NewFlow
         }
     }
+}
+
+/// Where clients behind a device are. XDP stands at NICs alone, so there it need not be looked up.
+#[inline(always)]
+fn origin<A: Ip, T: Tables<A>>(tables: &T, device: u32) -> Origin {
+    let inside = !tables.at_xdp() && tables.device(device) & device::INSIDE != 0;
+    if inside { Origin::Inside } else { Origin::Outside }
 }
 
 /// Whom the first packet of a flow is left to, where that is another proxy: one before this or one after it.

@@ -47,9 +47,9 @@ impl<A: Net> Path<A> {
         for (frontend, proto, backends) in services {
             add_service::<A>(&mut image, *frontend, *proto, backends);
         }
-        let mut tables = Native::new(image);
-        tables.devices.insert(Frame::DEVICE, device::INSIDE);
-        Self { tables, now: 100, family: std::marker::PhantomData }
+        let mut path = Self { tables: Native::new(image), now: 100, family: std::marker::PhantomData };
+        path.from(Origin::Inside);
+        path
     }
 
     /// One Service of TCP and UDP over pods 1 to 3.
@@ -62,6 +62,8 @@ impl<A: Net> Path<A> {
     fn from(&mut self, origin: Origin) {
         let bits = if origin == Origin::Inside { device::INSIDE } else { 0 };
         self.tables.devices.insert(Frame::DEVICE, bits);
+        // XDP does not stand where pods are.
+        self.tables.at_xdp = origin == Origin::Outside;
     }
 
     fn send(&mut self, side: Side, from: SocketAddr, to: SocketAddr, l4: L4) -> (Verdict, SocketAddr, SocketAddr) {
