@@ -202,15 +202,20 @@ fn same<A: Ip>(one: &Flow<A>, other: &Flow<A>) -> bool {
 ///
 /// The result is [`Reason::NewFlow`], [`Reason::HalfOpenFlow`] or [`Reason::Stateless`], or [`Reason::NoSourcePort`]
 /// where a different flow has the answer's tuple: try again with another port.
-#[inline(never)]
+#[inline(always)]
 pub fn open<A: Ip, T: Tables<A>>(tables: &mut T, key: &mut FlowKey<A>, flow: &mut Flow<A>) -> Reason {
     for bit in filter_bits(key, flow) {
         tables.set_filter(bit);
     }
-    let refused = match tables.insert_both(key, flow) {
-        Ok(()) => return Reason::NewFlow,
-        Err(refused) => refused,
-    };
+    match tables.insert_both(key, flow) {
+        Ok(()) => Reason::NewFlow,
+        Err(refused) => contend(tables, key, flow, refused),
+    }
+}
+
+/// What becomes of a flow whose entries are not both its own.
+#[inline(never)]
+fn contend<A: Ip, T: Tables<A>>(tables: &mut T, key: &mut FlowKey<A>, flow: &mut Flow<A>, refused: Refused) -> Reason {
     let is_ours = match refused {
         Refused::There(_) => true,
         Refused::Back(InsertError::Full) => return Reason::Stateless,
