@@ -46,6 +46,8 @@ pub fn run<A: Header, P: Packet, T: Tables<A>>(
 /// to `flow`. [`Reason::NewFlow`], or why there is no way. Out of line, and without the packet, so that its stack is its own.
 #[inline(never)]
 fn admit<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, device: u32, now: u32, flow: &mut Flow<A>) -> Reason {
+    // Before the look-up, so that the CPU computes it while that waits. Opaque, or the compiler does it behind all look-ups.
+    let hash = core::hint::black_box(hash::tuple(&key.src, key.sport, &key.dst, key.dport, key.proto));
     let frontend = match find(tables, key.dst, key.dport, key.proto) {
         Ok(frontend) => frontend,
         Err(reason) => return reason,
@@ -54,12 +56,7 @@ fn admit<A: Ip, T: Tables<A>>(tables: &mut T, key: &FlowKey<A>, device: u32, now
     if frontend.affinity != 0 && tables.other(key).is_some() {
         return Reason::NoBackend;
     }
-    let client = Client {
-        addr: key.src,
-        origin: origin(tables, device),
-        hash: hash::tuple(&key.src, key.sport, &key.dst, key.dport, key.proto),
-        now,
-    };
+    let client = Client { addr: key.src, origin: origin(tables, device), hash, now };
     match choose(tables, &frontend, &client) {
         Choice::Refuse(reason) | Choice::Drop(reason) => reason,
         Choice::Backend { id, backend } => {
