@@ -65,7 +65,7 @@ macro_rules! stages {
     ($($xdp:ident, $ingress:ident $(, $egress:ident)? => $stage:ident, $family:ty;)*) => {$(
         #[xdp(frags)]
         fn $xdp(ctx: XdpContext) -> u32 {
-            let (mut frame, mut tables) = xdp::open::<false>(ctx);
+            let (mut frame, mut tables) = xdp::open(ctx);
             let result = datapath::$stage::run::<$family, _, _>(&mut frame, &mut tables, Side::Ingress, now);
             xdp::conclude(&mut frame, result)
         }
@@ -104,7 +104,7 @@ stages! {
 
 #[xdp(frags)]
 fn xdp_ingress_absent(ctx: XdpContext) -> u32 {
-    let (mut frame, _) = xdp::open::<false>(ctx);
+    let (mut frame, _) = xdp::open(ctx);
     xdp::conclude(&mut frame, STRANGER)
 }
 

@@ -173,9 +173,9 @@ fn is_plain(ctx: &TcContext, linear: usize) -> bool {
     parse::plain(|offset| bytes::load(ctx.data(), ctx.data_end(), offset)).is_some_and(|plain| plain <= linear)
 }
 
-/// A packet, and the tables as a program at its place sees them.
+/// A packet, and the tables as an entry program, or another, at its place sees them.
 #[inline(always)]
-pub(crate) fn open<const ENTRY: bool>(ctx: TcContext) -> (Buffer, Kernel<TcContext, ENTRY>) {
+pub(crate) fn open<const ENTRY: bool>(ctx: TcContext) -> (Buffer, Kernel<TcContext>) {
     let linear = ctx.data_end() - ctx.data();
     if linear < HEADERS as usize && (linear as u32) < ctx.len() && !(ENTRY && is_plain(&ctx, linear)) {
         // Too short a packet is for the parser to refuse.
@@ -207,7 +207,7 @@ pub(crate) fn at_service_device(ctx: &TcContext) -> bool {
 #[inline(always)]
 pub(crate) fn looked_at<A: Maps>(
     buffer: &Buffer,
-    tables: &mut Kernel<TcContext, false>,
+    tables: &mut Kernel<TcContext>,
     result: Result<Verdict, Stage>,
 ) -> (Result<Verdict, Stage>, u64) {
     match at_service_device(&buffer.0) {
@@ -249,7 +249,7 @@ pub(crate) fn enter_service_device(ctx: TcContext) -> i32 {
 #[inline(always)]
 pub(crate) fn enter_loopback(ctx: TcContext) -> i32 {
     // No pull: the stack of this node has made its headers, in one piece. To make them writable would copy each packet.
-    let tables = Kernel::<_, true>(TcContext::new(ctx.skb.skb));
+    let tables = Kernel(TcContext::new(ctx.skb.skb));
     if !datapath::by_loopback(&Buffer(ctx), &tables) {
         return NEXT;
     }

@@ -171,10 +171,10 @@ fn forward<A: Call>(call: &Socket<A>, lasting: bool) -> i32 {
 #[inline(always)]
 fn lead<A: Call, B: Ip>(call: &Socket<A>, lasting: bool, host_only: bool, addr: B, into: impl Fn(B) -> A) -> i32
 where
-    Kernel<(), true>: Tables<B>,
+    Kernel<()>: Tables<B>,
 {
     let called = socket::Call { addr, port: call.port(), proto: call.protocol(), lasting, host_only };
-    match socket::forward(&mut Kernel::<(), true>(()), call, &called, crate::now) {
+    match socket::forward(&mut Kernel::<()>(()), call, &called, crate::now) {
         Decision::Pass => ALLOW,
         Decision::To(backend) => {
             A::set(call.0, into(backend.addr));
@@ -203,9 +203,9 @@ pub(crate) fn backward<A: Call>(call: &Socket<A>) -> i32 {
 #[inline(always)]
 fn show<A: Call, B: Ip>(call: &Socket<A>, addr: B, into: impl Fn(B) -> A)
 where
-    Kernel<(), true>: Tables<B>,
+    Kernel<()>: Tables<B>,
 {
-    if let Some(peer) = socket::backward(&Kernel::<(), true>(()), call.cookie(), addr, call.port()) {
+    if let Some(peer) = socket::backward(&Kernel::<()>(()), call.cookie(), addr, call.port()) {
         A::set(call.0, into(peer.addr));
         call.set_port(peer.port);
     }

@@ -20,9 +20,8 @@ use crate::flow_table::Table;
 use crate::maps::{self, Maps};
 use crate::socket_table::Bucket;
 
-/// The maps of this object, and the node's routes as they are seen where the program runs: in an entry program, or in that of
-/// a stage.
-pub(crate) struct Kernel<P, const ENTRY: bool>(pub(crate) P);
+/// The maps of this object, and the node's routes as they are seen where the program runs.
+pub(crate) struct Kernel<P>(pub(crate) P);
 
 /// A copy of a flow entry in memory of this CPU.
 pub(crate) struct Entry<A: Maps>(NonNull<Snapshot<A>>);
@@ -52,7 +51,7 @@ impl<A: Maps> Entry<A> {
     }
 }
 
-impl<A: Maps, P: Place, const ENTRY: bool> Tables<A> for Kernel<P, ENTRY> {
+impl<A: Maps, P: Place> Tables<A> for Kernel<P> {
     type Entry = Entry<A>;
 
     #[inline(always)]
@@ -270,51 +269,26 @@ impl<A: Maps, P: Place, const ENTRY: bool> Tables<A> for Kernel<P, ENTRY> {
 
     #[inline(always)]
     fn carried(&mut self, service: u32, is_answer: bool, bytes: u32) {
-        if ENTRY {
-            carried(service, is_answer, bytes);
-        } else {
-            traffic_carried(service, is_answer.into(), bytes);
+        if let Some(traffic) = maps::traffic(service) {
+            let way = usize::from(is_answer);
+            // SAFETY: the element is this CPU's own, and a program is not moved while it runs.
+            unsafe {
+                (*traffic).packets[way] += 1;
+                (*traffic).bytes[way] += u64::from(bytes);
+            }
         }
     }
 
     #[inline(always)]
     fn opened(&mut self, service: u32) {
-        opened(service);
+        if let Some(traffic) = maps::traffic(service) {
+            // SAFETY: as in `carried`.
+            unsafe { (*traffic).connections += 1 };
+        }
     }
 
     #[inline(always)]
     fn count(&mut self, reason: Reason) {
         maps::count(reason);
     }
-}
-
-#[inline(always)]
-fn carried(service: u32, is_answer: bool, bytes: u32) {
-    if let Some(traffic) = maps::traffic(service) {
-        let way = usize::from(is_answer);
-        // SAFETY: the element is this CPU's own, and a program is not moved while it runs.
-        unsafe {
-            (*traffic).packets[way] += 1;
-            (*traffic).bytes[way] += u64::from(bytes);
-        }
-    }
-}
-
-#[inline(always)]
-fn opened(service: u32) {
-    if let Some(traffic) = maps::traffic(service) {
-        // SAFETY: as in `carried`.
-        unsafe { (*traffic).connections += 1 };
-    }
-}
-
-// In a stage there are many ways behind the verifier when it comes to count. It looks at a function that is global, and returns
-// a number, once and by itself. An entry program has few ways, and no time for a call.
-
-/// [`Tables::carried`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn traffic_carried(service: u32, is_answer: u32, bytes: u32) -> u32 {
-    carried(service, is_answer != 0, bytes);
-    0
 }

@@ -92,7 +92,7 @@ impl Packet for Frame {
 
 /// A packet, and the tables as a program at its place sees them.
 #[inline(always)]
-pub(crate) fn open<const ENTRY: bool>(ctx: XdpContext) -> (Frame, Kernel<XdpContext, ENTRY>) {
+pub(crate) fn open(ctx: XdpContext) -> (Frame, Kernel<XdpContext>) {
     let tables = Kernel(XdpContext::new(ctx.ctx));
     (Frame(ctx), tables)
 }
@@ -100,7 +100,7 @@ pub(crate) fn open<const ENTRY: bool>(ctx: XdpContext) -> (Frame, Kernel<XdpCont
 /// Decides on a packet or calls the program that does, and does what was decided.
 #[inline(always)]
 pub(crate) fn enter(ctx: XdpContext) -> u32 {
-    let (mut frame, mut tables) = open::<true>(ctx);
+    let (mut frame, mut tables) = open(ctx);
     let result = datapath::enter(&mut frame, &mut tables, Side::Ingress, crate::now);
     conclude(&mut frame, result)
 }
