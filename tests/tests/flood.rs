@@ -9,7 +9,7 @@ use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use sluice_tests::kernel_or_skip;
 use sluice_tests::lab::{
     Agent, AgentOptions, Exchange, FAMILIES, Family, Frames, HTTP_PORT, Lab, Load, NIC, Netns, Overruns, Place, Pod,
-    Running, Xdp, cluster_ips, endpoint_slice, pod_manifest, service_manifest,
+    Running, WithSpare, Xdp, cluster_ips, endpoint_slice, service_manifest,
 };
 use sluice_tests::packets::{self, SYN};
 
@@ -23,27 +23,9 @@ fn web(family: Family, port: u16) -> SocketAddr {
     SocketAddr::new(family.cluster_ip(10), port)
 }
 
-/// Service `web` with pods 11 and 12, and pods 13 to 18 that are none of its endpoints yet.
-fn world(lab: &Lab) -> Result<(Vec<Pod>, Pod)> {
-    lab.manifests.write("web.yaml", &service_manifest("web", &cluster_ips(10)))?;
-    let mut pods = lab.pods("web", 11..13)?;
-    for n in 13..19 {
-        pods.push(lab.pod(&format!("web-{n}"), n)?);
-    }
-    Ok((pods, lab.bare_pod("client", 40)?))
-}
-
-/// Makes six more pods endpoints: three of four new flows then go elsewhere than before.
-fn grow(lab: &Lab, agent: &Agent, pods: &[Pod]) -> Result<()> {
-    for pod in &pods[2..] {
-        lab.manifests.write(&format!("{}.yaml", pod.name), &pod_manifest(&pod.name, "web", &pod.ips))?;
-    }
-    agent.wait_until("all pods are endpoints", |agent| {
-        let services = agent.json(&["services"])?;
-        let mut web = services.as_array().into_iter().flatten().filter(|row| row["name"] == "web");
-        Ok(web.all(|row| row["backends"].as_u64() == Some(pods.len() as u64)))
-    })?;
-    Ok(())
+/// Of eight pods two serve: once all do, three of four new flows go elsewhere than before.
+fn world(lab: &Lab) -> Result<(WithSpare<'_>, Pod)> {
+    Ok((WithSpare::new(lab, 2, 6)?, lab.bare_pod("client", 40)?))
 }
 
 /// Client number `n` of a flood, an address that nobody has: answers to it end outside.
@@ -175,17 +157,17 @@ fn a_flood_of_half_open_connections_disturbs_nobody() -> Result<()> {
     for xdp in PATHS {
         let case = format!("{xdp:?}");
         let lab = Lab::new()?;
-        let (pods, client) = world(&lab)?;
+        let (served, client) = world(&lab)?;
         let silent = silent(&lab)?;
         let room = AgentOptions { max_flows: Some(2052), ..AgentOptions::USUAL };
         let agent = Agent::start(&lab, AgentOptions { xdp, ..room })?;
 
-        let spaces = || [&lab.outside, &lab.node, &client.ns].into_iter().chain(pods.iter().map(|pod| &pod.ns));
+        let spaces = || [&lab.outside, &lab.node, &client.ns].into_iter().chain(served.pods.iter().map(|pod| &pod.ns));
         let before_all = Overruns::count(spaces())?;
         let long = long_exchanges(&lab, &client, 9000)?;
         std::thread::sleep(Duration::from_millis(300));
         // From here on a flow that is forgotten goes elsewhere, three times in four.
-        grow(&lab, &agent, &pods)?;
+        served.add(&agent)?;
         let mut new = Vec::new();
         for (name, place) in [("outside", lab.outside()), ("pod", client.client()), ("host", lab.host())] {
             for family in FAMILIES {
@@ -256,10 +238,10 @@ fn a_syn_that_is_sent_again_reaches_the_same_backend() -> Result<()> {
     kernel_or_skip!();
     for xdp in PATHS {
         let lab = Lab::new()?;
-        let (pods, _client) = world(&lab)?;
+        let (served, _client) = world(&lab)?;
         let agent = Agent::start(&lab, AgentOptions { xdp, ..AgentOptions::USUAL })?;
         // Every pod's hardware address is known, or a burst would not fit where packets wait for it.
-        for (pod, family) in pods.iter().flat_map(|pod| FAMILIES.map(|family| (pod, family))) {
+        for (pod, family) in served.pods.iter().flat_map(|pod| FAMILIES.map(|family| (pod, family))) {
             let met = lab.outside().run(Load::new(Exchange::Http, pod.at(family, HTTP_PORT), 1))?;
             assert_eq!(met.failures(), [""; 0], "{} {family:?}", pod.name);
         }
@@ -267,12 +249,12 @@ fn a_syn_that_is_sent_again_reaches_the_same_backend() -> Result<()> {
         let gateway = Frames::address(&lab.node, NIC)?;
         let mut wire = Frames::open(&lab.outside, "eth0")?;
         let open = |ns: &Netns| Frames::open(ns, "eth0");
-        let mut devices = pods.iter().map(|pod| open(&pod.ns)).collect::<Result<Vec<_>>>()?;
+        let mut devices = served.pods.iter().map(|pod| open(&pod.ns)).collect::<Result<Vec<_>>>()?;
         let mut found = Arrivals::new();
         for again in [false, true] {
             if again {
                 // Whoever chooses anew now chooses another backend, three times in four.
-                grow(&lab, &agent, &pods)?;
+                served.add(&agent)?;
             }
             for &from in &clients {
                 let family = if from.is_ipv4() { Family::V4 } else { Family::V6 };
@@ -322,7 +304,7 @@ fn with_the_established_table_full_connections_still_work_and_it_is_shown() -> R
     kernel_or_skip!();
     for xdp in PATHS {
         let lab = Lab::new()?;
-        let (_pods, client) = world(&lab)?;
+        let (_served, client) = world(&lab)?;
         let agent = Agent::start(&lab, AgentOptions { xdp, max_flows: Some(1200), ..AgentOptions::USUAL })?;
         for (name, place) in [("outside", lab.outside()), ("pod", client.client())] {
             assert_served(&format!("{xdp:?} {name}"), place)?;
