@@ -1,12 +1,14 @@
 //! The main loop of the agent.
 
 use std::collections::{BTreeSet, HashSet};
+use std::io;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{info, warn};
 
@@ -16,7 +18,8 @@ use super::growth::Growth;
 use super::health_checks::HealthCheckServers;
 use super::observed::{Observed, Said};
 use super::source::Opened;
-use super::{Report, Settings, SourceReport, clock, memory, sweep};
+use super::sweep::{self, Levels};
+use super::{Lock, Report, Settings, SourceReport, clock, memory};
 use crate::bpf::{BpfStore, Epoch, Hook};
 use crate::compile::NodeFacts;
 use crate::devices::{self, Nodes, Survey};
@@ -41,47 +44,8 @@ const REPORT: Duration = Duration::from_millis(100);
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
-    let _lock = settings.run_dir.lock()?;
-    let source = Opened::new(&settings.source).await?;
-    let mut datapath = Datapath::load(&settings, settings.run_dir.last())?;
-    datapath.make_service_device().await;
-    let epoch = Epoch::open(&settings.pins)?;
-    let (past, past_stack) = watch::channel(BTreeSet::new());
-    let devices::Watcher { world: mut devices, task: mut netlink } =
-        devices::watch(move || epoch.advance(), past_stack).await.context("cannot follow the devices of this node")?;
-    let survey = devices::survey(&devices.borrow_and_update(), &settings.globs);
-    let events = source.events(&settings.node);
-    let mut agent = Agent::new(settings, survey, events, datapath.strangers_until()?, past)?;
-    let before = datapath.before()?;
-    if before == Before::Nothing {
-        // Programs that run must know until when strangers pass, and so must the next agent if this one is killed.
-        BpfStore::open(&agent.settings.pins)?.write(&Op::Config(agent.facts()?.config))?;
-    }
-    if before == Before::ThisLayout {
-        info!("taking over what an earlier agent attached");
-        // Before anything is written: its programs may have maps whose place larger ones took.
-        agent.attach(&mut datapath)?;
-    }
-    let programming = Programming::default();
-    let (departures, departed) = mpsc::channel();
-    let mut engine = Engine::start(&agent.settings, agent.facts()?, source, programming.clone(), departures)?;
-    let (levels, levels_seen) = watch::channel(Vec::new());
-    let mut growth = Growth::new(&agent.settings);
-    let mut counted = levels_seen.clone();
-    sweep::start(agent.settings.pins.clone(), departed, levels).context("cannot start the thread that sweeps flows")?;
-    let said = Said {
-        status: engine.status.clone(),
-        source: engine.health.clone(),
-        seen: agent.seen.subscribe(),
-        levels: levels_seen,
-    };
-    agent.serve(Observed::new(&agent.settings, said)?, &programming);
-    match before {
-        // A link takes the kernel ten milliseconds: time in which lists come in and maps are filled.
-        Before::Nothing => agent.attach(&mut datapath)?,
-        Before::OtherLayout => info!("what an agent of another layout attached serves until the maps are complete"),
-        Before::ThisLayout => {}
-    }
+    let Parts { _lock, mut agent, mut datapath, mut devices, mut netlink, mut engine, mut growth, mut counted } =
+        start(settings).await?;
     let mut repair = interval(REPAIR);
     repair.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -139,6 +103,65 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     engine.stop().await;
     agent.write_report(&datapath);
     Ok(())
+}
+
+/// What runs, each by itself.
+struct Parts {
+    _lock: Lock,
+    agent: Agent,
+    datapath: Datapath,
+    devices: watch::Receiver<devices::World>,
+    /// What follows the devices.
+    netlink: JoinHandle<io::Result<()>>,
+    engine: Engine,
+    growth: Growth,
+    /// What sweeps have counted.
+    counted: watch::Receiver<Levels>,
+}
+
+/// Starts them one after the other, and attaches where that need not wait for anything.
+async fn start(settings: Settings) -> anyhow::Result<Parts> {
+    let lock = settings.run_dir.lock()?;
+    let source = Opened::new(&settings.source).await?;
+    let mut datapath = Datapath::load(&settings, settings.run_dir.last())?;
+    datapath.make_service_device().await;
+    let epoch = Epoch::open(&settings.pins)?;
+    let (past, past_stack) = watch::channel(BTreeSet::new());
+    let devices::Watcher { world: mut devices, task: netlink } =
+        devices::watch(move || epoch.advance(), past_stack).await.context("cannot follow the devices of this node")?;
+    let survey = devices::survey(&devices.borrow_and_update(), &settings.globs);
+    let events = source.events(&settings.node);
+    let mut agent = Agent::new(settings, survey, events, datapath.strangers_until()?, past)?;
+    let before = datapath.before()?;
+    if before == Before::Nothing {
+        // Programs that run must know until when strangers pass, and so must the next agent if this one is killed.
+        BpfStore::open(&agent.settings.pins)?.write(&Op::Config(agent.facts()?.config))?;
+    }
+    if before == Before::ThisLayout {
+        info!("taking over what an earlier agent attached");
+        // Before anything is written: its programs may have maps whose place larger ones took.
+        agent.attach(&mut datapath)?;
+    }
+    let programming = Programming::default();
+    let (departures, departed) = mpsc::channel();
+    let engine = Engine::start(&agent.settings, agent.facts()?, source, programming.clone(), departures)?;
+    let (levels, levels_seen) = watch::channel(Vec::new());
+    let (growth, counted) = (Growth::new(&agent.settings), levels_seen.clone());
+    sweep::start(agent.settings.pins.clone(), departed, levels).context("cannot start the thread that sweeps flows")?;
+    let said = Said {
+        status: engine.status.clone(),
+        source: engine.health.clone(),
+        seen: agent.seen.subscribe(),
+        levels: levels_seen,
+    };
+    agent.serve(Observed::new(&agent.settings, said)?, &programming);
+    match before {
+        // A link takes the kernel ten milliseconds: time in which lists come in and maps are filled.
+        Before::Nothing => agent.attach(&mut datapath)?,
+        Before::OtherLayout => info!("what an agent of another layout attached serves until the maps are complete"),
+        Before::ThisLayout => {}
+    }
+    Ok(Parts { _lock: lock, agent, datapath, devices, netlink, engine, growth, counted })
 }
 
 /// What the agent knows of itself.
