@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use drain::drain;
+pub use memory::keep_together;
 pub use report::{Lock, Report, ReportError, RunDir, SourceReport, clock};
 pub use run::run;
 

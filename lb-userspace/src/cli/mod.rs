@@ -59,6 +59,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
 fn agent(args: &AgentArgs) -> anyhow::Result<Outcome> {
     log_to_stderr(&args.log)?;
     let settings = settings::settings(args, |name| std::env::var(name).ok())?;
+    agent::keep_together();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.context("cannot start the threads of the agent")?.block_on(agent::run(settings))?;
     Ok(Outcome::Done)
