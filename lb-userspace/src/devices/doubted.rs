@@ -87,14 +87,8 @@ impl Doubted {
 
 #[cfg(test)]
 mod tests {
-    use rtnetlink::packet_core::NetlinkHeader;
-
-    use super::super::ways::tests::neighbour;
+    use super::super::ways::tests::{neighbour, told};
     use super::*;
-
-    fn told(message: RouteNetlinkMessage) -> NetlinkMessage<RouteNetlinkMessage> {
-        NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(message))
-    }
 
     fn hosts(taken: &[Neighbour]) -> Vec<u8> {
         let last = |ip: &IpAddr| if let IpAddr::V4(ip) = ip { ip.octets()[3] } else { 0 };

@@ -95,7 +95,7 @@ pub(super) mod tests {
         message
     }
 
-    fn told(message: RouteNetlinkMessage) -> NetlinkMessage<RouteNetlinkMessage> {
+    pub(in super::super) fn told(message: RouteNetlinkMessage) -> NetlinkMessage<RouteNetlinkMessage> {
         NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(message))
     }
 
