@@ -205,7 +205,7 @@ fn an_open_connection_stays_when_its_endpoint_leaves() -> Result<()> {
             assert_eq!(connection.finish()?.failures(), [""; 0], "{}", row.name);
         }
         for pod in row.pods {
-            row.lab.manifests.write(&format!("{}.yaml", pod.name), &pod_manifest(&pod.name, "web", &pod.ips))?;
+            row.lab.declare(pod, "web")?;
         }
         row.agent.wait_until("the Service answers again", |_| {
             Ok(row.run(Load::new(HTTP.0, row.web(80), 30))?.by_pod().len() == 3)

@@ -210,10 +210,15 @@ impl Lab {
     pub fn pods(&self, app: &str, numbers: impl IntoIterator<Item = u8>) -> Result<Vec<Pod>> {
         let pods = numbers.into_iter().map(|n| {
             let pod = self.pod(&format!("{app}-{n}"), n)?;
-            self.manifests.write(&format!("{}.yaml", pod.name), &pod_manifest(&pod.name, app, &pod.ips))?;
+            self.declare(&pod, app)?;
             Ok(pod)
         });
         pods.collect()
+    }
+
+    /// Writes the manifest of a pod, as one of `app`.
+    pub fn declare(&self, pod: &Pod, app: &str) -> Result<()> {
+        self.manifests.write(&format!("{}.yaml", pod.name), &pod_manifest(&pod.name, app, &pod.ips))
     }
 
     /// The client outside.

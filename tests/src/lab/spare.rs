@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{Agent, Lab, Pod, cluster_ips, pod_manifest, service_manifest};
+use super::{Agent, Lab, Pod, cluster_ips, service_manifest};
 
 /// Number of the first pod, and of the Service.
 const FIRST: u8 = 11;
@@ -36,7 +36,7 @@ impl<'a> WithSpare<'a> {
     /// That takes too long.
     pub fn add(&self, agent: &Agent<'_>) -> Result<()> {
         for pod in &self.pods[self.serving..] {
-            self.lab.manifests.write(&format!("{}.yaml", pod.name), &pod_manifest(&pod.name, "web", &pod.ips))?;
+            self.lab.declare(pod, "web")?;
         }
         agent.wait_until("all pods are endpoints", |agent| {
             let services = agent.json(&["services"])?;
